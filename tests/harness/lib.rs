@@ -1,0 +1,16 @@
+//! How the VM cases work: where the programs and the guest are ([`lab`]), one instance driven through
+//! the `seed` command line as a user would ([`instance`]), named limits ([`limit`]), and a runner that
+//! shows every skip with its reason ([`runner`]).
+//!
+//! It never reaches into the shim or the agent: what a case needs, a user can see.
+
+#![forbid(unsafe_code)]
+
+pub mod instance;
+pub mod lab;
+pub mod limit;
+pub mod runner;
+
+pub use instance::{Instance, Spec};
+pub use lab::Lab;
+pub use runner::Runner;
