@@ -1,0 +1,307 @@
+//! The configuration: one TOML file, every key optional, unknown keys refused.
+//!
+//! Which file: the runtime option `ConfigPath`, else the environment variable [`CONFIG_ENV`], else
+//! [`DEFAULT_FILE`] where it exists, else the defaults.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where the configuration is looked for when nothing else says so.
+pub const DEFAULT_FILE: &str = "/etc/seed/shim.toml";
+
+/// Names another configuration file.
+pub const CONFIG_ENV: &str = "SEED_CONFIG";
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind.
+    #[error("configuration {} is wrong: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value outside its range.
+    #[error("configuration {}: {key} {problem}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// How the VM's processor is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// KVM where it works, else TCG.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// QEMU's own translation.
+    Tcg,
+}
+
+impl Accel {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// Not one of the three words.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("accelerator {0:?} is unknown: use auto, kvm or tcg")]
+pub struct AccelError(String);
+
+impl FromStr for Accel {
+    type Err = AccelError;
+    fn from_str(text: &str) -> Result<Self, AccelError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            other => Err(AccelError(other.to_owned())),
+        }
+    }
+}
+
+/// The programs that the shim starts: a name is looked up, a path is taken as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Programs {
+    /// QEMU's system emulator.
+    pub qemu: PathBuf,
+    /// The virtio-fs daemon in Rust (virtio-fs.gitlab.io).
+    pub virtiofsd: PathBuf,
+    /// The software TPM.
+    pub swtpm: PathBuf,
+    /// rust-vmm's vsock daemon, for hosts without /dev/vhost-vsock.
+    pub vhost_device_vsock: PathBuf,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self {
+            qemu: "qemu-system-x86_64".into(),
+            virtiofsd: "virtiofsd".into(),
+            swtpm: "swtpm".into(),
+            vhost_device_vsock: "vhost-device-vsock".into(),
+        }
+    }
+}
+
+/// How long things may take, in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// A daemon's socket after its start.
+    pub daemon_seconds: u64,
+    /// From the VMM's start to the agent's hello. Under TCG on a busy machine a minute is possible.
+    pub hello_seconds: u64,
+    /// One lifecycle call to the agent: file systems are made and checked within it.
+    pub provision_seconds: u64,
+    /// Between the guest's poweroff request and the VMM's end, when SIGTERM was asked for.
+    pub poweroff_seconds: u64,
+    /// The last pull of the journal.
+    pub drain_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            daemon_seconds: 15,
+            hello_seconds: 180,
+            provision_seconds: 180,
+            poweroff_seconds: 90,
+            drain_seconds: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// [`Limits::daemon_seconds`].
+    pub fn daemon(&self) -> Duration {
+        Duration::from_secs(self.daemon_seconds)
+    }
+    /// [`Limits::hello_seconds`].
+    pub fn hello(&self) -> Duration {
+        Duration::from_secs(self.hello_seconds)
+    }
+    /// [`Limits::provision_seconds`].
+    pub fn provision(&self) -> Duration {
+        Duration::from_secs(self.provision_seconds)
+    }
+    /// [`Limits::poweroff_seconds`].
+    pub fn poweroff(&self) -> Duration {
+        Duration::from_secs(self.poweroff_seconds)
+    }
+    /// [`Limits::drain_seconds`].
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("limits.daemon_seconds", self.daemon_seconds),
+            ("limits.hello_seconds", self.hello_seconds),
+            ("limits.provision_seconds", self.provision_seconds),
+            ("limits.poweroff_seconds", self.poweroff_seconds),
+            ("limits.drain_seconds", self.drain_seconds),
+        ]
+    }
+}
+
+/// The longest of the [`Limits`]: an hour. More is a typing error.
+pub const MAX_LIMIT_SECONDS: u64 = 3600;
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What is gone after the host's reboot: sockets, pids.
+    pub run_dir: PathBuf,
+    /// What stays: TPM state, volumes, logs.
+    pub state_dir: PathBuf,
+    /// How the VM's processor is run; an annotation may override it.
+    pub accel: Accel,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// Programs to start.
+    pub programs: Programs,
+    /// Time limits.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run_dir: "/run/seed".into(),
+            state_dir: "/var/lib/seed".into(),
+            accel: Accel::Auto,
+            log_level: "info".into(),
+            programs: Programs::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Loads the file that `chosen` names, or the one that the environment names, or the default one.
+    pub fn load(chosen: Option<&Path>) -> Result<Self, ConfigError> {
+        let from_env = env::var_os(CONFIG_ENV)
+            .filter(|p| !p.is_empty())
+            .map(PathBuf::from);
+        match chosen.map(Path::to_path_buf).or(from_env) {
+            Some(path) => Self::read(&path),
+            None if Path::new(DEFAULT_FILE).exists() => Self::read(Path::new(DEFAULT_FILE)),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// Loads one file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| {
+            Err(ConfigError::Value {
+                path: path.to_owned(),
+                key,
+                problem,
+            })
+        };
+        for (key, dir) in [("run_dir", &self.run_dir), ("state_dir", &self.state_dir)] {
+            if !dir.is_absolute() {
+                return wrong(key, format!("{} is no absolute path", dir.display()));
+            }
+        }
+        for (key, seconds) in self.limits.named() {
+            if !(1..=MAX_LIMIT_SECONDS).contains(&seconds) {
+                return wrong(key, format!("must be from 1 to {MAX_LIMIT_SECONDS}"));
+            }
+        }
+        if self.log_level.parse::<tracing::Level>().is_err() {
+            return wrong("log_level", format!("{:?} is unknown", self.log_level));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("/etc/seed/shim.toml"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn keys_override_one_by_one() {
+        let config = parse("accel = 'tcg'\n[programs]\nswtpm = '/opt/swtpm'\n").unwrap();
+        assert_eq!(config.accel, Accel::Tcg);
+        assert_eq!(config.programs.swtpm, Path::new("/opt/swtpm"));
+        assert_eq!(config.programs.qemu, Programs::default().qemu);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_refused_with_their_name() {
+        for (text, said) in [
+            ("acel = 'tcg'", "acel"),
+            ("[limits]\nhello = 3", "hello"),
+            ("run_dir = 'run'", "run_dir"),
+            ("[limits]\nhello_seconds = 0", "limits.hello_seconds"),
+            ("[limits]\ndrain_seconds = 3601", "limits.drain_seconds"),
+            ("log_level = 'loud'", "log_level"),
+            ("accel = 'hax'", "hax"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Everything on the host that one Seed instance needs: the containerd shim, which starts and watches
+//! one microVM, and the `seed` command line, which drives that same shim without containerd.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`config`], [`paths`], [`names`] | the configuration file, every path on the host, validated names |
+//! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
+//! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
+//! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
+//! | [`agent`] | the connection to the guest's agent |
+//! | [`sandbox`] | the life of one VM: a pure state machine and the task that drives it |
+//! | [`shim`] | what containerd sees: the binary's commands, the Task service, events |
+//! | [`logs`] | pulls the journal, keeps it in segments, renders it |
+//! | [`management`] | the instance's management socket: status, keys, units |
+//! | [`containerd`] | a containerd small enough for one instance: what `seed run` uses |
+//!
+//! Start order: paths, root file system, spec, daemons, VMM, beacon, agent. Stop order is the reverse,
+//! the VMM first. Nothing here looks inside the guest except through [`agent`].
+
+#![deny(unsafe_code)]
+
+pub mod agent;
+pub mod config;
+pub mod containerd;
+pub mod logs;
+pub mod management;
+pub mod names;
+pub mod paths;
+pub mod rootfs;
+pub mod sandbox;
+pub mod shim;
+pub mod spec;
+pub mod sys;
+pub mod tpm;
+pub mod vmm;
