@@ -1,1 +1,42 @@
-fn main() {}
+//! The VM cases. `one_boot` serves most of them from one instance; `failure` needs none or its own.
+//!
+//! Run through `cargo xtask test`, which builds programs and guest; a part of a name as argument runs
+//! only what matches.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use seed_tests::{Lab, Runner};
+
+mod env;
+mod exec;
+mod failure;
+mod identity;
+mod journal;
+mod lifecycle;
+mod one_boot;
+mod refusal;
+mod smoke;
+mod storage;
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_args();
+    match Lab::find() {
+        Ok(lab) => {
+            refusal::run(&mut runner, &lab);
+            one_boot::run(&mut runner, &lab);
+            failure::run(&mut runner, &lab);
+        }
+        Err(reason) => {
+            for name in refusal::NAMES
+                .iter()
+                .chain(&one_boot::NAMES)
+                .chain(&failure::NAMES)
+            {
+                runner.skip(name, &reason);
+            }
+        }
+    }
+    runner.finish()
+}

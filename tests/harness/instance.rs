@@ -44,7 +44,10 @@ impl<'lab> Instance<'lab> {
         let output = instance.try_run(spec)?;
         if !output.status.success() {
             instance.evidence();
-            bail!("seed run: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "seed run: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(instance)
     }
@@ -52,15 +55,28 @@ impl<'lab> Instance<'lab> {
     /// A name that is not running yet.
     pub fn named(lab: &'lab Lab, prefix: &str) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { lab, name: format!("{prefix}{number}") }
+        Self {
+            lab,
+            name: format!("{prefix}{number}"),
+        }
     }
 
     /// `seed run` for this name, whatever comes of it.
     pub fn try_run(&self, spec: &Spec) -> Result<Output> {
         let guest = self.lab.guest().to_string_lossy().into_owned();
-        let mut args = vec!["run".to_owned(), guest, "--name".to_owned(), self.name.clone()];
+        let mut args = vec![
+            "run".to_owned(),
+            guest,
+            "--name".to_owned(),
+            self.name.clone(),
+        ];
         args.extend(spec.flags.iter().cloned());
         self.lab.seed(&args, limit::BOOT)
+    }
+
+    /// The lab that it runs in.
+    pub fn lab(&self) -> &'lab Lab {
+        self.lab
     }
 
     /// The instance's name.
@@ -75,16 +91,22 @@ impl<'lab> Instance<'lab> {
 
     /// `seed status --json`.
     pub fn status(&self) -> Result<Value> {
-        let text = self.lab.seed_ok(&["status", &self.name, "--json"], limit::COMMAND)?;
+        let text = self
+            .lab
+            .seed_ok(&["status", &self.name, "--json"], limit::COMMAND)?;
         serde_json::from_str(&text).with_context(|| format!("seed status --json printed {text:?}"))
     }
 
     /// The host's pid of a child of the shim (`qemu`, `swtpm`, ...).
     pub fn pid(&self, process: &str) -> Result<u32> {
         let status = self.status()?;
-        let processes = status["processes"].as_array().context("status has no processes")?;
+        let processes = status["processes"]
+            .as_array()
+            .context("status has no processes")?;
         let found = processes.iter().find(|one| one["name"] == process);
-        let pid = found.and_then(|one| one["pid"].as_u64()).and_then(|pid| u32::try_from(pid).ok());
+        let pid = found
+            .and_then(|one| one["pid"].as_u64())
+            .and_then(|pid| u32::try_from(pid).ok());
         pid.with_context(|| format!("no process {process} in {status}"))
     }
 
@@ -99,19 +121,28 @@ impl<'lab> Instance<'lab> {
     pub fn sh(&self, line: &str) -> Result<String> {
         let output = self.exec(&["/bin/sh", "-c", line])?;
         let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`{line}` in the guest: {} {error}", output.status);
+        ensure!(
+            output.status.success(),
+            "`{line}` in the guest: {} {error}",
+            output.status
+        );
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
     }
 
     /// `seed keys`.
     pub fn recipient(&self) -> Result<String> {
-        Ok(self.lab.seed_ok(&["keys", &self.name], limit::COMMAND)?.trim().to_owned())
+        Ok(self
+            .lab
+            .seed_ok(&["keys", &self.name], limit::COMMAND)?
+            .trim()
+            .to_owned())
     }
 
     /// `seed restart`.
     pub fn restart(&self) -> Result<()> {
-        self.lab.seed_ok(&["restart", &self.name], limit::STOP + limit::BOOT)?;
+        self.lab
+            .seed_ok(&["restart", &self.name], limit::STOP + limit::BOOT)?;
         Ok(())
     }
 
@@ -126,12 +157,17 @@ impl<'lab> Instance<'lab> {
         let lines = lines.to_string();
         let args = ["logs", self.name.as_str(), "--lines", &lines, "--json"];
         let text = self.lab.seed_ok(&args, limit::COMMAND)?;
-        text.lines().map(|line| serde_json::from_str(line).context("a log line is no JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).context("a log line is no JSON"))
+            .collect()
     }
 
     /// Prints status, the end of the log and the end of the console.
     pub fn evidence(&self) {
-        for args in [&["status", self.name.as_str()][..], &["logs", &self.name, "--lines", "40"]] {
+        for args in [
+            &["status", self.name.as_str()][..],
+            &["logs", &self.name, "--lines", "40"],
+        ] {
             if let Ok(output) = self.lab.seed(args, limit::COMMAND) {
                 println!("--- seed {}", args.join(" "));
                 println!("{}", String::from_utf8_lossy(&output.stdout));
@@ -143,7 +179,9 @@ impl<'lab> Instance<'lab> {
             let text = String::from_utf8_lossy(&text);
             let tail: Vec<_> = text.lines().rev().take(40).collect();
             println!("--- console");
-            tail.iter().rev().for_each(|line| println!("{}", line.escape_debug()));
+            tail.iter()
+                .rev()
+                .for_each(|line| println!("{}", line.escape_debug()));
         }
     }
 }
@@ -151,7 +189,10 @@ impl<'lab> Instance<'lab> {
 impl Drop for Instance<'_> {
     fn drop(&mut self) {
         // Best effort: a case that failed may have left it in any state.
-        for args in [&["stop", self.name.as_str(), "--kill"][..], &["rm", &self.name, "--yes"]] {
+        for args in [
+            &["stop", self.name.as_str(), "--kill"][..],
+            &["rm", &self.name, "--yes"],
+        ] {
             let _ = self.lab.seed(args, limit::STOP);
         }
     }

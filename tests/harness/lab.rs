@@ -35,7 +35,10 @@ impl Lab {
     pub fn find() -> Result<Self, String> {
         let folder = |name: &str| match env::var_os(name).map(PathBuf::from) {
             Some(path) if path.is_dir() => Ok(path),
-            Some(path) => Err(format!("{name} names {}, which is no folder", path.display())),
+            Some(path) => Err(format!(
+                "{name} names {}, which is no folder",
+                path.display()
+            )),
             None => Err(format!("{name} is not set: run `cargo xtask test`")),
         };
         let (bin, guest) = (folder(BIN_VARIABLE)?, folder(GUEST_VARIABLE)?);
@@ -102,10 +105,17 @@ impl Lab {
     }
 
     /// Runs `seed ARGS`, which must succeed; its standard output.
-    pub fn seed_ok<S: AsRef<std::ffi::OsStr>>(&self, args: &[S], limit: Duration) -> Result<String> {
+    pub fn seed_ok<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: &[S],
+        limit: Duration,
+    ) -> Result<String> {
         let result = self.seed(args, limit)?;
         if !result.status.success() {
-            let args: Vec<_> = args.iter().map(|arg| arg.as_ref().to_string_lossy()).collect();
+            let args: Vec<_> = args
+                .iter()
+                .map(|arg| arg.as_ref().to_string_lossy())
+                .collect();
             bail!(
                 "`seed {}` ended with {}: {}",
                 args.join(" "),
@@ -120,7 +130,9 @@ impl Lab {
 /// Runs a command to its end; kills it when the limit is over.
 pub fn output(mut command: Command, limit: Duration) -> Result<Output> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
     let reader = |pipe: Option<Box<dyn Read + Send>>| {
         thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -146,5 +158,9 @@ pub fn output(mut command: Command, limit: Duration) -> Result<Output> {
         thread::sleep(Duration::from_millis(20));
     };
     let join = |thread: thread::JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
-    Ok(Output { status, stdout: join(stdout), stderr: join(stderr) })
+    Ok(Output {
+        status,
+        stdout: join(stdout),
+        stderr: join(stderr),
+    })
 }

@@ -5,6 +5,7 @@
 //! It never reaches into the shim or the agent: what a case needs, a user can see.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "results of cases are for the terminal")]
 
 pub mod instance;
 pub mod lab;
