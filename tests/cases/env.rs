@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use seed_tests::Instance;
 
 /// Names and values that break careless quoting.
-pub const NASTY: [(&str, &str); 8] = [
+pub(crate) const NASTY: [(&str, &str); 8] = [
     ("T_SPACES", "  two  words "),
     ("T_QUOTES", r#"it's "quoted""#),
     ("T_DOLLAR", "$HOME ${T_SPACES} $(id) `id`"),
@@ -39,7 +39,7 @@ fn check(how: &str, printed: &str) -> Result<()> {
 }
 
 /// A unit with `EnvironmentFile=` sees each value as it was given.
-pub fn values_reach_a_unit_unchanged(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn values_reach_a_unit_unchanged(instance: &Instance<'_>) -> Result<()> {
     let unit = "systemd-run --quiet --pipe --wait -p EnvironmentFile=/run/seed/env";
     check(
         "EnvironmentFile=",
@@ -48,7 +48,7 @@ pub fn values_reach_a_unit_unchanged(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// So does a shell that sources the file; and the file is nobody else's business.
-pub fn values_reach_a_shell_unchanged(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn values_reach_a_shell_unchanged(instance: &Instance<'_>) -> Result<()> {
     check(
         "sh",
         &instance.sh(&format!("set -a; . /run/seed/env; {}", printenv()))?,

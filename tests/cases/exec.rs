@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use seed_tests::{Instance, limit};
 
 /// The exit status passes through, and the two streams do not mix.
-pub fn status_and_streams(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn status_and_streams(instance: &Instance<'_>) -> Result<()> {
     let output = instance.exec(&["/bin/sh", "-c", "echo out; echo err >&2; exit 7"])?;
     ensure!(output.status.code() == Some(7), "status: {}", output.status);
     ensure!(output.stdout == b"out\n", "stdout: {:?}", output.stdout);
@@ -26,7 +26,7 @@ pub fn status_and_streams(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// 127 and the name, without a wait.
-pub fn a_missing_command_fails_at_once(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn a_missing_command_fails_at_once(instance: &Instance<'_>) -> Result<()> {
     let start = Instant::now();
     let output = instance.exec(&["no-such-command"])?;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -45,7 +45,7 @@ pub fn a_missing_command_fails_at_once(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// A command that ends at once after much output: the last byte arrives.
-pub fn sixteen_megabytes_arrive_whole(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn sixteen_megabytes_arrive_whole(instance: &Instance<'_>) -> Result<()> {
     let output = instance.exec(&["/bin/sh", "-c", "seq -w 0 2097151"])?;
     ensure!(output.status.success(), "status: {}", output.status);
     ensure!(
@@ -64,7 +64,7 @@ pub fn sixteen_megabytes_arrive_whole(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// What is written to `seed exec` reaches the command, and so does its end.
-pub fn standard_input_reaches_its_end(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn standard_input_reaches_its_end(instance: &Instance<'_>) -> Result<()> {
     let mut command = instance.lab().program("seed");
     command.args(["exec", "-i", instance.name(), "--", "sha256sum"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

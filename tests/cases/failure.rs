@@ -20,10 +20,10 @@ const CASES: [(&str, Case); 3] = [
 ];
 
 /// For the skip list.
-pub const NAMES: [&str; 3] = [CASES[0].0, CASES[1].0, CASES[2].0];
+pub(crate) const NAMES: [&str; 3] = [CASES[0].0, CASES[1].0, CASES[2].0];
 
 /// Each boots a guest of its own.
-pub fn run(runner: &mut Runner, lab: &Lab) {
+pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     for (name, case) in CASES {
         runner.case(name, || case(lab));
     }

@@ -36,7 +36,7 @@ fn encrypt(instance: &Instance<'_>, recipient: &str, plain: &[u8]) -> Result<Vec
 }
 
 /// The whole way: recipient, secret, restart, opened in a unit that is ordered after the agent only.
-pub fn a_secret_is_opened_at_boot(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn a_secret_is_opened_at_boot(instance: &Instance<'_>) -> Result<()> {
     let recipient = instance.recipient()?;
     ensure!(
         recipient.starts_with("age1tpm1q"),

@@ -20,7 +20,7 @@ fn number(entry: &Value) -> Result<u64> {
 }
 
 /// Every entry up to a marker is on the host once, and equals the guest's, field by field.
-pub fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
     let marker = "the journal case was here";
     instance.sh(&format!("logger '{marker}' && journalctl --sync"))?;
     let ours = limit::until("the marker in the log", limit::LOG_LINE, || {
@@ -74,7 +74,7 @@ pub fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// `seed logs -f` shows a line that is logged while it runs.
-pub fn follows(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn follows(instance: &Instance<'_>) -> Result<()> {
     let mut command = instance.lab().program("seed");
     command
         .args(["logs", instance.name(), "-f", "--lines", "1"])

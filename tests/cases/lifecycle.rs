@@ -38,7 +38,7 @@ fn all_gone(pids: &[u32]) -> Result<()> {
 }
 
 /// QEMU is killed: the status says so with 137, all helpers end, and a restart finds the volume.
-pub fn a_killed_vmm(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn a_killed_vmm(instance: &Instance<'_>) -> Result<()> {
     instance.sh(&format!(
         "echo synced > {}/synced && sync",
         storage::MOUNT_POINT
@@ -65,7 +65,7 @@ pub fn a_killed_vmm(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// The shim is killed with -9: its children end with it, and a restart works.
-pub fn a_killed_shim(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn a_killed_shim(instance: &Instance<'_>) -> Result<()> {
     let pids = pids(instance)?;
     let qemu = fs::read_to_string(format!("/proc/{}/stat", pids[0]))?;
     let parent = qemu
@@ -98,7 +98,7 @@ fn tree(root: &Path) -> Vec<String> {
 
 /// An orderly poweroff; then no process, mount, socket or directory of the instance, except what is
 /// its owner's.
-pub fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     let pids = pids(instance)?;
     instance.stop()?;
     all_gone(&pids)?;

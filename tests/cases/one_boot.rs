@@ -70,7 +70,7 @@ const CASES: [(&str, Case); 14] = [
 ];
 
 /// For the skip list.
-pub const NAMES: [&str; 15] = {
+pub(crate) const NAMES: [&str; 15] = {
     let mut names = [BOOT; 15];
     let mut index = 0;
     while index < CASES.len() {
@@ -83,7 +83,7 @@ pub const NAMES: [&str; 15] = {
 const BOOT: &str = "smoke: an instance boots";
 
 /// Boots once, runs all.
-pub fn run(runner: &mut Runner, lab: &Lab) {
+pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     if !runner.wants(&NAMES) {
         return;
     }

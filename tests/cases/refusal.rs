@@ -22,7 +22,7 @@ const CASES: [(&str, Case); 5] = [
 ];
 
 /// For the skip list.
-pub const NAMES: [&str; 5] = {
+pub(crate) const NAMES: [&str; 5] = {
     let mut names = [""; 5];
     let mut index = 0;
     while index < CASES.len() {
@@ -33,7 +33,7 @@ pub const NAMES: [&str; 5] = {
 };
 
 /// All of them; seconds in total.
-pub fn run(runner: &mut Runner, lab: &Lab) {
+pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     for (name, case) in CASES {
         runner.case(name, || case(lab));
     }

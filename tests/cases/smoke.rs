@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use seed_tests::Instance;
 
 /// Each stage has a time, and the times rise in the order of the boot.
-pub fn the_boot_names_every_stage(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn the_boot_names_every_stage(instance: &Instance<'_>) -> Result<()> {
     let status = instance.status()?;
     ensure!(status["state"] == "running", "state: {}", status["state"]);
     ensure!(

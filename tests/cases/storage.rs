@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use seed_tests::Instance;
 
 /// Where the demo closure mounts its volume.
-pub const MOUNT_POINT: &str = "/seed/storage/data";
+pub(crate) const MOUNT_POINT: &str = "/seed/storage/data";
 
 /// Made on first boot, mounted, owned, and systemd knows the mount.
-pub fn a_new_volume_is_made_and_owned(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn a_new_volume_is_made_and_owned(instance: &Instance<'_>) -> Result<()> {
     let owner = instance.sh(&format!("stat -c '%U:%G %a' {MOUNT_POINT}"))?;
     ensure!(owner == "app:app 750", "{MOUNT_POINT} is {owner}");
     let mount = instance.sh(&format!("findmnt -no FSTYPE,OPTIONS {MOUNT_POINT}"))?;
@@ -30,7 +30,7 @@ pub fn a_new_volume_is_made_and_owned(instance: &Instance<'_>) -> Result<()> {
 }
 
 /// The file written at the first boot is there, and the file system was not made again.
-pub fn still_there(instance: &Instance<'_>) -> Result<()> {
+pub(crate) fn still_there(instance: &Instance<'_>) -> Result<()> {
     let text = instance.sh(&format!("cat {MOUNT_POINT}/kept"))?;
     ensure!(text == "kept", "the file says {text:?}");
     let status = instance.status()?;
