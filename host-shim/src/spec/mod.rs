@@ -1,1 +1,247 @@
-//! spec
+//! What one VM is made of: an OCI bundle, its annotations and the closure's `boot.json`, validated and
+//! joined into one immutable [`VmSpec`].
+//!
+//! Nothing here starts, mounts or changes anything. The root file system must be mounted already: it is
+//! read without following a link out of it. Everything after this module trusts what it says.
+//!
+//! Sources: OCI runtime-spec 1.2 `config.md`; NixOS RFC 125 (bootspec v1); our extension
+//! `farm.loom.seed.v1`.
+
+mod accel;
+mod annotations;
+mod bootspec;
+mod builder;
+mod bundle;
+mod inside;
+mod volumes;
+
+use std::{fmt, path::PathBuf};
+
+pub use accel::{AccelUnavailable, Cpu, host_accel, resolve as resolve_accel};
+pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX};
+pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry};
+pub use builder::{Inputs, SpecError, build, read_boot_spec};
+pub use bundle::{Bundle, BundleError};
+pub use inside::{InsideError, resolve as resolve_inside};
+pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
+
+use crate::{
+    names::{ContainerId, Namespace},
+    paths::InstancePaths,
+};
+
+/// How the processor is run, once `auto` has been decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmAccel {
+    /// The kernel's hypervisor.
+    Kvm,
+    /// QEMU's translation.
+    Tcg,
+}
+
+impl VmAccel {
+    /// QEMU's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// What kind of kernel image it is: it decides the firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelFormat {
+    /// Linux/x86 boot protocol.
+    BzImage,
+    /// An ELF file, entered by PVH.
+    Elf,
+}
+
+/// How the guest reaches a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// No network card.
+    None,
+    /// QEMU's user-mode network: outgoing connections only, DHCP and DNS at 10.0.2.2 and 10.0.2.3.
+    User,
+}
+
+/// Number of virtual processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vcpus(u32);
+
+impl Vcpus {
+    /// More than a host is likely to have is a typing error.
+    pub const MAX: u32 = 64;
+
+    /// The number, at least 1.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Vcpus {
+    type Error = String;
+    fn try_from(count: u32) -> Result<Self, String> {
+        if (1..=Self::MAX).contains(&count) {
+            Ok(Self(count))
+        } else {
+            Err(format!("{count} vCPUs are not from 1 to {}", Self::MAX))
+        }
+    }
+}
+
+/// Guest memory in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryMib(u32);
+
+impl MemoryMib {
+    /// systemd and the agent do not come up in less.
+    pub const MIN: u32 = 256;
+    /// 256 GiB.
+    pub const MAX: u32 = 262_144;
+
+    /// The number of MiB.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for MemoryMib {
+    type Error = String;
+    fn try_from(mib: u32) -> Result<Self, String> {
+        if (Self::MIN..=Self::MAX).contains(&mib) {
+            Ok(Self(mib))
+        } else {
+            Err(format!("{mib} MiB of memory are not from {} to {}", Self::MIN, Self::MAX))
+        }
+    }
+}
+
+/// One variable of the instance's environment. Its value is not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    name: String,
+    value: String,
+}
+
+impl EnvVar {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As it stands in an OCI `process.env`.
+    pub fn assignment(&self) -> String {
+        format!("{}={}", self.name, self.value)
+    }
+}
+
+impl fmt::Debug for EnvVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=<hidden>", self.name)
+    }
+}
+
+/// Everything that is needed to start one VM and to tell its guest what it is.
+///
+/// Made by [`build`] alone.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct VmSpec {
+    /// The containerd namespace.
+    pub namespace: Namespace,
+    /// The instance's name.
+    pub id: ContainerId,
+    /// Where its files are.
+    pub paths: InstancePaths,
+    /// Virtual processors.
+    pub vcpus: Vcpus,
+    /// Memory.
+    pub memory: MemoryMib,
+    /// How the processor is run.
+    pub accel: VmAccel,
+    /// The kernel, on the host, with no symbolic link left in its path.
+    pub kernel: PathBuf,
+    /// What it is.
+    pub kernel_format: KernelFormat,
+    /// The initial file system, on the host.
+    pub initrd: Option<PathBuf>,
+    /// The whole kernel command line but for the machine id, which [`VmSpec::cmdline`] adds.
+    pub kernel_parameters: Vec<String>,
+    /// The root file system on the host, shared as [`seed_protocol::paths::ROOT_TAG`].
+    pub rootfs: PathBuf,
+    /// Volumes, in the order of their device names.
+    pub volumes: Vec<VolumeSpec>,
+    /// The network card.
+    pub network: Network,
+    /// The host port of the beacon.
+    pub beacon_port: u32,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Lines of `resolv.conf`.
+    pub dns: Vec<String>,
+    /// The instance's environment.
+    pub env: Vec<EnvVar>,
+    /// The init program's arguments, as the bundle has them.
+    pub args: Vec<String>,
+    /// Annotations of the bundle, passed on to the guest's agent.
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl VmSpec {
+    /// The kernel command line.
+    pub fn cmdline(&self, machine_id: &str) -> String {
+        let mut line = self.kernel_parameters.join(" ");
+        line.push_str(" systemd.machine_id=");
+        line.push_str(machine_id);
+        line
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{config::Config, paths::Paths};
+
+    /// A spec for golden tests: what `builder` would make of a small bundle.
+    pub(crate) fn sample() -> VmSpec {
+        let namespace = Namespace::try_from("default").unwrap();
+        let id = ContainerId::try_from("demo").unwrap();
+        VmSpec {
+            paths: Paths::new(&Config::default()).instance(&namespace, &id),
+            namespace,
+            id,
+            vcpus: Vcpus(1),
+            memory: MemoryMib(512),
+            accel: VmAccel::Tcg,
+            kernel: "/bundle/rootfs/seed-system/kernel".into(),
+            kernel_format: KernelFormat::BzImage,
+            initrd: Some("/bundle/rootfs/seed-system/initrd".into()),
+            kernel_parameters: vec!["quiet".into(), "init=/seed-system/init".into()],
+            rootfs: "/bundle/rootfs".into(),
+            volumes: vec![VolumeSpec::sample("data", "/var/lib/seed/volumes/default/demo/data.img")],
+            network: Network::None,
+            beacon_port: 1030,
+            hostname: "demo".into(),
+            dns: Vec::new(),
+            env: vec![EnvVar { name: "TOKEN".into(), value: "s3cret".into() }],
+            args: vec!["/seed-system/init".into()],
+            annotations: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_printed_spec_shows_no_value_of_the_environment() {
+        let shown = format!("{:?}", sample());
+        assert!(shown.contains("TOKEN=<hidden>") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn sizes_outside_their_range_are_refused() {
+        assert!(Vcpus::try_from(0).is_err() && Vcpus::try_from(65).is_err());
+        assert!(MemoryMib::try_from(255).is_err() && MemoryMib::try_from(262_145).is_err());
+        assert_eq!(MemoryMib::try_from(512).unwrap().get(), 512);
+    }
+}

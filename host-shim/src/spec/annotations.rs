@@ -1,0 +1,115 @@
+//! Our annotations, `seed.loom.farm/*`: parsed, an unknown one refused, so that a spelling mistake is not
+//! a silently smaller VM. Annotations of others are left alone.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::{MemoryMib, Network, Size, Vcpus};
+use crate::config::Accel;
+
+/// The prefix of ours.
+pub const PREFIX: &str = "seed.loom.farm/";
+
+/// What an annotation may say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// `size`: one of the named sizes.
+    pub size: Option<Size>,
+    /// `vcpus`: overrides the size's.
+    pub vcpus: Option<Vcpus>,
+    /// `memory-mib`: overrides the size's.
+    pub memory: Option<MemoryMib>,
+    /// `accel`: overrides the configuration's.
+    pub accel: Option<Accel>,
+    /// `network`: `none` or `user`.
+    pub network: Option<Network>,
+}
+
+/// An annotation that cannot be meant.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("annotation {PREFIX}{key}={value:?}: {problem}")]
+pub struct AnnotationError {
+    key: String,
+    value: String,
+    problem: String,
+}
+
+impl Annotations {
+    /// Reads ours out of all.
+    pub fn parse(all: &BTreeMap<String, String>) -> Result<Self, AnnotationError> {
+        let mut ours = Self::default();
+        for (name, value) in all {
+            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            ours.take(key, value).map_err(|problem| AnnotationError {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                problem,
+            })?;
+        }
+        Ok(ours)
+    }
+
+    fn take(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "size" => self.size = Some(value.parse()?),
+            "vcpus" => self.vcpus = Some(Vcpus::try_from(number(value)?)?),
+            "memory-mib" => self.memory = Some(MemoryMib::try_from(number(value)?)?),
+            "accel" => {
+                let accel = value.parse::<Accel>().map_err(|error| error.to_string())?;
+                self.accel = Some(accel);
+            }
+            "network" => {
+                self.network = Some(match value {
+                    "none" => Network::None,
+                    "user" => Network::User,
+                    _ => return Err("use none or user".into()),
+                });
+            }
+            _ => return Err("unknown: use size, vcpus, memory-mib, accel or network".into()),
+        }
+        Ok(())
+    }
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "is no number".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Annotations, AnnotationError> {
+        Annotations::parse(
+            &pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        )
+    }
+
+    #[test]
+    fn ours_are_read_and_those_of_others_left_alone() {
+        let read = parse(&[
+            ("seed.loom.farm/size", "m"),
+            ("seed.loom.farm/accel", "tcg"),
+            ("io.kubernetes.cri.container-type", "container"),
+        ]);
+        let wanted =
+            Annotations { size: Some(Size::M), accel: Some(Accel::Tcg), ..Default::default() };
+        assert_eq!(read, Ok(wanted));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_named() {
+        for (key, value) in [
+            ("seed.loom.farm/sise", "m"),
+            ("seed.loom.farm/size", "huge"),
+            ("seed.loom.farm/vcpus", "0"),
+            ("seed.loom.farm/vcpus", "two"),
+            ("seed.loom.farm/memory-mib", "1"),
+            ("seed.loom.farm/network", "bridge"),
+        ] {
+            let error = parse(&[(key, value)]).unwrap_err().to_string();
+            assert!(error.contains(key) && error.contains(value), "{error}");
+        }
+    }
+}

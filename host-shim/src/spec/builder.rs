@@ -1,0 +1,258 @@
+//! Joins bundle, annotations, configuration and `boot.json` into a [`VmSpec`].
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use seed_protocol::{paths as guest, ports};
+use thiserror::Error;
+
+use super::{
+    AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
+    Cpu, EnvVar, InsideError, KernelFormat, Network, Size, VmSpec, VolumeError, accel,
+    bootspec::{self, FILE},
+    bundle::Mount,
+    inside, volumes,
+};
+use crate::{
+    config::Accel,
+    names::{ContainerId, Namespace},
+    paths::{InstancePaths, SocketPathError},
+};
+
+/// `COMMAND_LINE_SIZE` of x86 (arch/x86/include/asm/setup.h), with the final zero byte.
+pub const MAX_CMDLINE_BYTES: usize = 2048;
+
+/// The machine id and its name on the command line.
+const MACHINE_ID_BYTES: usize = " systemd.machine_id=".len() + 32;
+
+/// Mount types that every OCI document carries for a container. A guest mounts these by itself.
+const GUESTS_OWN: [&str; 7] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
+
+/// Files that CRI binds into every container.
+const CRI_FILES: [&str; 5] =
+    ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"];
+
+/// Why there is no spec.
+#[derive(Debug, Error)]
+pub enum SpecError {
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// An annotation.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// A volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// A socket path.
+    #[error(transparent)]
+    Socket(#[from] SocketPathError),
+    /// The accelerator.
+    #[error(transparent)]
+    Accel(#[from] AccelUnavailable),
+    /// `process.args` does not name an init program.
+    #[error("process.args must be [\"<toplevel>/init\"] with an absolute path, not {0:?}")]
+    Args(Vec<String>),
+    /// There is no `boot.json`.
+    #[error("the closure has no {}: {source}", path.display())]
+    NoBootSpec {
+        /// Its path as the guest sees it.
+        path: PathBuf,
+        /// Why it could not be opened.
+        source: InsideError,
+    },
+    /// It cannot be read.
+    #[error("{} cannot be read", path.display())]
+    ReadBootSpec {
+        /// Its path as the guest sees it.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not understood.
+    #[error("{} of the closure: {source}", path.display())]
+    BootSpec {
+        /// Its path as the guest sees it.
+        path: PathBuf,
+        /// Why.
+        source: BootSpecError,
+    },
+    /// Kernel or initrd is not there.
+    #[error("{what} of the closure: {source}")]
+    Missing {
+        /// `kernel` or `initrd`.
+        what: &'static str,
+        /// Why.
+        source: InsideError,
+    },
+    /// The kernel cannot be booted.
+    #[error("kernel {} is neither a bzImage nor an ELF image", .0.display())]
+    Kernel(PathBuf),
+    /// Too many kernel parameters.
+    #[error("the kernel command line has {0} bytes, at most {MAX_CMDLINE_BYTES} are possible")]
+    Cmdline(usize),
+    /// An environment entry.
+    #[error("environment entry {0}: write NAME=value, NAME of letters, digits and '_', not beginning with a digit")]
+    Env(String),
+    /// A mount that no guest could see.
+    #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images", destination.display())]
+    Mount {
+        /// Its type.
+        kind: String,
+        /// Where it should be.
+        destination: PathBuf,
+    },
+}
+
+/// What a spec is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The containerd namespace.
+    pub namespace: &'a Namespace,
+    /// The instance.
+    pub id: &'a ContainerId,
+    /// Its paths.
+    pub paths: &'a InstancePaths,
+    /// The bundle.
+    pub bundle: &'a Bundle,
+    /// The mounted root.
+    pub rootfs: &'a Path,
+    /// What the configuration says about the processor.
+    pub accel: Accel,
+    /// What the host says about it.
+    pub cpu: Cpu,
+}
+
+/// The closure's `boot.json`, from the root that is mounted at `rootfs`.
+pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError> {
+    let toplevel = init.parent().unwrap_or_else(|| Path::new("/"));
+    let path = toplevel.join(FILE);
+    let (file, _) = inside::resolve(rootfs, &path)
+        .map_err(|source| SpecError::NoBootSpec { path: path.clone(), source })?;
+    let mut text = String::new();
+    file.take(bootspec::MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|source| SpecError::ReadBootSpec { path: path.clone(), source })?;
+    BootSpec::parse(&text).map_err(|source| SpecError::BootSpec { path, source })
+}
+
+/// Validates everything and joins it.
+pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
+    let Inputs { namespace, id, paths, bundle, rootfs, accel: asked, cpu } = *inputs;
+    let init = init_program(&bundle.args)?;
+    let boot = read_boot_spec(rootfs, init)?;
+    let annotations = Annotations::parse(&bundle.annotations)?;
+    let size = annotations.size.or(boot.seed.size).unwrap_or(Size::Xs);
+    let accel = accel::resolve(annotations.accel.unwrap_or(asked), cpu)?;
+    let (kernel, kernel_format) = kernel(rootfs, &boot.kernel)?;
+    let missing = |source| SpecError::Missing { what: "initrd", source };
+    let initrd = match &boot.initrd {
+        Some(path) => Some(inside::resolve(rootfs, path).map_err(missing)?.1),
+        None => None,
+    };
+    check_mounts(&bundle.mounts)?;
+    let volumes = volumes::from_mounts(&bundle.mounts)?;
+    let beacon_port = ports::BEACON;
+    paths.check_sockets(beacon_port)?;
+    let network = annotations.network.unwrap_or(Network::None);
+    let spec = VmSpec {
+        namespace: namespace.clone(),
+        id: id.clone(),
+        paths: paths.clone(),
+        vcpus: annotations.vcpus.unwrap_or_else(|| size.vcpus()),
+        memory: annotations.memory.unwrap_or_else(|| size.memory()),
+        accel,
+        kernel,
+        kernel_format,
+        initrd,
+        kernel_parameters: kernel_parameters(&boot, init, beacon_port),
+        rootfs: rootfs.to_owned(),
+        volumes,
+        network,
+        beacon_port,
+        hostname: hostname(bundle, &boot, id),
+        dns: match network {
+            Network::User => vec!["nameserver 10.0.2.3".into()],
+            Network::None => Vec::new(),
+        },
+        env: bundle.env.iter().enumerate().map(env_var).collect::<Result<_, _>>()?,
+        args: bundle.args.clone(),
+        annotations: bundle.annotations.clone(),
+    };
+    let length = spec.cmdline("").len() + MACHINE_ID_BYTES;
+    if length >= MAX_CMDLINE_BYTES {
+        return Err(SpecError::Cmdline(length));
+    }
+    Ok(spec)
+}
+
+fn init_program(args: &[String]) -> Result<&Path, SpecError> {
+    let path = args.first().map(Path::new);
+    let usable = |path: &&Path| path.is_absolute() && path.file_name().is_some();
+    let plain = |path: &&Path| !path.to_string_lossy().contains(char::is_whitespace);
+    path.filter(usable).filter(plain).ok_or_else(|| SpecError::Args(args.to_vec()))
+}
+
+fn kernel(rootfs: &Path, path: &Path) -> Result<(PathBuf, KernelFormat), SpecError> {
+    let missing = |source| SpecError::Missing { what: "kernel", source };
+    let (file, host) = inside::resolve(rootfs, path).map_err(missing)?;
+    // The setup header ends well within the first 1024 bytes (Documentation/arch/x86/boot.rst).
+    let mut head = Vec::new();
+    let read = file.take(1024).read_to_end(&mut head);
+    let format = match read {
+        Ok(_) if head.starts_with(b"\x7fELF") => KernelFormat::Elf,
+        Ok(_) if head.get(0x202..0x206) == Some(b"HdrS") => KernelFormat::BzImage,
+        _ => return Err(SpecError::Kernel(path.to_owned())),
+    };
+    Ok((host, format))
+}
+
+fn kernel_parameters(boot: &BootSpec, init: &Path, beacon_port: u32) -> Vec<String> {
+    // The last root=, rootfstype= and init= win, so the host's come after the closure's.
+    let mut all = boot.kernel_params.clone();
+    all.extend([
+        format!("init={}", init.display()),
+        format!("root={}", guest::ROOT_TAG),
+        "rootfstype=virtiofs".into(),
+        "rw".into(),
+        "console=ttyS0".into(),
+        // A panic ends the VM at once: with -no-reboot QEMU exits instead of starting again.
+        "panic=-1".into(),
+        format!("{}={beacon_port}", ports::BEACON_PARAMETER),
+    ]);
+    all
+}
+
+fn hostname(bundle: &Bundle, boot: &BootSpec, id: &ContainerId) -> String {
+    if !bundle.hostname.is_empty() {
+        return bundle.hostname.clone();
+    }
+    boot.seed.name.clone().unwrap_or_else(|| id.to_string())
+}
+
+fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
+    for Mount { destination, kind, .. } in mounts {
+        let known = GUESTS_OWN.contains(&kind.as_str())
+            || matches!(kind.as_str(), "ext4" | "xfs" | "btrfs")
+            || CRI_FILES.iter().any(|file| destination == Path::new(file));
+        if !known {
+            return Err(SpecError::Mount { kind: kind.clone(), destination: destination.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn env_var((index, entry): (usize, &String)) -> Result<EnvVar, SpecError> {
+    // The value may be a secret: only the name, or the entry's place, goes into the message.
+    let Some((name, value)) = entry.split_once('=') else {
+        return Err(SpecError::Env(format!("number {}", index + 1)));
+    };
+    let mut chars = name.chars();
+    let head = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !head || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || value.contains('\0') {
+        return Err(SpecError::Env(format!("{name:?}")));
+    }
+    Ok(EnvVar { name: name.to_owned(), value: value.to_owned() })
+}

@@ -1,0 +1,171 @@
+//! The part of an OCI `config.json` that means something for a VM. Unknown keys are left alone: the
+//! document belongs to containerd, and most of it is about Linux containers.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// The file's name in a bundle.
+pub const FILE: &str = "config.json";
+
+/// The longest file that is read. Environment and annotations count into it.
+pub const MAX_BYTES: u64 = 8 << 20;
+
+/// Why a bundle cannot be used.
+#[derive(Debug, Error)]
+pub enum BundleError {
+    /// It cannot be read.
+    #[error("bundle file {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is too long.
+    #[error("bundle file {} has {bytes} bytes, more than {MAX_BYTES}", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// It is no OCI document.
+    #[error("bundle file {} is no OCI runtime configuration: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct Document {
+    process: Option<Process>,
+    root: Option<Root>,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    mounts: Vec<Mount>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Process {
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Root {
+    path: PathBuf,
+}
+
+/// One entry of `mounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Mount {
+    /// Where in the guest.
+    pub destination: PathBuf,
+    /// The file system's type.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// What to mount.
+    #[serde(default)]
+    pub source: PathBuf,
+    /// Mount options.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// What a bundle says.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// The folder.
+    pub path: PathBuf,
+    /// The root file system's folder.
+    pub root: PathBuf,
+    /// `process.args`.
+    pub args: Vec<String>,
+    /// `process.env`: may hold secrets, so a bundle has no derived `Debug`.
+    pub env: Vec<String>,
+    /// `hostname`, may be empty.
+    pub hostname: String,
+    /// `mounts`.
+    pub mounts: Vec<Mount>,
+    /// `annotations`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundle")
+            .field("path", &self.path)
+            .field("args", &self.args)
+            .field("env", &format_args!("{} variables", self.env.len()))
+            .field("mounts", &self.mounts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bundle {
+    /// Reads the bundle in this folder.
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let file = path.join(FILE);
+        let wrap = |source| BundleError::Read { path: file.clone(), source };
+        let bytes = fs::metadata(&file).map_err(wrap)?.len();
+        if bytes > MAX_BYTES {
+            return Err(BundleError::TooLong { path: file, bytes });
+        }
+        let text = fs::read_to_string(&file).map_err(wrap)?;
+        let document: Document = serde_json::from_str(&text)
+            .map_err(|source| BundleError::Parse { path: file, source })?;
+        let Document { process, root, hostname, mounts, annotations } = document;
+        let Process { args, env } = process.unwrap_or_default();
+        let root = path.join(root.map_or_else(|| PathBuf::from("rootfs"), |root| root.path));
+        Ok(Self { path: path.to_owned(), root, args, env, hostname, mounts, annotations })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(text: &str) -> (tempfile::TempDir, Result<Bundle, BundleError>) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let read = Bundle::read(dir.path());
+        (dir, read)
+    }
+
+    #[test]
+    fn the_parts_that_matter_are_read_and_the_rest_left_alone() {
+        let (dir, read) = bundle(
+            r#"{"ociVersion": "1.2.0", "process": {"args": ["/nix/store/x/init"], "env": ["A=b"],
+                "user": {"uid": 0}}, "root": {"path": "rootfs", "readonly": false},
+                "linux": {"namespaces": [{"type": "pid"}]}, "annotations": {"k": "v"},
+                "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}"#,
+        );
+        let read = read.unwrap();
+        assert_eq!(read.args, ["/nix/store/x/init"]);
+        assert_eq!(read.root, dir.path().join("rootfs"));
+        assert_eq!(read.mounts[0].kind, "proc");
+        assert!(!format!("{read:?}").contains("A=b"));
+    }
+
+    #[test]
+    fn a_broken_or_missing_document_is_named() {
+        let (_dir, read) = bundle("{");
+        assert!(read.unwrap_err().to_string().contains("config.json"));
+        let missing = Bundle::read(Path::new("/nonexistent/bundle")).unwrap_err();
+        assert!(missing.to_string().contains("/nonexistent/bundle/config.json"));
+    }
+}

@@ -1,0 +1,268 @@
+//! Volumes: entries of the bundle's `mounts` that name an image file or a block device on the host.
+//!
+//! What the guest needs to know travels in mount options: `x-seed.name=`, `x-seed.user=`,
+//! `x-seed.group=`, `x-seed.mode=`. Everything else in the options is left to the guest's agent, which
+//! always mounts with `nodev,nosuid`.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::bundle::Mount;
+use crate::names::{NameError, VolumeName};
+
+/// What a virtio-blk serial holds (virtio 1.3, 5.2.6.1: 20 bytes).
+pub const SERIAL_BYTES: usize = 20;
+
+/// More would not fit on a PCI bus of the machine.
+pub const MAX_VOLUMES: usize = 16;
+
+const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
+
+/// Why a mount is no volume that we can give.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// The name.
+    #[error("volume for {}: {source}", destination.display())]
+    Name {
+        /// Where it should be mounted.
+        destination: PathBuf,
+        /// What is wrong with the name.
+        source: NameError,
+    },
+    /// The image or device.
+    #[error("volume {name}: {} cannot be used", path.display())]
+    Source {
+        /// Which volume.
+        name: VolumeName,
+        /// The image or device.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is a folder or the like.
+    #[error("volume {name}: {} is neither an image file nor a block device", path.display())]
+    Kind {
+        /// Which volume.
+        name: VolumeName,
+        /// What was given.
+        path: PathBuf,
+    },
+    /// An option that cannot be meant.
+    #[error("volume {name}: option {option:?} {problem}")]
+    Option {
+        /// Which volume.
+        name: VolumeName,
+        /// Which option.
+        option: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The mount point.
+    #[error("volume {name}: mount point {} is no absolute path below /", path.display())]
+    MountPoint {
+        /// Which volume.
+        name: VolumeName,
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// Two of the same name or at the same place.
+    #[error("volume {name} is given twice, or its mount point is")]
+    Twice {
+        /// Which volume.
+        name: VolumeName,
+    },
+    /// Too many.
+    #[error("{0} volumes are more than the {MAX_VOLUMES} that one instance can have")]
+    TooMany(usize),
+}
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VolumeSpec {
+    /// Its name.
+    pub name: VolumeName,
+    /// The image file or block device on the host.
+    pub source: PathBuf,
+    /// The source is a block device.
+    pub is_device: bool,
+    /// The file system to make and mount.
+    pub filesystem: String,
+    /// Where in the guest.
+    pub mount_point: PathBuf,
+    /// The host lets the guest only read it.
+    pub read_only: bool,
+    /// The host's word on the mount point's owner, if it has one.
+    pub user: Option<String>,
+    /// See `user`.
+    pub group: Option<String>,
+    /// See `user`; octal.
+    pub mode: Option<String>,
+}
+
+impl VolumeSpec {
+    /// The disk's serial: the name, or where that is too long, the start of its hash.
+    pub fn serial(&self) -> String {
+        let name = self.name.as_str();
+        if name.len() <= SERIAL_BYTES {
+            return name.to_owned();
+        }
+        Sha256::digest(name).iter().take(SERIAL_BYTES / 2).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// `mount` as a volume; `None` where it is none.
+    pub(super) fn from_mount(mount: &Mount) -> Result<Option<Self>, VolumeError> {
+        if !FILESYSTEMS.contains(&mount.kind.as_str()) {
+            return Ok(None);
+        }
+        let option = |key: &str| {
+            mount.options.iter().find_map(|o| o.strip_prefix("x-seed.")?.strip_prefix(key))
+        };
+        let last = mount.destination.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = VolumeName::try_from(option("name=").unwrap_or(last)).map_err(|source| {
+            VolumeError::Name { destination: mount.destination.clone(), source }
+        })?;
+        check_mount_point(&name, &mount.destination)?;
+        let is_device = check_source(&name, &mount.source)?;
+        let mode = option("mode=").map(str::to_owned);
+        if let Some(mode) = mode.as_deref().filter(|m| !is_octal_mode(m)) {
+            let (option, problem) = (format!("x-seed.mode={mode}"), "is no octal mode");
+            return Err(VolumeError::Option { name, option, problem });
+        }
+        Ok(Some(Self {
+            source: mount.source.clone(),
+            is_device,
+            filesystem: mount.kind.clone(),
+            mount_point: mount.destination.clone(),
+            read_only: mount.options.iter().any(|o| o == "ro"),
+            user: option("user=").map(str::to_owned),
+            group: option("group=").map(str::to_owned),
+            mode,
+            name,
+        }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn sample(name: &str, source: &str) -> Self {
+        Self {
+            name: VolumeName::try_from(name).unwrap(),
+            source: source.into(),
+            is_device: false,
+            filesystem: "ext4".into(),
+            mount_point: Path::new("/seed/storage").join(name),
+            read_only: false,
+            user: Some("app".into()),
+            group: None,
+            mode: Some("0750".into()),
+        }
+    }
+}
+
+/// All volumes among `mounts`.
+pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeError> {
+    let mut volumes: Vec<VolumeSpec> = Vec::new();
+    for mount in mounts {
+        let Some(volume) = VolumeSpec::from_mount(mount)? else { continue };
+        let clash = |other: &VolumeSpec| {
+            other.serial() == volume.serial() || other.mount_point == volume.mount_point
+        };
+        if volumes.iter().any(clash) {
+            return Err(VolumeError::Twice { name: volume.name });
+        }
+        volumes.push(volume);
+    }
+    if volumes.len() > MAX_VOLUMES {
+        return Err(VolumeError::TooMany(volumes.len()));
+    }
+    Ok(volumes)
+}
+
+fn check_mount_point(name: &VolumeName, path: &Path) -> Result<(), VolumeError> {
+    use std::path::Component;
+    let plain = path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
+    if path.is_absolute() && path.parent().is_some() && plain {
+        return Ok(());
+    }
+    Err(VolumeError::MountPoint { name: name.clone(), path: path.to_owned() })
+}
+
+fn check_source(name: &VolumeName, path: &Path) -> Result<bool, VolumeError> {
+    let metadata = fs::metadata(path).map_err(|source| VolumeError::Source {
+        name: name.clone(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let kind = metadata.file_type();
+    if !path.is_absolute() || !(kind.is_file() || kind.is_block_device()) {
+        return Err(VolumeError::Kind { name: name.clone(), path: path.to_owned() });
+    }
+    Ok(kind.is_block_device())
+}
+
+fn is_octal_mode(text: &str) -> bool {
+    (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(source: &Path, destination: &str, options: &[&str]) -> Mount {
+        Mount {
+            destination: destination.into(),
+            kind: "ext4".into(),
+            source: source.to_owned(),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn options_become_what_the_guest_is_told() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let options = ["rw", "x-seed.name=db", "x-seed.user=app", "x-seed.mode=0750"];
+        let volumes = from_mounts(&[mount(image.path(), "/var/lib/db", &options)]).unwrap();
+        assert_eq!(volumes[0].name.as_str(), "db");
+        assert_eq!(volumes[0].user.as_deref(), Some("app"));
+        assert_eq!(volumes[0].group, None);
+        assert!(!volumes[0].read_only && !volumes[0].is_device);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_serial_is_hashed() {
+        let long = VolumeSpec::sample("a-name-of-more-than-20-bytes", "/x");
+        assert_eq!(long.serial().len(), SERIAL_BYTES);
+        assert_ne!(long.serial(), VolumeSpec::sample("a-name-of-more-than-20-bytez", "/x").serial());
+        assert_eq!(VolumeSpec::sample("exactly-twenty-bytes", "/x").serial(), "exactly-twenty-bytes");
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_named() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = image.path();
+        for (mounts, said) in [
+            (vec![mount(Path::new("/nonexistent.img"), "/a", &[])], "/nonexistent.img"),
+            (vec![mount(dir.path(), "/a", &[])], "neither"),
+            (vec![mount(file, "/", &["x-seed.name=a"])], "mount point"),
+            (vec![mount(file, "/a/../etc", &["x-seed.name=a"])], "mount point"),
+            (vec![mount(file, "a", &[])], "mount point"),
+            (vec![mount(file, "/a", &["x-seed.mode=rwx"])], "octal"),
+            (vec![mount(file, "/a", &["x-seed.name=../b"])], "volume name"),
+            (vec![mount(file, "/a", &[]), mount(file, "/b/a", &[])], "twice"),
+            (vec![mount(file, "/a", &[]), mount(file, "/a", &["x-seed.name=b"])], "twice"),
+        ] {
+            let error = from_mounts(&mounts).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
