@@ -1,0 +1,261 @@
+//! `cargo xtask setup`: what the lab needs on this machine, and the installation of what is missing.
+//!
+//! It looks first, names each package that it is about to install, and uses apt (by sudo when not
+//! root). What the release does not package is built with cargo, at pinned versions, into the cache.
+//! On a distribution that it does not know it only says what is needed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::util::{self, Places, say};
+
+/// A Debian package and what it is for.
+type Package = (&'static str, &'static str);
+
+/// On every release.
+const PACKAGES: &[Package] = &[
+    ("qemu-system-x86", "the VMM"),
+    ("swtpm", "the TPM of each instance"),
+    ("mmdebstrap", "builds the guest's root"),
+    (
+        "debian-archive-keyring",
+        "checks what the guest's root is built from",
+    ),
+    ("e2fsprogs", "makes damaged and foreign volumes for tests"),
+    ("age", "encrypts to the instance's key"),
+    ("cpio", "packs the guest's initrd"),
+    ("xz-utils", "unpacks the guest's kernel modules"),
+    ("dbus-daemon", "a private bus for tests"),
+    ("pkg-config", "finds libraries at build time"),
+    ("gcc", "links Rust programs"),
+    ("libc6-dev", "links Rust programs"),
+    ("libtss2-dev", "a second TPM stack to test ours against"),
+];
+/// Only to build virtiofsd.
+const VIRTIOFSD_BUILD: &[Package] = &[
+    ("libcap-ng-dev", "to build virtiofsd"),
+    ("libseccomp-dev", "to build virtiofsd"),
+];
+const VIRTIOFSD_PACKAGE: Package = ("virtiofsd", "shows the guest its root");
+
+/// Built with cargo: crate (and program), version.
+const VSOCK_DEVICE: (&str, &str) = ("vhost-device-vsock", "0.3.0");
+const VIRTIOFSD: (&str, &str) = ("virtiofsd", "1.13.2");
+
+/// Lists older than this may name packages that the mirror has no more.
+const LISTS_STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// What this machine runs.
+#[derive(Debug, PartialEq, Eq)]
+enum Distribution {
+    Debian12,
+    Debian13,
+    NixOs,
+    Other(String),
+}
+
+/// Makes sure that everything is there. Quick when it is.
+pub(crate) fn run(places: &Places) -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    match distribution(&release) {
+        Distribution::Debian12 => {
+            let extra: Vec<_> = PACKAGES.iter().chain(VIRTIOFSD_BUILD).copied().collect();
+            install(places, &extra)?;
+            build_tool(places, VIRTIOFSD)?;
+        }
+        Distribution::Debian13 => {
+            let extra: Vec<_> = PACKAGES
+                .iter()
+                .copied()
+                .chain([VIRTIOFSD_PACKAGE])
+                .collect();
+            install(places, &extra)?;
+        }
+        Distribution::NixOs => return in_nix_shell(places),
+        Distribution::Other(name) => return on_other(places, &name),
+    }
+    build_tool(places, VSOCK_DEVICE)
+}
+
+fn distribution(os_release: &str) -> Distribution {
+    let fields: BTreeMap<_, _> = os_release
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name, value.trim_matches('"')))
+        .collect();
+    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+    match (field("ID"), field("VERSION_ID")) {
+        ("debian", "12") => Distribution::Debian12,
+        ("debian", "13") => Distribution::Debian13,
+        ("nixos", _) => Distribution::NixOs,
+        _ if field("PRETTY_NAME").is_empty() => Distribution::Other("this system".to_owned()),
+        _ => Distribution::Other(field("PRETTY_NAME").to_owned()),
+    }
+}
+
+/// Installs what dpkg does not have.
+fn install(places: &Places, wanted: &[Package]) -> Result<()> {
+    let missing = missing(wanted)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say("These Debian packages are missing and will be installed now:");
+    for (name, what) in &missing {
+        say(&format!("  {name:<24} {what}"));
+    }
+    if !util::is_root() && util::which("sudo", &places.path_variable()).is_none() {
+        bail!("installing needs root: run this as root, or install sudo");
+    }
+    if lists_are_stale(Path::new("/var/lib/apt/lists")) {
+        util::step(
+            places,
+            "apt-get update",
+            util::privileged("apt-get", &[]).args(["update", "--quiet"]),
+        )?;
+    }
+    let mut command = util::privileged("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")]);
+    command
+        .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+        .args(missing.iter().map(|(name, _)| name));
+    util::step(places, "apt-get install", &mut command)
+}
+
+fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"]);
+    query.args(wanted.iter().map(|(name, _)| name));
+    // It exits with 1 when it does not know one of them; the others are listed all the same.
+    let output = util::output(&mut query)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let installed = |name: &str| text.lines().any(|line| line == format!("{name} installed"));
+    Ok(wanted
+        .iter()
+        .filter(|(name, _)| !installed(name))
+        .copied()
+        .collect())
+}
+
+/// No lists, or old ones.
+fn lists_are_stale(lists: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(lists) else {
+        return true;
+    };
+    let has_packages = entries
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"));
+    let age = fs::metadata(lists.join("partial"))
+        .and_then(|meta| meta.modified())
+        .ok()
+        .and_then(|time| SystemTime::now().duration_since(time).ok());
+    !has_packages || age.is_none_or(|age| age > LISTS_STALE)
+}
+
+/// Builds a program into the cache unless that version is there.
+fn build_tool(places: &Places, (name, version): (&str, &str)) -> Result<()> {
+    let tools = places.tools();
+    let program = tools.join("bin").join(name);
+    let present = util::output(Command::new(&program).arg("--version"))
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    if present.is_ok_and(|text| text.ends_with(&format!(" {version}"))) {
+        return Ok(());
+    }
+    say(&format!(
+        "{name} {version} is not packaged for this release: building it into {}",
+        tools.display()
+    ));
+    let build = places.cache.join("build");
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["install", "--locked", "--force", "--version", version, name])
+        .arg("--root")
+        .arg(&tools)
+        .arg("--target-dir")
+        .arg(&build)
+        .current_dir("/");
+    util::step(places, &format!("cargo install {name}"), &mut cargo)?;
+    fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
+}
+
+/// Programs that must be found where this tool does not install.
+const PROGRAMS: &[&str] = &[
+    "qemu-system-x86_64",
+    "swtpm",
+    "virtiofsd",
+    "vhost-device-vsock",
+    "mmdebstrap",
+    "mkfs.ext4",
+    "age",
+    "cpio",
+    "xz",
+    "dbus-daemon",
+    "pkg-config",
+];
+
+fn absent(places: &Places) -> Vec<&'static str> {
+    let path = format!("{}:/usr/libexec", places.path_variable());
+    let found = |name: &&&str| util::which(name, &path).is_none();
+    PROGRAMS.iter().filter(found).copied().collect()
+}
+
+fn in_nix_shell(places: &Places) -> Result<()> {
+    let absent = absent(places);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "not found: {}\nrun this inside `nix develop`, which brings them",
+        absent.join(", ")
+    )
+}
+
+fn on_other(places: &Places, name: &str) -> Result<()> {
+    let absent = absent(places);
+    if absent.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{name} is not a system that this tool installs on (Debian 12 and 13 are)\nnot found here: {}\n\
+         install them and the development files of tpm2-tss, then run this again; \
+         vhost-device-vsock {} and virtiofsd {} can be built with `cargo install --locked`",
+        absent.join(", "),
+        VSOCK_DEVICE.1,
+        VIRTIOFSD.1,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_told_apart() {
+        let debian = |version: &str| {
+            distribution(&format!(
+                "PRETTY_NAME=\"Debian\"\nID=debian\nVERSION_ID=\"{version}\"\n"
+            ))
+        };
+        assert_eq!(debian("12"), Distribution::Debian12);
+        assert_eq!(debian("13"), Distribution::Debian13);
+        assert_eq!(debian("11"), Distribution::Other("Debian".to_owned()));
+        assert_eq!(
+            distribution("ID=nixos\nVERSION_ID=\"25.11\"\n"),
+            Distribution::NixOs
+        );
+        assert_eq!(
+            distribution(""),
+            Distribution::Other("this system".to_owned())
+        );
+    }
+
+    #[test]
+    fn missing_lists_are_stale() {
+        assert!(lists_are_stale(Path::new("/nonexistent/lists")));
+    }
+}

@@ -1,0 +1,268 @@
+//! What the commands share: the places on this machine, running programs with progress and with
+//! privileges, and a hash for names in the cache.
+//!
+//! Never decides what to run: the commands do.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, IsTerminal, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How often a long step says that it is still at work.
+const PROGRESS_TERMINAL: Duration = Duration::from_secs(1);
+const PROGRESS_LOG: Duration = Duration::from_secs(15);
+/// What of a failed step's output is shown.
+const TAIL_LINES: usize = 30;
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// The checkout.
+    pub(crate) root: PathBuf,
+    /// `<user's cache>/seed`.
+    pub(crate) cache: PathBuf,
+    /// Cargo's target folder.
+    pub(crate) target: PathBuf,
+}
+
+impl Places {
+    /// From the environment that cargo gives us, and `XDG_CACHE_HOME` or `HOME`.
+    pub(crate) fn find() -> Result<Self> {
+        let manifest = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest
+            .parent()
+            .context("xtask is not inside a workspace")?
+            .to_owned();
+        let absolute = |name: &str| {
+            let path = env::var_os(name).map(PathBuf::from);
+            path.filter(|path| path.is_absolute())
+        };
+        let cache = match absolute("XDG_CACHE_HOME") {
+            Some(cache) => cache,
+            None => absolute("HOME")
+                .context("neither XDG_CACHE_HOME nor HOME is an absolute path: set one")?
+                .join(".cache"),
+        };
+        let target = match env::var_os("CARGO_TARGET_DIR") {
+            Some(target) => root.join(target),
+            None => root.join("target"),
+        };
+        Ok(Self {
+            root,
+            cache: cache.join("seed"),
+            target,
+        })
+    }
+
+    /// Programs that are built for the lab (virtiofsd, vhost-device-vsock).
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.cache.join("tools")
+    }
+
+    /// Our own programs, as `cargo xtask build` makes them.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.target.join("lab")
+    }
+
+    /// `PATH` with our programs and the tools first.
+    pub(crate) fn path_variable(&self) -> String {
+        let path = env::var("PATH").unwrap_or_default();
+        let (programs, tools) = (self.programs(), self.tools());
+        format!(
+            "{}:{}/bin:{path}:/usr/sbin:/sbin",
+            programs.display(),
+            tools.display()
+        )
+    }
+}
+
+/// A line for the person at the terminal. Never on standard output: that belongs to results.
+pub(crate) fn say(line: &str) {
+    // A closed standard error must not end the work.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line of a command's result.
+pub(crate) fn print(line: &str) -> Result<()> {
+    writeln!(io::stdout(), "{line}").context("write to standard output")
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+/// A command that runs as root: by sudo when this process is not. `variables` are passed on.
+pub(crate) fn privileged(program: impl AsRef<OsStr>, variables: &[(&str, &str)]) -> Command {
+    if is_root() {
+        let mut command = Command::new(program);
+        command.envs(variables.iter().copied());
+        return command;
+    }
+    let mut command = Command::new("sudo");
+    command.arg("env");
+    for (name, value) in variables {
+        command.arg(format!("{name}={value}"));
+    }
+    command.arg(program);
+    command
+}
+
+/// Runs a long step: one line with the time it took, its output in a log that is shown when it fails.
+pub(crate) fn step(places: &Places, label: &str, command: &mut Command) -> Result<()> {
+    let logs = places.cache.join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
+    let name: String = label
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let path = logs.join(format!("{name}.log"));
+    let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let start = Instant::now();
+    let mut child = command.spawn().with_context(|| started(command))?;
+    let terminal = io::stderr().is_terminal();
+    let every = if terminal {
+        PROGRESS_TERMINAL
+    } else {
+        PROGRESS_LOG
+    };
+    let mut said = start;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if said.elapsed() >= every {
+            said = Instant::now();
+            let seconds = start.elapsed().as_secs();
+            if terminal {
+                let _ = write!(io::stderr(), "\r  {label} ... {seconds} s");
+            } else {
+                say(&format!("  {label} ... {seconds} s"));
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
+    let clear = if terminal { "\r" } else { "" };
+    let seconds = start.elapsed().as_secs_f32();
+    if status.success() {
+        say(&format!("{clear}  {label}: {seconds:.1} s"));
+        return Ok(());
+    }
+    say(&format!("{clear}  {label}: failed after {seconds:.1} s"));
+    let text = fs::read(&path).unwrap_or_default();
+    for line in tail(&String::from_utf8_lossy(&text), TAIL_LINES) {
+        say(&format!("    {line}"));
+    }
+    bail!("{label}: {status}; all output is in {}", path.display())
+}
+
+/// The last `count` lines.
+pub(crate) fn tail(text: &str, count: usize) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().rev().take(count).collect();
+    lines.reverse();
+    lines
+}
+
+/// Runs a short command; its standard output when it succeeded.
+pub(crate) fn read(command: &mut Command) -> Result<String> {
+    let output = output(command)?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} ended with {}: {}", output.status, error.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a short command, whatever its end.
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| started(command))
+}
+
+/// Runs a command with our standard streams.
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
+    command.status().with_context(|| started(command))
+}
+
+fn started(command: &Command) -> String {
+    format!("start {}", command.get_program().to_string_lossy())
+}
+
+/// Finds a program in a `PATH`-like list.
+pub(crate) fn which(name: &str, path: &str) -> Option<PathBuf> {
+    path.split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| Path::new(folder).join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// FNV-1a, 64 bits: stable names for what is in the cache. No security rests on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// Of nothing.
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Adds a piece; its length counts, so that pieces do not run together.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.len().to_le_bytes().iter().chain(bytes) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Sixteen hexadecimal digits.
+    pub(crate) fn hex(&self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_tell_where_a_piece_ends() {
+        let of = |pieces: &[&str]| {
+            let mut print = Fingerprint::new();
+            pieces.iter().for_each(|piece| print.add(piece.as_bytes()));
+            print.hex()
+        };
+        assert_eq!(of(&["ab", "c"]), of(&["ab", "c"]));
+        assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
+        assert_ne!(of(&["ab"]), of(&["ab", ""]));
+    }
+
+    #[test]
+    fn the_tail_keeps_the_order() {
+        assert_eq!(tail("a\nb\nc\n", 2), ["b", "c"]);
+        assert_eq!(tail("a\n", 2), ["a"]);
+    }
+
+    #[test]
+    fn which_takes_the_first_folder_that_has_it() {
+        assert_eq!(
+            which("sh", "/nowhere::/bin"),
+            Some(PathBuf::from("/bin/sh"))
+        );
+        assert_eq!(which("no-such-program", "/bin"), None);
+    }
+}
