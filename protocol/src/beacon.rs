@@ -25,7 +25,9 @@ pub enum BeaconError {
 /// The whole frame.
 pub fn encode(beacon: &Beacon) -> Result<Vec<u8>, BeaconError> {
     let body = beacon.write_to_bytes()?;
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_MESSAGE_BYTES);
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_MESSAGE_BYTES);
     let length = length.ok_or(BeaconError::TooLong(body.len()))?;
     Ok([&length.to_be_bytes()[..], &body].concat())
 }
@@ -53,15 +55,25 @@ mod tests {
 
     #[test]
     fn a_frame_comes_back_as_it_went() {
-        let beacon = Beacon { version: 1, boottime_us: 4_200_000, ..Default::default() };
+        let beacon = Beacon {
+            version: 1,
+            boottime_us: 4_200_000,
+            ..Default::default()
+        };
         let frame = encode(&beacon).unwrap();
         let (prefix, body) = frame.split_at(PREFIX_BYTES);
-        assert_eq!(message_length(prefix.try_into().unwrap()).unwrap(), body.len());
+        assert_eq!(
+            message_length(prefix.try_into().unwrap()).unwrap(),
+            body.len()
+        );
         assert_eq!(decode(body).unwrap(), beacon);
     }
 
     #[test]
     fn a_hostile_length_is_refused_before_anything_is_read() {
-        assert!(matches!(message_length([0xff; 4]), Err(BeaconError::TooLong(_))));
+        assert!(matches!(
+            message_length([0xff; 4]),
+            Err(BeaconError::TooLong(_))
+        ));
     }
 }

@@ -14,8 +14,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod generated;
 pub mod beacon;
+mod generated;
 pub mod journal;
 pub mod kata;
 pub mod paths;
