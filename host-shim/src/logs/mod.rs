@@ -1,1 +1,58 @@
-//! logs
+//! The instance's journal on the host.
+//!
+//! ```text
+//!  guest's agent <--- ReadJournal(after position) --- puller ---> segments on disk ---> `seed logs`
+//!                                                                        |
+//!                                                                        +--> fifo task --> stdout FIFO
+//! ```
+//!
+//! | file | job |
+//! |---|---|
+//! | [`puller`] | pulls batches and appends them |
+//! | [`batch`] | one batch against the position: duplicates, gaps, what cannot be |
+//! | [`segment`] | the form of one segment file: frames, checksums, the torn tail |
+//! | [`store`] | a folder of segments: one writer, rotation, the cap |
+//! | [`reader`] | reads a folder of segments, from the start, from the end, and on as it grows |
+//! | [`entry`] | one entry, decoded from a block, and the filters on it |
+//! | [`render`] | entries as text for people, as journalctl's JSON |
+//! | [`fifo`] | the container's stdout |
+//!
+//! Data and position are one write, so a crash on either side neither loses nor repeats an entry. Loss in
+//! the guest is never silent: a gap is a record of its own and is shown.
+
+use async_trait::async_trait;
+use seed_protocol::seed::v1::{JournalBatch, ReadJournalRequest};
+use thiserror::Error;
+
+pub mod batch;
+pub mod entry;
+pub mod fifo;
+pub mod puller;
+pub mod reader;
+pub mod render;
+pub mod segment;
+pub mod store;
+
+pub use puller::{Counters, Handle};
+
+/// Why a batch did not come.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The guest is not there now. The next call tries to connect anew.
+    #[error("the guest's journal cannot be reached: {0}")]
+    Unreachable(String),
+    /// The guest answered with an error.
+    #[error("the guest cannot read its journal: {0}")]
+    Refused(String),
+    /// The guest is gone for good: its VM has ended.
+    #[error("the guest has ended")]
+    Ended,
+}
+
+/// Where batches come from: the agent's `ReadJournal` on a connection that carries nothing else.
+#[async_trait]
+pub trait JournalSource: Send + 'static {
+    /// One call. After [`SourceError::Unreachable`] the next call makes a new connection; it is the
+    /// puller that waits in between. Dropping the future must be harmless.
+    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError>;
+}

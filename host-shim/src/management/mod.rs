@@ -1,1 +1,66 @@
-//! management
+//! The management socket: one Unix socket per instance on which the shim answers the `seed` command
+//! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
+//!
+//! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link. What the
+//! answers say comes from a [`Backend`]: this module knows no VM and no guest.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use seed_protocol::seed::{
+    management::{InstanceStatus, Keys},
+    v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+};
+use thiserror::Error;
+
+pub mod client;
+pub mod server;
+
+pub use client::{Client, ClientError};
+pub use server::{ServeError, Server, serve};
+
+/// The longest that one status call waits for a change.
+pub const MAX_STATUS_WAIT: Duration = Duration::from_secs(30);
+
+/// Why the instance cannot answer a question. The text is for the user: one sentence.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum BackendError {
+    /// The caller asked for something that cannot be meant.
+    #[error("{0}")]
+    Invalid(String),
+    /// What the caller names does not exist in the guest.
+    #[error("{0}")]
+    NotFound(String),
+    /// Right question, wrong moment: the guest is not that far, or has no such thing.
+    #[error("{0}")]
+    NotReady(String),
+    /// The guest does not answer now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Our own failure.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The instance behind a management socket.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// The status at once when `after_revision` is 0 or not the current revision, else as soon as it
+    /// changes, at the latest after `wait` (which the server has cut to [`MAX_STATUS_WAIT`]).
+    async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus;
+
+    /// The recipients of the age identity.
+    async fn keys(&self) -> Result<Keys, BackendError>;
+
+    /// systemd units in the guest.
+    async fn list_units(
+        &self,
+        request: ListUnitsRequest,
+    ) -> Result<ListUnitsResponse, BackendError>;
+
+    /// Starts, stops, restarts... a unit and waits for its job.
+    async fn control_unit(
+        &self,
+        request: ControlUnitRequest,
+    ) -> Result<ControlUnitResponse, BackendError>;
+}

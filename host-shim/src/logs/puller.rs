@@ -1,0 +1,340 @@
+//! Pulls the journal batch by batch and appends it. One task; it owns the store.
+//!
+//! The guest is not trusted: every batch is decoded before it is stored, numbers are checked against the
+//! position, and what does not fit is cut (entries that are held already), recorded as a gap (numbers that
+//! jump, blocks that do not decode) or refused.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use seed_protocol::seed::v1::{JournalBatch, Position as WirePosition, ReadJournalRequest};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{
+    JournalSource, SourceError,
+    batch::{self, Accepted},
+    fifo::{self, Output, Progress},
+    reader::Reader,
+    segment::{Frame, Position},
+    store::{Limits, Store},
+};
+
+/// How long the guest waits when it has nothing new. Short enough that a dead connection is noticed soon.
+const POLL: Duration = Duration::from_secs(10);
+
+/// How long an answer may be late beyond that.
+const LATE: Duration = Duration::from_secs(20);
+
+/// The size of a batch that is asked for.
+const BATCH_BYTES: u32 = 256 << 10;
+
+/// The first and the longest pause after a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Figures about a log, kept current by the puller.
+#[derive(Debug, Default)]
+pub struct Counters {
+    entries: AtomicU64,
+    lag: AtomicU64,
+    missing: AtomicU64,
+}
+
+impl Counters {
+    /// Entries appended since the puller began.
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// How many entries the guest was ahead at the last batch.
+    pub fn lag(&self) -> u64 {
+        self.lag.load(Ordering::Relaxed)
+    }
+
+    /// Entries that could not be had.
+    pub fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Relaxed)
+    }
+}
+
+/// A running puller. Dropping it ends the pull at once; [`Handle::drain`] ends it in order.
+#[derive(Debug)]
+pub struct Handle {
+    counters: Arc<Counters>,
+    stop: watch::Sender<bool>,
+    puller: JoinHandle<()>,
+    output: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// The figures.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Pulls what the guest still has, writes it, and ends; at the latest after `limit`. A guest that is
+    /// gone ends it at once. What a stalled reader of stdout has not taken by then is only in the segments.
+    pub async fn drain(mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        self.stop.send_replace(true);
+        if timeout_at(deadline, &mut self.puller).await.is_err() {
+            tracing::warn!("the last journal entries did not come in time");
+            self.puller.abort();
+        }
+        if let Some(output) = &mut self.output
+            && timeout_at(deadline, output).await.is_err()
+        {
+            tracing::warn!("container's stdout was not read to its end in time");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.puller.abort();
+        if let Some(output) = &self.output {
+            output.abort();
+        }
+    }
+}
+
+/// Begins to pull from `source` into the segments under `dir`, from where they end, and to write what
+/// arrives to `out`. Must be called inside a tokio runtime. A folder that cannot be used is tried again and
+/// again and logged: a log never stops an instance.
+pub fn spawn(source: impl JournalSource, dir: &Path, out: Option<Output>) -> Handle {
+    spawn_with(source, dir, out, Limits::default())
+}
+
+/// [`spawn`] with other limits.
+pub fn spawn_with(
+    source: impl JournalSource,
+    dir: &Path,
+    out: Option<Output>,
+    limits: Limits,
+) -> Handle {
+    let counters = Arc::new(Counters::default());
+    let (stop, stopped) = watch::channel(false);
+    let (progress, follow) = watch::channel(Progress::default());
+    let output = out.map(|out| {
+        // Before the puller's first append, so that stdout begins with this boot.
+        let reader = Reader::from_end(dir).unwrap_or_else(|_| Reader::from_start(dir));
+        let dir = dir.to_owned();
+        tokio::spawn(async move { fifo::write_all(&dir, reader, out, follow).await })
+    });
+    let puller = Puller {
+        source,
+        dir: dir.into(),
+        limits,
+        counters: Arc::clone(&counters),
+        stopped,
+        progress,
+    };
+    let puller = tokio::spawn(puller.run());
+    Handle {
+        counters,
+        stop,
+        puller,
+        output,
+    }
+}
+
+struct Puller<S> {
+    source: S,
+    dir: PathBuf,
+    limits: Limits,
+    counters: Arc<Counters>,
+    stopped: watch::Receiver<bool>,
+    progress: watch::Sender<Progress>,
+}
+
+/// Doubling pauses, and one warning per row of failures.
+struct Pause {
+    next: Duration,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self { next: PAUSES.0 }
+    }
+
+    fn is_first(&self) -> bool {
+        self.next == PAUSES.0
+    }
+
+    fn take(&mut self) -> Duration {
+        let now = self.next;
+        self.next = (now * 2).min(PAUSES.1);
+        now
+    }
+}
+
+impl<S: JournalSource> Puller<S> {
+    async fn run(mut self) {
+        if let Some(store) = self.open().await {
+            self.pull(store).await;
+        }
+        self.progress.send_modify(|progress| progress.ended = true);
+    }
+
+    /// The store, `None` when told to stop before it could be opened.
+    async fn open(&mut self) -> Option<Store> {
+        let mut pause = Pause::new();
+        loop {
+            match Store::open(&self.dir, self.limits) {
+                Ok(store) => return Some(store),
+                Err(error) if pause.is_first() => {
+                    tracing::warn!(error = %chain(&error), "journal is not kept for now");
+                }
+                Err(_) => {}
+            }
+            if self.rest(&mut pause).await {
+                return None;
+            }
+        }
+    }
+
+    /// Waits for the pause or for the order to stop; true for the order.
+    async fn rest(&mut self, pause: &mut Pause) -> bool {
+        let mut stopped = self.stopped.clone();
+        timeout(pause.take(), stopped.wait_for(|stop| *stop))
+            .await
+            .is_ok()
+    }
+
+    async fn pull(&mut self, mut store: Store) {
+        let mut pause = Pause::new();
+        let mut synchronized = false;
+        loop {
+            let draining = *self.stopped.borrow_and_update();
+            let wait = if draining { Duration::ZERO } else { POLL };
+            let request = request(store.position(), wait, draining && !synchronized);
+            let answer = tokio::select! {
+                answer = timeout(wait + LATE, self.source.read(request)) => answer,
+                // Whether the order came, or whoever gives it is gone: look at it.
+                order = self.stopped.changed(), if !draining => match order {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+            };
+            let failure = match answer {
+                Ok(Ok(batch)) => {
+                    synchronized |= draining;
+                    match self.take(&mut store, batch).await {
+                        Took::Something => {
+                            pause = Pause::new();
+                            continue;
+                        }
+                        Took::Nothing if draining => return,
+                        Took::Nothing => {
+                            pause = Pause::new();
+                            // A guest that does not wait as asked must not make a busy loop.
+                            sleep(Duration::from_millis(5)).await;
+                            continue;
+                        }
+                        Took::Refused(why) => why,
+                        Took::Stopped => return,
+                    }
+                }
+                Ok(Err(SourceError::Ended)) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the guest's journal does not answer".to_owned(),
+            };
+            if pause.is_first() {
+                tracing::warn!(error = failure, "journal is not read for now");
+            }
+            if draining {
+                return;
+            }
+            self.rest(&mut pause).await;
+        }
+    }
+
+    async fn take(&mut self, store: &mut Store, batch: JournalBatch) -> Took {
+        let tail = batch.tail_seqnum;
+        let frame = match batch::accept(store.position(), batch) {
+            Accepted::Frame(frame) => frame,
+            Accepted::Nothing => {
+                self.counters.lag.store(0, Ordering::Relaxed);
+                return Took::Nothing;
+            }
+            Accepted::Refused(why) => return Took::Refused(why),
+        };
+        let mut pause = Pause::new();
+        while let Err(error) = store.append(&frame) {
+            if pause.is_first() {
+                tracing::warn!(error = %chain(&error), "journal is not written for now");
+            }
+            if self.rest(&mut pause).await {
+                return Took::Stopped;
+            }
+        }
+        self.count(&frame, tail);
+        self.progress.send_modify(|progress| progress.appended += 1);
+        Took::Something
+    }
+
+    fn count(&self, frame: &Frame, tail: u64) {
+        let missing = frame.gap.map_or(0, |gap| gap.count());
+        if let Some(gap) = frame.gap {
+            tracing::warn!(
+                missing,
+                reason = gap.reason.text(),
+                "journal entries are missing"
+            );
+        }
+        self.counters
+            .entries
+            .fetch_add(frame.count.into(), Ordering::Relaxed);
+        self.counters.missing.fetch_add(missing, Ordering::Relaxed);
+        self.counters
+            .lag
+            .store(tail.saturating_sub(frame.last), Ordering::Relaxed);
+    }
+}
+
+enum Took {
+    Something,
+    Nothing,
+    Refused(String),
+    Stopped,
+}
+
+fn request(after: Position, wait: Duration, synchronize: bool) -> ReadJournalRequest {
+    let known = after != Position::default();
+    let after = WirePosition {
+        seqnum_id: if known {
+            after.seqnum_id.to_vec()
+        } else {
+            Vec::new()
+        },
+        seqnum: after.seqnum,
+        ..Default::default()
+    };
+    ReadJournalRequest {
+        after: Some(after).into(),
+        max_bytes: BATCH_BYTES,
+        wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        synchronize,
+        ..Default::default()
+    }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

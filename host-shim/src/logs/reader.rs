@@ -1,0 +1,334 @@
+//! Reads a folder of segments while another process may write it: from the oldest, from the last so many
+//! entries, and on as it grows. Takes no lock and changes nothing.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use super::{
+    segment::{
+        self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, Frame, Next, PREFIX_BYTES, SegmentError,
+    },
+    store::{numbers, path_of},
+};
+
+/// Why a log cannot be read.
+#[derive(Debug, Error)]
+#[error("log {}", path.display())]
+pub struct ReadError {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Why.
+    pub source: SegmentError,
+}
+
+/// What comes next in a log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A batch.
+    Frame(Frame),
+    /// Segments were deleted (the cap) before this reader came to them.
+    Removed,
+}
+
+/// A place in a folder of segments.
+#[derive(Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    open: Option<Open>,
+    /// The last segment that was read to its end; 0 before the first.
+    done: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    file: BufReader<File>,
+    offset: u64,
+}
+
+impl Reader {
+    /// Begins with the oldest frame. The folder need not exist yet.
+    pub fn from_start(dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
+            open: None,
+            done: 0,
+        }
+    }
+
+    /// Begins behind the newest frame.
+    pub fn from_end(dir: &Path) -> Result<Self, ReadError> {
+        tail(dir, 0, |_| Vec::<()>::new()).map(|(_, reader)| reader)
+    }
+
+    /// The next item, `None` when there is none now.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "None is not the end: more may come"
+    )]
+    pub fn next(&mut self) -> Result<Option<Item>, ReadError> {
+        loop {
+            if let Some(open) = &mut self.open {
+                let path = path_of(&self.dir, open.number);
+                if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
+                    return Ok(Some(Item::Frame(frame)));
+                }
+            }
+            let Some(number) = self.newer()? else {
+                return Ok(None);
+            };
+            // What was appended between the two looks comes first.
+            if let Some(open) = &mut self.open {
+                let path = path_of(&self.dir, open.number);
+                if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
+                    return Ok(Some(Item::Frame(frame)));
+                }
+                self.done = open.number;
+            }
+            let path = path_of(&self.dir, number);
+            match Open::new(&path, number, FILE_HEADER_BYTES) {
+                Ok(Some(open)) => self.open = Some(open),
+                // Its header is not written yet.
+                Ok(None) => return Ok(None),
+                // Deleted between the two looks.
+                Err(SegmentError::Io(error)) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(fault(&path, source)),
+            }
+            if self.done != 0 && number != self.done + 1 {
+                return Ok(Some(Item::Removed));
+            }
+        }
+    }
+
+    fn newer(&self) -> Result<Option<u64>, ReadError> {
+        let current = self.open.as_ref().map_or(self.done, |open| open.number);
+        let numbers = numbers(&self.dir).map_err(|source| fault(&self.dir, source.into()))?;
+        Ok(numbers.into_iter().find(|number| *number > current))
+    }
+}
+
+impl Open {
+    fn new(path: &Path, number: u64, offset: u64) -> Result<Option<Self>, SegmentError> {
+        let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
+        if !segment::read_header(&mut file)? {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Some(Self {
+            number,
+            file,
+            offset,
+        }))
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>, SegmentError> {
+        match segment::read_frame(&mut self.file)? {
+            Next::Frame(frame) => {
+                self.offset += frame.size();
+                Ok(Some(frame))
+            }
+            Next::End => Ok(None),
+            Next::Torn => {
+                // Perhaps it is being written: look again from its beginning.
+                self.file.seek(SeekFrom::Start(self.offset))?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The last `wanted` things of a log, oldest first, and a reader that goes on behind them. `things` makes
+/// them of one frame (entries that pass a filter, say), in order. Frames are read backwards, only as many as
+/// needed.
+pub fn tail<T>(
+    dir: &Path,
+    wanted: usize,
+    mut things: impl FnMut(&Frame) -> Vec<T>,
+) -> Result<(Vec<T>, Reader), ReadError> {
+    let mut reader = Reader::from_start(dir);
+    let mut found: Vec<T> = Vec::new();
+    let all = numbers(dir).map_err(|source| fault(dir, source.into()))?;
+    for number in all.into_iter().rev() {
+        let path = path_of(dir, number);
+        let mut open = match Open::new(&path, number, FILE_HEADER_BYTES) {
+            Ok(Some(open)) => open,
+            Ok(None) => continue,
+            Err(SegmentError::Io(error)) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(source) => return Err(fault(&path, source)),
+        };
+        let frames = index(&mut open).map_err(|source| fault(&path, source.into()))?;
+        for offset in frames.iter().rev() {
+            if found.len() >= wanted {
+                break;
+            }
+            open.seek(*offset)
+                .map_err(|source| fault(&path, source.into()))?;
+            if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
+                let mut new = things(&frame);
+                new.reverse();
+                found.append(&mut new);
+            }
+        }
+        if reader.open.is_none() {
+            open.seek_behind(&frames)
+                .map_err(|source| fault(&path, source))?;
+            reader.open = Some(open);
+        }
+        if found.len() >= wanted {
+            break;
+        }
+    }
+    found.truncate(wanted);
+    found.reverse();
+    Ok((found, reader))
+}
+
+impl Open {
+    fn seek(&mut self, offset: u64) -> io::Result<()> {
+        self.offset = offset;
+        self.file.seek(SeekFrom::Start(offset)).map(drop)
+    }
+
+    /// Behind the last frame, if that is whole, else before it.
+    fn seek_behind(&mut self, frames: &[u64]) -> Result<(), SegmentError> {
+        self.seek(frames.last().copied().unwrap_or(FILE_HEADER_BYTES))?;
+        self.next().map(drop)
+    }
+}
+
+/// The offsets of the frames, found by their lengths alone; the checksum is looked at when one is read.
+fn index(open: &mut Open) -> io::Result<Vec<u64>> {
+    let length = open.file.get_ref().metadata()?.len();
+    let mut offsets = Vec::new();
+    let mut offset = FILE_HEADER_BYTES;
+    while offset + PREFIX_BYTES <= length {
+        let mut prefix = [0; 4];
+        open.file.read_exact(&mut prefix)?;
+        let body = u64::from(u32::from_le_bytes(prefix));
+        let end = offset + PREFIX_BYTES + body;
+        if body < FRAME_HEADER_BYTES as u64 || end > length {
+            break;
+        }
+        offsets.push(offset);
+        let skip = i64::try_from(end - offset - 4).unwrap_or(i64::MAX);
+        open.file.seek_relative(skip)?;
+        offset = end;
+    }
+    Ok(offsets)
+}
+
+fn fault(path: &Path, source: SegmentError) -> ReadError {
+    ReadError {
+        path: path.into(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{
+        super::store::{Limits, Store, tests::frame},
+        *,
+    };
+
+    const SMALL: Limits = Limits {
+        segment_bytes: 1000,
+        total_bytes: 1 << 20,
+    };
+
+    fn lasts(reader: &mut Reader) -> Vec<u64> {
+        let mut seen = Vec::new();
+        while let Some(item) = reader.next().unwrap() {
+            match item {
+                Item::Frame(frame) => seen.push(frame.last),
+                Item::Removed => seen.push(0),
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_reader_follows_through_rotation_and_sees_each_frame_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reader = Reader::from_start(&dir.path().join("logs"));
+        assert_eq!(reader.next().unwrap(), None);
+        let mut store = Store::open(&dir.path().join("logs"), SMALL).unwrap();
+        assert_eq!(reader.next().unwrap(), None);
+        let mut seen = Vec::new();
+        for n in 1..=20 {
+            store.append(&frame(n, 300)).unwrap();
+            if n % 3 == 0 {
+                seen.extend(lasts(&mut reader));
+            }
+        }
+        seen.extend(lasts(&mut reader));
+        assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_tail_is_found_across_segments_and_the_reader_goes_on_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), SMALL).unwrap();
+        for n in 1..=10 {
+            store.append(&frame(n, 300)).unwrap();
+        }
+        for wanted in [0usize, 1, 2, 3, 5, 9, 10, 11, 100] {
+            let (found, mut reader) = tail(dir.path(), wanted, |f| vec![f.last]).unwrap();
+            let expected = (1..=10u64).rev().take(wanted).collect::<Vec<_>>();
+            assert_eq!(found, expected.into_iter().rev().collect::<Vec<_>>());
+            assert_eq!(reader.next().unwrap(), None, "{wanted}");
+        }
+        let even = |f: &Frame| {
+            if f.last.is_multiple_of(2) {
+                vec![f.last]
+            } else {
+                vec![]
+            }
+        };
+        let (found, mut reader) = tail(dir.path(), 3, even).unwrap();
+        assert_eq!(found, [6, 8, 10]);
+        store.append(&frame(11, 300)).unwrap();
+        store.append(&frame(12, 900)).unwrap();
+        assert_eq!(lasts(&mut reader), [11, 12]);
+    }
+
+    #[test]
+    fn a_frame_that_is_half_written_is_read_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), Limits::default()).unwrap();
+        store.append(&frame(1, 10)).unwrap();
+        let path = path_of(dir.path(), 1);
+        let before = fs::read(&path).unwrap();
+        store.append(&frame(2, 10)).unwrap();
+        let after = fs::read(&path).unwrap();
+        for cut in before.len()..after.len() {
+            fs::write(&path, &after[..cut]).unwrap();
+            let (found, mut reader) = tail(dir.path(), 5, |f| vec![f.last]).unwrap();
+            assert_eq!((found, lasts(&mut reader)), (vec![1], vec![]));
+            fs::write(&path, &after).unwrap();
+            assert_eq!(lasts(&mut reader), [2], "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn deleted_segments_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), SMALL).unwrap();
+        store.append(&frame(1, 300)).unwrap();
+        let mut reader = Reader::from_start(dir.path());
+        assert_eq!(lasts(&mut reader), [1]);
+        for n in 2..=10 {
+            store.append(&frame(n, 300)).unwrap();
+        }
+        fs::remove_file(path_of(dir.path(), 2)).unwrap();
+        let seen = lasts(&mut reader);
+        assert!(seen.contains(&0) && seen.ends_with(&[9, 10]), "{seen:?}");
+    }
+}

@@ -1,0 +1,292 @@
+//! The form for people: journalctl(1)'s `short`, in local time, and its lines about boots. What the guest
+//! wrote may hold control characters; on a terminal they are shown, never sent.
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::logs::entry::{Entry, Record};
+
+/// How to write the time.
+#[derive(Debug, Clone)]
+pub enum Clock {
+    /// `Nov 21 23:01:02` in this time zone.
+    Short(TimeZone),
+    /// RFC 3339 with microseconds, in UTC.
+    Rfc3339,
+}
+
+/// A renderer. It remembers the last boot, so one goes with one stream.
+#[derive(Debug)]
+pub struct Human {
+    clock: Clock,
+    /// Show the guest's host name.
+    hostname: bool,
+    /// Escape control characters and colour by priority.
+    terminal: bool,
+    boot: Option<[u8; 16]>,
+}
+
+const BOLD: &str = "\x1b[1m";
+const RED: &str = "\x1b[1;31m";
+const YELLOW: &str = "\x1b[1;33m";
+const GREY: &str = "\x1b[90m";
+const OFF: &str = "\x1b[0m";
+
+impl Human {
+    /// For `seed logs`: local time and host name; colours and escapes on a terminal.
+    pub fn for_user(terminal: bool) -> Self {
+        Self {
+            clock: Clock::Short(TimeZone::system()),
+            hostname: true,
+            terminal,
+            boot: None,
+        }
+    }
+
+    /// For the container's stdout: the journal's own time (the reader adds its time of arrival), no host
+    /// name (one container, one host), bytes as they are.
+    pub fn for_stdout() -> Self {
+        Self {
+            clock: Clock::Rfc3339,
+            hostname: false,
+            terminal: false,
+            boot: None,
+        }
+    }
+
+    /// Appends the record's lines, each with its newline.
+    pub fn render(&mut self, record: &Record, out: &mut Vec<u8>) {
+        match record {
+            Record::Entry(entry) => self.entry(entry, out),
+            Record::Gap { gap, .. } => {
+                let (count, text) = (gap.count(), gap.reason.text());
+                let entries = if count == 1 {
+                    "entry is"
+                } else {
+                    "entries are"
+                };
+                self.mark(&format!("{count} {entries} missing: {text}"), out);
+            }
+            Record::Reset => self.mark("the guest's journal begins anew", out),
+            Record::Removed => self.mark("older entries were deleted on the host", out),
+        }
+    }
+
+    fn mark(&self, text: &str, out: &mut Vec<u8>) {
+        let (on, off) = if self.terminal { (BOLD, OFF) } else { ("", "") };
+        out.extend_from_slice(format!("{on}-- {text} --{off}\n").as_bytes());
+    }
+
+    fn entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
+        let boot = entry.head.boot_id;
+        if self.boot.replace(boot).is_some_and(|before| before != boot) {
+            self.mark(&format!("Boot {}", hex(&boot)), out);
+        }
+        let mut prefix = self.time(entry).into_bytes();
+        if self.hostname {
+            prefix.push(b' ');
+            self.word(entry.get("_HOSTNAME").unwrap_or(b"-"), &mut prefix);
+        }
+        prefix.push(b' ');
+        let name = entry
+            .get("SYSLOG_IDENTIFIER")
+            .or_else(|| entry.get("_COMM"));
+        self.word(name.unwrap_or(b"unknown"), &mut prefix);
+        if let Some(pid) = entry.get("_PID").or_else(|| entry.get("SYSLOG_PID")) {
+            prefix.push(b'[');
+            self.word(pid, &mut prefix);
+            prefix.push(b']');
+        }
+        prefix.extend_from_slice(b": ");
+        let (on, off) = self.colour(entry);
+        let message = entry.get("MESSAGE").unwrap_or_default();
+        let message = message.strip_suffix(b"\n").unwrap_or(message);
+        let width = String::from_utf8_lossy(&prefix).chars().count();
+        for (number, line) in message.split(|byte| *byte == b'\n').enumerate() {
+            if number == 0 {
+                out.extend_from_slice(&prefix);
+            } else {
+                out.resize(out.len() + width, b' ');
+            }
+            out.extend_from_slice(on.as_bytes());
+            self.text(line, out);
+            out.extend_from_slice(off.as_bytes());
+            out.push(b'\n');
+        }
+    }
+
+    fn colour(&self, entry: &Entry) -> (&'static str, &'static str) {
+        match entry.priority() {
+            _ if !self.terminal => ("", ""),
+            Some(0..=3) => (RED, OFF),
+            Some(4) => (YELLOW, OFF),
+            Some(5) => (BOLD, OFF),
+            Some(7) => (GREY, OFF),
+            _ => ("", ""),
+        }
+    }
+
+    /// The time that the sender gave, where it did: journald's own is that of arrival.
+    fn time(&self, entry: &Entry) -> String {
+        let sent = entry
+            .get("_SOURCE_REALTIME_TIMESTAMP")
+            .and_then(|v| std::str::from_utf8(v).ok());
+        let us = sent
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(entry.head.realtime_us);
+        let time = i64::try_from(us)
+            .ok()
+            .and_then(|us| Timestamp::from_microsecond(us).ok());
+        match (time, &self.clock) {
+            (Some(time), Clock::Short(zone)) => time
+                .to_zoned(zone.clone())
+                .strftime("%b %d %H:%M:%S")
+                .to_string(),
+            (Some(time), Clock::Rfc3339) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+            (None, _) => format!("[{us} us]"),
+        }
+    }
+
+    /// A part of the prefix: always one line, and escaped on a terminal.
+    fn word(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        for line in bytes.split(|byte| *byte == b'\n').take(1) {
+            self.text(line, out);
+        }
+    }
+
+    fn text(&self, bytes: &[u8], out: &mut Vec<u8>) {
+        if self.terminal {
+            escape(bytes, out)
+        } else {
+            out.extend_from_slice(bytes)
+        }
+    }
+}
+
+/// Appends text in which nothing can steer a terminal: control characters, what is not UTF-8, and the
+/// marks that reorder a line are written as escapes. Tabs stay.
+pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c == '\t' || !(c.is_control() || reorders) {
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else if c.is_ascii() {
+                out.extend_from_slice(format!("\\x{:02x}", u32::from(c)).as_bytes());
+            } else {
+                out.extend_from_slice(format!("\\u{{{:x}}}", u32::from(c)).as_bytes());
+            }
+        }
+        for byte in chunk.invalid() {
+            out.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+        }
+    }
+}
+
+/// Text from the guest that may go to a terminal.
+pub fn escaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    escape(text.as_bytes(), &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::{
+        entry::tests::entry,
+        segment::{Gap, GapReason},
+    };
+
+    fn rendered(mut human: Human, records: &[Record]) -> String {
+        human.clock = match human.clock {
+            Clock::Short(_) => Clock::Short(TimeZone::UTC),
+            other => other,
+        };
+        let mut out = Vec::new();
+        for record in records {
+            human.render(record, &mut out);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    const APP: [&[u8]; 5] = [
+        b"_HOSTNAME=demo",
+        b"SYSLOG_IDENTIFIER=app",
+        b"_PID=17",
+        b"PRIORITY=3",
+        b"MESSAGE=first\n  second\n",
+    ];
+
+    #[test]
+    fn lines_read_like_journalctl_and_further_ones_are_indented() {
+        assert_eq!(
+            rendered(Human::for_user(false), &[Record::Entry(entry(1, &APP))]),
+            format!(
+                "Nov 21 23:01:02 demo app[17]: first\n{}  second\n",
+                " ".repeat(30)
+            )
+        );
+        assert_eq!(
+            rendered(
+                Human::for_stdout(),
+                &[Record::Entry(entry(1, &[b"MESSAGE=x", b"_COMM=sh"]))]
+            ),
+            "2025-11-21T23:01:02.123456Z sh: x\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_gets_colours_and_never_the_guests_own_escapes() {
+        let hostile: [&[u8]; 4] = [
+            b"_HOSTNAME=de\x1b]0;owned\x07mo",
+            b"SYSLOG_IDENTIFIER=a\nNov",
+            b"MESSAGE=\x1b[2Jgone \xff \xc2\x9b \xe2\x80\xae\ttab",
+            b"PRIORITY=4",
+        ];
+        assert_eq!(
+            rendered(Human::for_user(true), &[Record::Entry(entry(1, &hostile))]),
+            "Nov 21 23:01:02 de\\x1b]0;owned\\x07mo a: \x1b[1;33m\\x1b[2Jgone \\xff \\u{9b} \\u{202e}\ttab\x1b[0m\n"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_and_a_new_boot_are_lines_of_their_own() {
+        let gap = Gap {
+            first: 3,
+            last: 14,
+            reason: GapReason::Vacuumed,
+        };
+        let mut later = entry(15, &[b"MESSAGE=b", b"_COMM=x", b"_HOSTNAME=h"]);
+        later.head.boot_id = [1; 16];
+        let records = [
+            Record::Entry(entry(2, &[b"MESSAGE=a", b"_COMM=x", b"_HOSTNAME=h"])),
+            Record::Gap {
+                seqnum_id: [0; 16],
+                gap,
+            },
+            Record::Entry(later),
+            Record::Removed,
+        ];
+        assert_eq!(
+            rendered(Human::for_user(false), &records),
+            "Nov 21 23:01:02 h x: a\n\
+             -- 12 entries are missing: the guest deleted them before they were read --\n\
+             -- Boot 01010101010101010101010101010101 --\n\
+             Nov 21 23:01:02 h x: b\n\
+             -- older entries were deleted on the host --\n"
+        );
+    }
+
+    #[test]
+    fn an_impossible_time_is_shown_as_it_is() {
+        let mut odd = entry(1, &[b"MESSAGE=x", b"_COMM=y", b"_HOSTNAME=h"]);
+        odd.head.realtime_us = u64::MAX;
+        let text = rendered(Human::for_user(false), &[Record::Entry(odd)]);
+        assert_eq!(text, format!("[{} us] h y: x\n", u64::MAX));
+    }
+}

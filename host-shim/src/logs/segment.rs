@@ -1,0 +1,454 @@
+//! The form of one segment file. Little-endian throughout.
+//!
+//! ```text
+//! file   := magic "SEEDJRNL" | version u32 = 1 | zero u32 | frame*
+//! frame  := length u32 | crc32 u32 | header | block       length counts header and block,
+//!                                                         crc32 (IEEE) covers header and block
+//! header := seqnum_id [16] | first u64 | last u64 | count u32 | flags u16 | gap_reason u16
+//!           | gap_first u64 | gap_last u64 | received_unix_us u64
+//! ```
+//!
+//! A frame is one batch *and* the position after it; it is written with one call. Whatever does not check
+//! at the end of the newest file was being written when the machine stopped: it is cut off, and the guest
+//! is asked for it again. Nothing is read into memory before its length was found to be within bounds.
+
+use std::io::{self, Read, Write};
+
+use thiserror::Error;
+
+/// The first bytes of a segment.
+pub const MAGIC: [u8; 8] = *b"SEEDJRNL";
+
+/// The version of this form.
+pub const VERSION: u32 = 1;
+
+/// The length of a file's header.
+pub const FILE_HEADER_BYTES: u64 = FILE_HEADER as u64;
+
+const FILE_HEADER: usize = 16;
+
+/// The length of a frame's prefix.
+pub const PREFIX_BYTES: u64 = PREFIX as u64;
+
+const PREFIX: usize = 8;
+
+/// The length of a frame's header.
+pub const FRAME_HEADER_BYTES: usize = 64;
+
+/// The longest block taken: the protocol's limit of 1 MiB, plus one entry that alone is longer.
+pub const MAX_BLOCK_BYTES: usize = 4 << 20;
+
+const FLAG_RESET: u16 = 1;
+const FLAG_GAP: u16 = 2;
+
+/// What cannot be a segment.
+#[derive(Debug, Error)]
+pub enum SegmentError {
+    /// Not our file.
+    #[error("not a journal segment")]
+    Magic,
+    /// Written by a later release.
+    #[error("journal segment of version {0}; this program knows {VERSION}")]
+    Version(u32),
+    /// The disk failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Where a writer's numbering stands: the last entry that is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Who numbers the entries; all zero before the first entry.
+    pub seqnum_id: [u8; 16],
+    /// The last entry held.
+    pub seqnum: u64,
+}
+
+/// Why entries are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// Not known: the numbers jump.
+    Unknown,
+    /// journald deleted the file before it was read.
+    Vacuumed,
+    /// The guest's journal is damaged there.
+    Corrupt,
+    /// The block that the guest sent for them cannot be decoded.
+    Undecodable,
+}
+
+impl GapReason {
+    fn code(self) -> u16 {
+        match self {
+            Self::Unknown => 0,
+            Self::Vacuumed => 1,
+            Self::Corrupt => 2,
+            Self::Undecodable => 3,
+        }
+    }
+
+    fn from_code(code: u16) -> Self {
+        match code {
+            1 => Self::Vacuumed,
+            2 => Self::Corrupt,
+            3 => Self::Undecodable,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Half a sentence for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "the guest's journal does not have them",
+            Self::Vacuumed => "the guest deleted them before they were read",
+            Self::Corrupt => "the guest's journal is damaged there",
+            Self::Undecodable => "the guest sent them in a form that cannot be read",
+        }
+    }
+}
+
+/// Entries that are missing before a frame's first entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The first missing number.
+    pub first: u64,
+    /// The last missing number.
+    pub last: u64,
+    /// Why.
+    pub reason: GapReason,
+}
+
+impl Gap {
+    /// How many entries are missing.
+    pub fn count(&self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(1)
+    }
+}
+
+/// One batch and the position after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Who numbers the entries.
+    pub seqnum_id: [u8; 16],
+    /// The first entry in the block, 0 when there is none.
+    pub first: u64,
+    /// The position after this frame: its last entry, or the end of its gap.
+    pub last: u64,
+    /// How many entries the block holds.
+    pub count: u32,
+    /// The numbering began anew: this is the first frame of another writer.
+    pub reset: bool,
+    /// What is missing before it.
+    pub gap: Option<Gap>,
+    /// When the host received it, microseconds since the epoch.
+    pub received_unix_us: u64,
+    /// The entries, in the form of `seed_protocol::journal`. Empty when `count` is 0.
+    pub block: Vec<u8>,
+}
+
+impl Frame {
+    /// The position after this frame.
+    pub fn position(&self) -> Position {
+        Position {
+            seqnum_id: self.seqnum_id,
+            seqnum: self.last,
+        }
+    }
+
+    /// How many bytes it takes on disk.
+    pub fn size(&self) -> u64 {
+        PREFIX_BYTES + FRAME_HEADER_BYTES as u64 + self.block.len() as u64
+    }
+
+    /// The bytes on disk. Fails only for a block beyond [`MAX_BLOCK_BYTES`].
+    pub fn encode(&self) -> io::Result<Vec<u8>> {
+        let length = u32::try_from(FRAME_HEADER_BYTES + self.block.len())
+            .ok()
+            .filter(|_| self.block.len() <= MAX_BLOCK_BYTES)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "block is too long"))?;
+        let (flags, gap) = match self.gap {
+            Some(gap) => (FLAG_GAP, gap),
+            None => (
+                0,
+                Gap {
+                    first: 0,
+                    last: 0,
+                    reason: GapReason::Unknown,
+                },
+            ),
+        };
+        let flags = flags | if self.reset { FLAG_RESET } else { 0 };
+        let mut body = Vec::with_capacity(FRAME_HEADER_BYTES + self.block.len());
+        body.extend_from_slice(&self.seqnum_id);
+        body.extend_from_slice(&self.first.to_le_bytes());
+        body.extend_from_slice(&self.last.to_le_bytes());
+        body.extend_from_slice(&self.count.to_le_bytes());
+        body.extend_from_slice(&flags.to_le_bytes());
+        body.extend_from_slice(&gap.reason.code().to_le_bytes());
+        body.extend_from_slice(&gap.first.to_le_bytes());
+        body.extend_from_slice(&gap.last.to_le_bytes());
+        body.extend_from_slice(&self.received_unix_us.to_le_bytes());
+        debug_assert_eq!(body.len(), FRAME_HEADER_BYTES);
+        body.extend_from_slice(&self.block);
+        let mut out = Vec::with_capacity(body.len() + 8);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&crc32(&body).to_le_bytes());
+        out.extend_from_slice(&body);
+        Ok(out)
+    }
+
+    fn decode(mut body: Vec<u8>) -> Option<Self> {
+        let block = body.split_off(FRAME_HEADER_BYTES);
+        let mut rest = body.as_slice();
+        let seqnum_id = take(&mut rest)?;
+        let first = u64::from_le_bytes(take(&mut rest)?);
+        let last = u64::from_le_bytes(take(&mut rest)?);
+        let count = u32::from_le_bytes(take(&mut rest)?);
+        let flags = u16::from_le_bytes(take(&mut rest)?);
+        let reason = GapReason::from_code(u16::from_le_bytes(take(&mut rest)?));
+        let gap_first = u64::from_le_bytes(take(&mut rest)?);
+        let gap_last = u64::from_le_bytes(take(&mut rest)?);
+        let received_unix_us = u64::from_le_bytes(take(&mut rest)?);
+        let gap = (flags & FLAG_GAP != 0).then_some(Gap {
+            first: gap_first,
+            last: gap_last,
+            reason,
+        });
+        let reset = flags & FLAG_RESET != 0;
+        Some(Self {
+            seqnum_id,
+            first,
+            last,
+            count,
+            reset,
+            gap,
+            received_unix_us,
+            block,
+        })
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*head)
+}
+
+/// Writes a file's header.
+pub fn write_header(file: &mut impl Write) -> io::Result<()> {
+    let mut header = [0; FILE_HEADER];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    file.write_all(&header)
+}
+
+/// Reads and checks a file's header. A file too short for one is `Ok(false)`.
+pub fn read_header(file: &mut impl Read) -> Result<bool, SegmentError> {
+    let mut header = [0; FILE_HEADER];
+    match read_whole(file, &mut header)? {
+        Filled::Whole => {}
+        Filled::Nothing | Filled::Part => return Ok(false),
+    }
+    if header[..8] != MAGIC {
+        return Err(SegmentError::Magic);
+    }
+    let mut version = &header[8..];
+    match take(&mut version).map(u32::from_le_bytes) {
+        Some(VERSION) => Ok(true),
+        other => Err(SegmentError::Version(other.unwrap_or(0))),
+    }
+}
+
+/// What follows in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A frame that checks.
+    Frame(Frame),
+    /// The end, just behind a frame.
+    End,
+    /// Something that is not, or not yet, a whole frame.
+    Torn,
+}
+
+/// Reads the next frame.
+pub fn read_frame(file: &mut impl Read) -> io::Result<Next> {
+    let mut prefix = [0; PREFIX];
+    match read_whole(file, &mut prefix)? {
+        Filled::Nothing => return Ok(Next::End),
+        Filled::Part => return Ok(Next::Torn),
+        Filled::Whole => {}
+    }
+    let mut rest = prefix.as_slice();
+    let (Some(length), Some(sum)) = (take(&mut rest), take(&mut rest)) else {
+        return Ok(Next::Torn);
+    };
+    let length = u32::from_le_bytes(length) as usize;
+    if !(FRAME_HEADER_BYTES..=FRAME_HEADER_BYTES + MAX_BLOCK_BYTES).contains(&length) {
+        return Ok(Next::Torn);
+    }
+    let mut body = vec![0; length];
+    if read_whole(file, &mut body)? != Filled::Whole || crc32(&body) != u32::from_le_bytes(sum) {
+        return Ok(Next::Torn);
+    }
+    Ok(Frame::decode(body).map_or(Next::Torn, Next::Frame))
+}
+
+#[derive(PartialEq, Eq)]
+enum Filled {
+    Nothing,
+    Part,
+    Whole,
+}
+
+fn read_whole(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<Filled> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => {
+                return Ok(if filled == 0 {
+                    Filled::Nothing
+                } else {
+                    Filled::Part
+                });
+            }
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Filled::Whole)
+}
+
+/// CRC-32 as in IEEE 802.3 (polynomial 0xEDB88320, reflected), eight tables for eight bytes a step.
+fn crc32(bytes: &[u8]) -> u32 {
+    static TABLES: [[u32; 256]; 8] = crc_tables();
+    let mut crc = !0u32;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let low = crc ^ u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+        let [a, b, c, d] = low.to_le_bytes();
+        crc = TABLES[7][usize::from(a)]
+            ^ TABLES[6][usize::from(b)]
+            ^ TABLES[5][usize::from(c)]
+            ^ TABLES[4][usize::from(d)]
+            ^ TABLES[3][usize::from(chunk[4])]
+            ^ TABLES[2][usize::from(chunk[5])]
+            ^ TABLES[1][usize::from(chunk[6])]
+            ^ TABLES[0][usize::from(chunk[7])];
+    }
+    for byte in chunks.remainder() {
+        crc = (crc >> 8) ^ TABLES[0][usize::from(crc.to_le_bytes()[0] ^ byte)];
+    }
+    !crc
+}
+
+const fn crc_tables() -> [[u32; 256]; 8] {
+    let mut tables = [[0u32; 256]; 8];
+    let mut value = 0u32;
+    let mut i = 0;
+    while i < 256 {
+        let mut crc = value;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0xEDB8_8320
+            } else {
+                crc >> 1
+            };
+            bit += 1;
+        }
+        tables[0][i] = crc;
+        value += 1;
+        i += 1;
+    }
+    let mut table = 1;
+    while table < 8 {
+        let mut i = 0;
+        while i < 256 {
+            let before = tables[table - 1][i];
+            tables[table][i] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
+            i += 1;
+        }
+        table += 1;
+    }
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(block: Vec<u8>, gap: Option<Gap>) -> Frame {
+        Frame {
+            seqnum_id: [7; 16],
+            first: 5,
+            last: 9,
+            count: 5,
+            reset: true,
+            gap,
+            received_unix_us: 1_763_766_000_000_000,
+            block,
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_the_common_one() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32(b""), 0);
+        assert_eq!(
+            crc32(b"The quick brown fox jumps over the lazy dog"),
+            0x414F_A339
+        );
+    }
+
+    #[test]
+    fn a_later_version_and_a_foreign_file_are_told_apart() {
+        let mut header = Vec::new();
+        write_header(&mut header).unwrap();
+        assert!(read_header(&mut header.as_slice()).unwrap());
+        assert!(!read_header(&mut &header[..7]).unwrap());
+        header[8] = 2;
+        assert!(matches!(
+            read_header(&mut header.as_slice()),
+            Err(SegmentError::Version(2))
+        ));
+        assert!(matches!(
+            read_header(&mut [b'x'; 16].as_slice()),
+            Err(SegmentError::Magic)
+        ));
+    }
+
+    #[test]
+    fn a_length_beyond_the_bound_is_torn_and_reads_nothing() {
+        let bytes = [0xff; 64];
+        assert_eq!(read_frame(&mut bytes.as_slice()).unwrap(), Next::Torn);
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_comes_back_and_any_cut_or_flipped_bit_is_torn(
+            block in proptest::collection::vec(any::<u8>(), 0..300),
+            gap in proptest::option::of((any::<u64>(), any::<u64>(), 0u16..4)),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            let gap = gap.map(|(first, last, reason)| Gap {
+                first, last, reason: GapReason::from_code(reason),
+            });
+            let frame = frame(block, gap);
+            let bytes = frame.encode().unwrap();
+            prop_assert_eq!(bytes.len() as u64, frame.size());
+            prop_assert_eq!(read_frame(&mut bytes.as_slice()).unwrap(), Next::Frame(frame));
+
+            let cut = at.index(bytes.len());
+            let expected = if cut == 0 { Next::End } else { Next::Torn };
+            prop_assert_eq!(read_frame(&mut &bytes[..cut]).unwrap(), expected);
+
+            let mut flipped = bytes.clone();
+            flipped[cut] ^= 1 << bit;
+            prop_assert_eq!(read_frame(&mut flipped.as_slice()).unwrap(), Next::Torn);
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! A folder of segments, seen by its one writer.
+//!
+//! Files are numbered (`00000001.seg`, ...); only the newest is written. A lock file keeps a second writer
+//! out. A batch is appended with one write; when that fails half way (a full disk) the file is cut back to
+//! the last whole frame, so the same batch can be tried again later. Files are flushed to the disk when
+//! they are full and when the store is closed: after a power cut the guest is asked again for what is not
+//! there, because the position lives in the same frames.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufReader, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+use super::segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentError};
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A file is closed before it would grow beyond this.
+    pub segment_bytes: u64,
+    /// The oldest files are deleted when all together are longer.
+    pub total_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 16 << 20,
+            total_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process writes there.
+    #[error("log {} is being written by another process", dir.display())]
+    Locked {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The newest segment cannot be continued.
+    #[error("log segment {}", path.display())]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: SegmentError,
+    },
+    /// The disk failed.
+    #[error("log {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The writer of a folder of segments.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    limits: Limits,
+    number: u64,
+    file: File,
+    length: u64,
+    position: Position,
+    // Held, never read: the lock goes with it.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the folder, makes it where it is missing, and cuts a torn tail.
+    pub fn open(dir: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let fault = |source| StoreError::Io {
+            path: dir.into(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(fault)?;
+        let lock = lock(dir)?;
+        let numbers = numbers(dir).map_err(fault)?;
+        let mut position = Position::default();
+        let mut newest = None;
+        for &number in numbers.iter().rev() {
+            let (length, last) = scan(&path_of(dir, number))?;
+            newest.get_or_insert((number, length));
+            if let Some(last) = last {
+                position = last;
+                break;
+            }
+        }
+        let (number, length) = newest.unwrap_or((1, 0));
+        let path = path_of(dir, number);
+        let fault = |source| StoreError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = open_for_writing(&path).map_err(fault)?;
+        let length = start_file(&mut file, length).map_err(fault)?;
+        Ok(Self {
+            dir: dir.into(),
+            limits,
+            number,
+            file,
+            length,
+            position,
+            _lock: lock,
+        })
+    }
+
+    /// The last entry held.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Appends a batch together with the position after it.
+    pub fn append(&mut self, frame: &Frame) -> Result<(), StoreError> {
+        let bytes = frame.encode().map_err(|source| self.fault(source))?;
+        let size = bytes.len() as u64;
+        if self.length > FILE_HEADER_BYTES && self.length + size > self.limits.segment_bytes {
+            self.rotate()?;
+        }
+        if let Err(source) = self.file.write_all(&bytes) {
+            // Best effort: a tail that stays is cut at the next open, and a reader takes it for torn.
+            let cut = start_file(&mut self.file, self.length);
+            if let Err(error) = cut {
+                tracing::warn!(%error, "log segment is not cut back after a failed write");
+            }
+            return Err(self.fault(source));
+        }
+        self.length += size;
+        self.position = frame.position();
+        Ok(())
+    }
+
+    /// Flushes to the disk.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|source| self.fault(source))
+    }
+
+    fn rotate(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
+        let path = path_of(&self.dir, self.number + 1);
+        let fault = |source| StoreError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = open_for_writing(&path).map_err(fault)?;
+        let length = start_file(&mut file, 0).map_err(fault)?;
+        (self.file, self.length) = (file, length);
+        self.number += 1;
+        self.enforce_total();
+        Ok(())
+    }
+
+    /// Deletes the oldest files. A failure is only logged: the log goes on.
+    fn enforce_total(&self) {
+        let result = (|| {
+            let mut sizes = Vec::new();
+            for number in numbers(&self.dir)? {
+                sizes.push((number, fs::metadata(path_of(&self.dir, number))?.len()));
+            }
+            // Room for the segment that was just begun.
+            let mut total =
+                sizes.iter().map(|(_, size)| size).sum::<u64>() + self.limits.segment_bytes;
+            for (number, size) in sizes {
+                if total <= self.limits.total_bytes || number == self.number {
+                    break;
+                }
+                fs::remove_file(path_of(&self.dir, number))?;
+                total -= size;
+            }
+            io::Result::Ok(())
+        })();
+        if let Err(error) = result {
+            tracing::warn!(dir = %self.dir.display(), %error, "old log segments stay");
+        }
+    }
+
+    fn fault(&self, source: io::Error) -> StoreError {
+        StoreError::Io {
+            path: path_of(&self.dir, self.number),
+            source,
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.sync() {
+            tracing::warn!(%error, "log is not flushed");
+        }
+    }
+}
+
+/// The file of this number.
+pub(super) fn path_of(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:08}.seg"))
+}
+
+/// The numbers of the segments, oldest first. A folder that does not exist has none.
+pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
+    let file = file.map_err(|source| StoreError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: dir.into() }),
+        Err(errno) => Err(StoreError::Io {
+            path,
+            source: errno.into(),
+        }),
+    }
+}
+
+fn open_for_writing(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Cuts the file to `length`, writes the header where there is none, and stands at the end.
+fn start_file(file: &mut File, length: u64) -> io::Result<u64> {
+    file.set_len(if length < FILE_HEADER_BYTES {
+        0
+    } else {
+        length
+    })?;
+    file.seek(SeekFrom::End(0))?;
+    if length < FILE_HEADER_BYTES {
+        segment::write_header(file)?;
+    }
+    Ok(length.max(FILE_HEADER_BYTES))
+}
+
+/// How much of the file checks, and the position after its last frame.
+fn scan(path: &Path) -> Result<(u64, Option<Position>), StoreError> {
+    let fault = |source| StoreError::Segment {
+        path: path.into(),
+        source,
+    };
+    let file = File::open(path).map_err(|source| fault(source.into()))?;
+    let mut file = BufReader::with_capacity(256 << 10, file);
+    if !segment::read_header(&mut file).map_err(fault)? {
+        return Ok((0, None));
+    }
+    let (mut length, mut position) = (FILE_HEADER_BYTES, None);
+    while let Next::Frame(frame) =
+        segment::read_frame(&mut file).map_err(|source| fault(source.into()))?
+    {
+        length += frame.size();
+        position = Some(frame.position());
+    }
+    Ok((length, position))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::logs) fn frame(last: u64, bytes: usize) -> Frame {
+        Frame {
+            seqnum_id: [1; 16],
+            first: last,
+            last,
+            count: 1,
+            reset: false,
+            gap: None,
+            received_unix_us: 1,
+            block: vec![b'.'; bytes],
+        }
+    }
+
+    #[test]
+    fn position_survives_reopening_and_a_torn_tail_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), Limits::default()).unwrap();
+        assert_eq!(store.position(), Position::default());
+        store.append(&frame(1, 100)).unwrap();
+        store.append(&frame(2, 100)).unwrap();
+        drop(store);
+        let path = path_of(dir.path(), 1);
+        let whole = fs::read(&path).unwrap();
+        for cut in [1, 50, 100, 171] {
+            fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            let store = Store::open(dir.path(), Limits::default()).unwrap();
+            assert_eq!(store.position().seqnum, 1, "cut {cut}");
+            assert_eq!(
+                fs::metadata(&path).unwrap().len(),
+                16 + frame(1, 100).size()
+            );
+        }
+        let mut store = Store::open(dir.path(), Limits::default()).unwrap();
+        store.append(&frame(2, 100)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_segment_that_was_only_just_begun_does_not_lose_the_position() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), Limits::default()).unwrap();
+        store.append(&frame(7, 10)).unwrap();
+        drop(store);
+        for begun in [0usize, 5, 16] {
+            fs::write(
+                path_of(dir.path(), 2),
+                &fs::read(path_of(dir.path(), 1)).unwrap()[..begun],
+            )
+            .unwrap();
+            let mut store = Store::open(dir.path(), Limits::default()).unwrap();
+            assert_eq!(store.position().seqnum, 7);
+            store.append(&frame(8, 10)).unwrap();
+            drop(store);
+            assert_eq!(
+                Store::open(dir.path(), Limits::default())
+                    .unwrap()
+                    .position()
+                    .seqnum,
+                8
+            );
+        }
+    }
+
+    #[test]
+    fn files_rotate_and_the_oldest_go_beyond_the_cap() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            segment_bytes: 1000,
+            total_bytes: 4000,
+        };
+        let mut store = Store::open(dir.path(), limits).unwrap();
+        for n in 1..=40 {
+            store.append(&frame(n, 300)).unwrap();
+        }
+        let numbers = numbers(dir.path()).unwrap();
+        let total: u64 = numbers
+            .iter()
+            .map(|n| fs::metadata(path_of(dir.path(), *n)).unwrap().len())
+            .sum();
+        assert!(total <= limits.total_bytes, "{total}");
+        assert!(numbers.len() >= 3 && numbers[0] > 1, "{numbers:?}");
+        drop(store);
+        assert_eq!(
+            Store::open(dir.path(), limits).unwrap().position().seqnum,
+            40
+        );
+    }
+
+    #[test]
+    fn a_second_writer_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Limits::default()).unwrap();
+        assert!(matches!(
+            Store::open(dir.path(), Limits::default()),
+            Err(StoreError::Locked { .. })
+        ));
+        drop(store);
+        Store::open(dir.path(), Limits::default()).unwrap();
+    }
+
+    #[test]
+    fn a_foreign_newest_file_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(path_of(dir.path(), 1), b"something else entirely").unwrap();
+        let error = Store::open(dir.path(), Limits::default()).unwrap_err();
+        assert!(matches!(
+            error,
+            StoreError::Segment {
+                source: SegmentError::Magic,
+                ..
+            }
+        ));
+    }
+}

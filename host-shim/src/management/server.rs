@@ -1,0 +1,299 @@
+//! Serves `seed.management.v1` on one Unix socket. The socket is 0600, and the peer's credentials
+//! (unix(7), `SO_PEERCRED`) are checked besides: root, or the user that the shim runs as. Anyone else is
+//! disconnected before a byte is read. Requests are adapted to a [`Backend`] and nothing more.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use seed_protocol::{
+    seed::{
+        management::{GetKeysRequest, GetStatusRequest, InstanceStatus, Keys},
+        management_ttrpc::{Management, create_management},
+        v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+    },
+    status,
+};
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use ttrpc::r#async::{TtrpcContext, transport::Listener};
+
+use super::{Backend, BackendError, MAX_STATUS_WAIT};
+
+/// How long the listener rests after an accept that failed, so that a full table of file descriptors
+/// does not become a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the socket cannot be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The socket cannot be made.
+    #[error("management socket {} cannot be made", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// ttrpc refuses to start.
+    #[error("management server does not start")]
+    Start(#[source] ttrpc::Error),
+}
+
+/// A running management server. Dropping it removes the socket and ends the listening; use
+/// [`Server::stop`] to end the connections too.
+pub struct Server {
+    inner: ttrpc::r#async::Server,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends every connection and removes the socket.
+    pub async fn stop(mut self) {
+        if let Err(error) = self.inner.shutdown().await {
+            tracing::warn!(%error, "management server did not stop in order");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.path.display(), %error, "management socket stays");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Listens on `path` and answers from `backend`. A socket that is there already is replaced: whoever
+/// holds the instance's lock owns the path.
+pub async fn serve(path: &Path, backend: Arc<dyn Backend>) -> Result<Server, ServeError> {
+    let listener = bind(path).map_err(|source| ServeError::Bind {
+        path: path.into(),
+        source,
+    })?;
+    let mut inner = ttrpc::r#async::Server::new()
+        .register_service(create_management(Arc::new(Service { backend })))
+        .add_listener(admitted(listener));
+    inner.start().await.map_err(ServeError::Start)?;
+    Ok(Server {
+        inner,
+        path: path.into(),
+    })
+}
+
+/// Binds under another name first: the socket appears under its own name with its final mode.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push("~");
+    let hidden = PathBuf::from(hidden);
+    match fs::remove_file(&hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&hidden)?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&hidden, path)?;
+    Ok(listener)
+}
+
+/// The connections of those who may ask.
+fn admitted(listener: UnixListener) -> Listener {
+    Listener::new(Box::pin(stream::unfold(listener, |listener| async move {
+        loop {
+            match listener.accept().await {
+                Ok((connection, _)) if may_ask(&connection) => {
+                    return Some((Ok::<_, io::Error>(connection), listener));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "management connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })))
+}
+
+fn may_ask(connection: &UnixStream) -> bool {
+    match connection.peer_cred() {
+        Ok(peer) => {
+            let own = rustix::process::geteuid().as_raw();
+            let admitted = uid_may_ask(peer.uid(), own);
+            if !admitted {
+                tracing::warn!(uid = peer.uid(), "management connection refused");
+            }
+            admitted
+        }
+        Err(error) => {
+            tracing::warn!(%error, "management connection without credentials refused");
+            false
+        }
+    }
+}
+
+fn uid_may_ask(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
+struct Service {
+    backend: Arc<dyn Backend>,
+}
+
+#[async_trait]
+impl Management for Service {
+    async fn get_status(
+        &self,
+        _: &TtrpcContext,
+        request: GetStatusRequest,
+    ) -> ttrpc::Result<InstanceStatus> {
+        let wait = Duration::from_millis(request.wait_ms.into()).min(MAX_STATUS_WAIT);
+        Ok(self.backend.status(request.after_revision, wait).await)
+    }
+
+    async fn get_keys(&self, _: &TtrpcContext, _: GetKeysRequest) -> ttrpc::Result<Keys> {
+        Ok(self.backend.keys().await?)
+    }
+
+    async fn list_units(
+        &self,
+        _: &TtrpcContext,
+        request: ListUnitsRequest,
+    ) -> ttrpc::Result<ListUnitsResponse> {
+        Ok(self.backend.list_units(request).await?)
+    }
+
+    async fn control_unit(
+        &self,
+        _: &TtrpcContext,
+        request: ControlUnitRequest,
+    ) -> ttrpc::Result<ControlUnitResponse> {
+        Ok(self.backend.control_unit(request).await?)
+    }
+}
+
+impl From<BackendError> for ttrpc::Error {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Invalid(text) => status::invalid(text),
+            BackendError::NotFound(text) => status::not_found(text),
+            BackendError::NotReady(text) => status::failed_precondition(text),
+            BackendError::Unavailable(text) => status::unavailable(text),
+            BackendError::Internal(text) => status::internal(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::management::{Client, ClientError};
+
+    struct Fixed;
+
+    #[async_trait]
+    impl Backend for Fixed {
+        async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus {
+            let ms = u64::try_from(wait.as_millis()).unwrap();
+            InstanceStatus {
+                revision: after_revision + 1,
+                log_lag: ms,
+                ..Default::default()
+            }
+        }
+        async fn keys(&self) -> Result<Keys, BackendError> {
+            Err(BackendError::NotReady(
+                "the guest has not said hello yet".into(),
+            ))
+        }
+        async fn list_units(
+            &self,
+            request: ListUnitsRequest,
+        ) -> Result<ListUnitsResponse, BackendError> {
+            Err(BackendError::Invalid(request.patterns.join(",")))
+        }
+        async fn control_unit(
+            &self,
+            request: ControlUnitRequest,
+        ) -> Result<ControlUnitResponse, BackendError> {
+            Ok(ControlUnitResponse {
+                result: request.name,
+                ..Default::default()
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_and_refusals_arrive_as_the_backend_gave_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("management.sock");
+        let server = serve(&path, Arc::new(Fixed)).await.unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+
+        let client = Client::connect(&path).await.unwrap();
+        let status = client.status(6, Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(status.revision, 7);
+        assert_eq!(status.log_lag, 30_000, "the wait is cut");
+        match client.keys().await {
+            Err(ClientError::Refused { message, .. }) => {
+                assert_eq!(message, "the guest has not said hello yet");
+            }
+            other => panic!("{other:?}"),
+        }
+        server.stop().await;
+        assert!(!path.exists(), "the socket goes with the server");
+        assert!(matches!(
+            Client::connect(&path).await,
+            Err(ClientError::Absent { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_by_a_crash_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("management.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(matches!(
+            Client::connect(&path).await,
+            Err(ClientError::Absent { .. })
+        ));
+        let server = serve(&path, Arc::new(Fixed)).await.unwrap();
+        Client::connect(&path)
+            .await
+            .unwrap()
+            .status(0, Duration::ZERO)
+            .await
+            .unwrap();
+        server.stop().await;
+    }
+
+    #[test]
+    fn only_root_and_the_own_user_may_ask() {
+        assert!(uid_may_ask(0, 1000) && uid_may_ask(1000, 1000) && uid_may_ask(0, 0));
+        assert!(!uid_may_ask(1000, 0) && !uid_may_ask(1001, 1000));
+    }
+}
