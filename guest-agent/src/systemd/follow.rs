@@ -1,0 +1,142 @@
+//! The task that keeps the connection to systemd and tells the status board what systemd says: its state
+//! (`starting`, `running`, `degraded`...) and the units that failed.
+//!
+//! systemd does not announce changes of `SystemState`. So every job that ends and every unit that
+//! changes is taken as a hint to ask again, at most once in [`SETTLE`]; a slow poll catches the rest.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use seed_protocol::seed::v1::{FailedUnit, Stage};
+use tokio::{select, sync::watch, time::sleep};
+use tracing::{debug, info, warn};
+use zbus::{Proxy, proxy::CacheProperties};
+
+use super::{EXEC_UNIT_PREFIX, bus::Bus, proxy::ListedUnit, unit::kind_interface};
+use crate::status::Board;
+
+/// How often we look whether the bus is there. Early boot has no event that would say so: inotify on
+/// `/run/dbus` cannot be set before the directory exists.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The pause after a lost or refused connection.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hints within this time are one question: a boot makes some hundreds of hints a second.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Without any hint systemd is asked this often.
+const POLL: Duration = Duration::from_secs(15);
+
+/// The most failed units that are reported.
+const MAX_FAILED_UNITS: usize = 64;
+
+/// Owns the connection.
+#[derive(Debug)]
+pub(super) struct Follower {
+    socket: PathBuf,
+    board: Board,
+    bus: watch::Sender<Option<Arc<Bus>>>,
+}
+
+impl Follower {
+    pub(super) fn new(socket: PathBuf, board: Board, bus: watch::Sender<Option<Arc<Bus>>>) -> Self {
+        Self { socket, board, bus }
+    }
+
+    /// Runs until nobody holds a handle any more.
+    pub(super) async fn run(self) {
+        let mut refused = false;
+        while !self.bus.is_closed() {
+            while !self.socket.exists() {
+                sleep(LOOK_AGAIN).await;
+                if self.bus.is_closed() {
+                    return;
+                }
+            }
+            match Bus::connect(&self.socket).await {
+                Ok(bus) => {
+                    refused = false;
+                    self.follow(Arc::new(bus)).await;
+                }
+                // Said once: the bus may refuse for as long as the daemon starts.
+                Err(error) if !refused => {
+                    refused = true;
+                    info!(error = %error, "the system bus does not answer yet");
+                }
+                Err(error) => debug!(error = %error, "the system bus does not answer"),
+            }
+            sleep(RECONNECT_PAUSE).await;
+        }
+    }
+
+    async fn follow(&self, bus: Arc<Bus>) {
+        info!("connected to systemd");
+        self.bus.send_replace(Some(Arc::clone(&bus)));
+        self.board.reach(Stage::STAGE_SYSTEM_BUS);
+        loop {
+            match ask(&bus).await {
+                Ok((state, failed)) => self.board.set_system_state(&state, failed),
+                Err(error) => warn!(error = %error, "systemd did not say how it is"),
+            }
+            sleep(SETTLE).await;
+            select! {
+                () = bus.dirty.notified() => {}
+                () = sleep(POLL) => {}
+                () = bus.closed() => break,
+                () = self.bus.closed() => break,
+            }
+        }
+        warn!("the connection to systemd was lost");
+        self.bus.send_replace(None);
+    }
+}
+
+/// The state of the system and the units that failed. An exec that ended with an error is no failure of
+/// the system, although it is a failed unit for the moment that it takes to read its exit status.
+async fn ask(bus: &Bus) -> zbus::Result<(String, Vec<FailedUnit>)> {
+    let failed = bus.manager.list_units_by_patterns(&["failed"], &[]).await?;
+    let state = bus.manager.system_state().await?;
+    let (execs, failed): (Vec<_>, Vec<_>) = failed
+        .into_iter()
+        .partition(|unit| unit.0.starts_with(EXEC_UNIT_PREFIX));
+    let mut units = Vec::new();
+    for unit in failed.into_iter().take(MAX_FAILED_UNITS) {
+        let result = result_of(bus, &unit).await;
+        units.push(FailedUnit {
+            name: unit.0,
+            result,
+            ..FailedUnit::default()
+        });
+    }
+    let only_execs = state == "degraded" && units.is_empty() && !execs.is_empty();
+    Ok((
+        if only_execs {
+            "running".to_owned()
+        } else {
+            state
+        },
+        units,
+    ))
+}
+
+/// The unit's `Result` (`exit-code`, `timeout`...). A unit that is gone by now, or of a kind that has
+/// no result, gives its sub state.
+async fn result_of(bus: &Bus, unit: &ListedUnit) -> String {
+    let (name, sub_state, path) = (&unit.0, &unit.4, &unit.6);
+    let Some(interface) = kind_interface(name) else {
+        return sub_state.clone();
+    };
+    let proxy = zbus::proxy::Builder::<Proxy<'_>>::new(&bus.connection)
+        .destination("org.freedesktop.systemd1")
+        .path(path.as_str())
+        .interface(interface)
+        .cache_properties(CacheProperties::No)
+        .build();
+    match proxy.await {
+        Ok(proxy) => proxy
+            .get_property::<String>("Result")
+            .await
+            .unwrap_or_else(|_| sub_state.clone()),
+        Err(_) => sub_state.clone(),
+    }
+}
