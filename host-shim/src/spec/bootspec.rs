@@ -9,10 +9,10 @@ use super::{MemoryMib, Vcpus};
 use crate::names::VolumeName;
 
 /// The longest file that is read.
-pub const MAX_BYTES: u64 = 1 << 20;
+pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// The file's name inside a toplevel.
-pub const FILE: &str = "boot.json";
+pub(super) const FILE: &str = "boot.json";
 
 /// Why a `boot.json` was not understood.
 #[derive(Debug, Error)]

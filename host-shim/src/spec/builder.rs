@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// `COMMAND_LINE_SIZE` of x86 (arch/x86/include/asm/setup.h), with the final zero byte.
-pub const MAX_CMDLINE_BYTES: usize = 2048;
+pub(super) const MAX_CMDLINE_BYTES: usize = 2048;
 
 /// The machine id and its name on the command line.
 const MACHINE_ID_BYTES: usize = " systemd.machine_id=".len() + 32;

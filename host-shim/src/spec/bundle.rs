@@ -11,10 +11,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 /// The file's name in a bundle.
-pub const FILE: &str = "config.json";
+pub(super) const FILE: &str = "config.json";
 
 /// The longest file that is read. Environment and annotations count into it.
-pub const MAX_BYTES: u64 = 8 << 20;
+pub(super) const MAX_BYTES: u64 = 8 << 20;
 
 /// Why a bundle cannot be used.
 #[derive(Debug, Error)]

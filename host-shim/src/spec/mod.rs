@@ -19,7 +19,9 @@ use std::{fmt, path::PathBuf};
 
 pub use accel::{AccelUnavailable, Cpu, host_accel, resolve as resolve_accel};
 pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX};
-pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry};
+pub use bootspec::{
+    BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size,
+};
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
 pub use inside::{InsideError, resolve as resolve_inside};

@@ -21,7 +21,7 @@ use crate::names::{NameError, VolumeName};
 pub const SERIAL_BYTES: usize = 20;
 
 /// More would not fit on a PCI bus of the machine.
-pub const MAX_VOLUMES: usize = 16;
+pub(super) const MAX_VOLUMES: usize = 16;
 
 const FILESYSTEMS: [&str; 3] = ["ext4", "xfs", "btrfs"];
 

@@ -1,1 +1,84 @@
-//! sys
+//! The system calls that the standard library has no word for. The only place with `unsafe`, and each
+//! block says why it is sound.
+
+use std::{io, os::fd::AsFd};
+
+use rustix::{
+    mount::{MountPropagationFlags, mount_change},
+    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use tokio::process::Command;
+
+/// Gives the calling thread, and every thread and process that it starts from now on, mounts of its own.
+/// Mounts of the host still arrive; ours do not leave.
+///
+/// To be called before any other thread exists.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: the one precondition is about `UnshareFlags::FILES`, which is not given: the table of
+    // descriptors stays shared.
+    #[allow(unsafe_code, reason = "rustix marks unshare unsafe for the sake of another flag")]
+    unsafe {
+        unshare_unsafe(UnshareFlags::NEWNS)?;
+    }
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags)?;
+    Ok(())
+}
+
+/// Makes the child get SIGKILL when this thread ends, however it ends.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = getpid();
+    let hook = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the call: then nobody would ever send the signal.
+        if getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+        }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls on plain values. It allocates
+    // nothing, takes no lock and touches no memory that another thread could hold half-written.
+    #[allow(unsafe_code, reason = "a hook between fork and exec is unsafe by nature")]
+    unsafe {
+        command.pre_exec(hook);
+    }
+}
+
+/// Sends a signal to the process behind a pidfd. A process that is gone is no error.
+pub fn signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// When the process of this pid started, in clock ticks since boot (proc_pid_stat(5), field 22): with the
+/// pid it names one process for good. `None` when there is none, or only its zombie.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// A pid as rustix wants it.
+pub fn pid(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_start_time_and_a_missing_one_has_none() {
+        assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(u32::MAX), None);
+    }
+}

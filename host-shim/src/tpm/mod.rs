@@ -1,1 +1,8 @@
-//! tpm
+//! The virtual TPM: its state on the host, which is the instance's identity, and swtpm's command line.
+//! Nothing here knows what the guest keeps in it.
+
+mod state_dir;
+mod swtpm;
+
+pub use state_dir::{StateDir, StateDirError};
+pub use swtpm::args;

@@ -1,1 +1,199 @@
-//! vmm
+//! Virtual machines: the trait that a virtual machine monitor implements, and what all of them share.
+//!
+//! A [`Vmm`] launches a [`VmSpec`] and hands back a [`Machine`]: pids, a way to send [`Control`]s, and a
+//! stream of [`VmEvent`]s that ends with [`VmEvent::Ended`], after which no process of the machine is
+//! left. Everything that runs for a machine is a supervised child; the death of any one ends all.
+//!
+//! [`qemu`] is the one back end for now.
+
+pub mod console;
+pub mod process;
+pub mod programs;
+pub mod qemu;
+mod helpers;
+
+use std::{fmt, io, path::PathBuf};
+
+use async_trait::async_trait;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{spec::VmSpec, tpm::StateDir};
+
+/// Why no machine came up.
+#[derive(Debug, Error)]
+pub enum VmmError {
+    /// A program is not installed.
+    #[error(transparent)]
+    Program(#[from] programs::ProgramError),
+    /// A program could not be started.
+    #[error("{name} could not be started")]
+    Spawn {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program ended at once.
+    #[error("{name} ended at its start ({how}){said}")]
+    Died {
+        /// Which.
+        name: &'static str,
+        /// Its exit status.
+        how: String,
+        /// Its last words, or nothing.
+        said: String,
+    },
+    /// A program never made its socket.
+    #[error("{name} did not listen on {} within {seconds} s{said}", socket.display())]
+    NoSocket {
+        /// Which.
+        name: &'static str,
+        /// The socket.
+        socket: PathBuf,
+        /// The limit.
+        seconds: u64,
+        /// Its last words, or nothing.
+        said: String,
+    },
+    /// The VMM's monitor does not talk.
+    #[error("the monitor of QEMU does not answer")]
+    Monitor(#[from] qemu::qmp::QmpError),
+    /// A file of the machine.
+    #[error("{} cannot be written", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What can be asked of a running machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Press the power button.
+    PowerButton,
+    /// End it now.
+    Kill,
+    /// Freeze the processors.
+    Pause,
+    /// Let them run on.
+    Resume,
+}
+
+/// What a running machine tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmEvent {
+    /// The console printed its first bytes: the kernel runs.
+    ConsoleSpoke,
+    /// The processors are frozen.
+    Paused,
+    /// The processors run on.
+    Resumed,
+    /// Everything is over. Always the last event.
+    Ended(VmEnd),
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmEnd {
+    /// The guest powered itself off.
+    Poweroff,
+    /// The guest rebooted. A reboot ends an instance: whoever runs it decides whether to start it again.
+    Reboot,
+    /// The guest's kernel panicked.
+    Panic,
+    /// [`Control::Kill`].
+    Killed,
+    /// The VMM ended by itself or by somebody else's signal.
+    Crashed {
+        /// Exit status and last words.
+        how: String,
+    },
+    /// A program that the machine cannot do without ended first.
+    HelperDied {
+        /// Which.
+        name: &'static str,
+        /// Exit status and last words.
+        how: String,
+    },
+}
+
+impl VmEnd {
+    /// The exit status that containerd sees.
+    pub fn exit_status(&self) -> u32 {
+        match self {
+            Self::Poweroff => 0,
+            // What systemd-nspawn@.service takes for "the system asked for a reboot".
+            Self::Reboot => 133,
+            // 128 + SIGABRT: the guest gave up by itself.
+            Self::Panic => 134,
+            // 128 + SIGKILL, so that nobody takes it for a success.
+            Self::Killed | Self::Crashed { .. } | Self::HelperDied { .. } => 137,
+        }
+    }
+}
+
+impl fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poweroff => f.write_str("the guest powered off"),
+            Self::Reboot => f.write_str("the guest rebooted"),
+            Self::Panic => f.write_str("the guest's kernel panicked"),
+            Self::Killed => f.write_str("killed"),
+            Self::Crashed { how } => write!(f, "the VMM ended ({how})"),
+            Self::HelperDied { name, how } => write!(f, "{name} ended ({how})"),
+        }
+    }
+}
+
+/// One process of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// `qemu`, `swtpm`...
+    pub name: &'static str,
+    /// Its pid.
+    pub pid: u32,
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its processes, the VMM first.
+    pub processes: Vec<ProcessInfo>,
+    /// Dropping it is [`Control::Kill`].
+    pub control: mpsc::UnboundedSender<Control>,
+    /// Ends after [`VmEvent::Ended`].
+    pub events: mpsc::UnboundedReceiver<VmEvent>,
+}
+
+/// A virtual machine monitor.
+#[async_trait]
+pub trait Vmm: Send + Sync + fmt::Debug {
+    /// Whether all that it needs is installed. Changes nothing.
+    fn check(&self) -> Result<(), VmmError>;
+
+    /// Starts a machine. On an error nothing of it is left running.
+    async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_poweroff_is_a_success() {
+        let how = || "signal 9".to_owned();
+        assert_eq!(VmEnd::Poweroff.exit_status(), 0);
+        for end in [
+            VmEnd::Reboot,
+            VmEnd::Panic,
+            VmEnd::Killed,
+            VmEnd::Crashed { how: how() },
+            VmEnd::HelperDied { name: "virtiofsd", how: how() },
+        ] {
+            assert!(end.exit_status() > 128, "{end}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The folder that holds an instance's TPM state: 0700, locked as long as a VM uses it. Its machine id is
+//! kept beside it, because both belong to the same identity.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+use crate::paths::InstancePaths;
+
+/// Why the TPM's state cannot be used.
+#[derive(Debug, Error)]
+pub enum StateDirError {
+    /// Another VM has it.
+    #[error("TPM state {} is in use by another VM: one identity cannot be in two places", .0.display())]
+    InUse(PathBuf),
+    /// A file operation.
+    #[error("TPM state {} cannot be used", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine id was changed by hand.
+    #[error("machine id in {} is not 32 hexadecimal digits", .0.display())]
+    MachineId(PathBuf),
+}
+
+/// A folder of TPM state, locked until this is dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    machine_id: String,
+    // Closing it gives the lock back, also when the process is killed.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the folder where it is missing, and locks it.
+    pub fn lock(paths: &InstancePaths) -> Result<Self, StateDirError> {
+        let path = paths.tpm_dir().to_owned();
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateDirError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io(&path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
+        let lock_path = paths.tpm_lock();
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(io(&lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::InUse(path)),
+            Err(error) => return Err(io(&lock_path)(error.into())),
+        }
+        let machine_id = machine_id(&paths.machine_id())?;
+        Ok(Self { path, machine_id, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The guest's machine id.
+    pub fn machine_id(&self) -> &str {
+        &self.machine_id
+    }
+}
+
+/// Reads the machine id, or makes one: machine-id(5).
+fn machine_id(path: &Path) -> Result<String, StateDirError> {
+    let io = |source| StateDirError::Io { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let id = text.trim();
+            let plain = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+            if plain { Ok(id.to_owned()) } else { Err(StateDirError::MachineId(path.to_owned())) }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A version 4 UUID, which is what machine-id(5) asks for.
+            let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(io)?;
+            let id: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+            let draft = path.with_extension("new");
+            let mut file = File::create(&draft).map_err(io)?;
+            writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(io)?;
+            fs::rename(&draft, path).map_err(io)?;
+            Ok(id)
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config,
+        names::{ContainerId, Namespace},
+        paths::Paths,
+    };
+
+    fn paths(dir: &Path) -> InstancePaths {
+        let config =
+            Config { run_dir: dir.join("run"), state_dir: dir.join("state"), ..Config::default() };
+        Paths::new(&config).instance(
+            &Namespace::try_from("default").unwrap(),
+            &ContainerId::try_from("demo").unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_and_a_later_one_finds_the_same_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        let first = StateDir::lock(&paths).unwrap();
+        let id = first.machine_id().to_owned();
+        assert_eq!(id.len(), 32);
+        let mode = fs::metadata(first.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(matches!(StateDir::lock(&paths), Err(StateDirError::InUse(_))));
+        drop(first);
+        assert_eq!(StateDir::lock(&paths).unwrap().machine_id(), id);
+    }
+
+    #[test]
+    fn a_machine_id_that_was_damaged_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        drop(StateDir::lock(&paths).unwrap());
+        fs::write(paths.machine_id(), "uninitialized\n").unwrap();
+        assert!(matches!(StateDir::lock(&paths), Err(StateDirError::MachineId(_))));
+        assert_eq!(fs::read_to_string(paths.machine_id()).unwrap(), "uninitialized\n");
+    }
+}

@@ -1,0 +1,230 @@
+//! One supervised child. It gets SIGKILL when the shim dies, its end is noticed at once, and what it
+//! printed is kept in a file of its own.
+
+use std::{
+    ffi::OsString,
+    fs::OpenOptions,
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use tokio::{
+    process::{Child, ChildStdout, Command},
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{ProcessInfo, VmmError};
+use crate::sys;
+
+/// How much of a child's last words goes into a message.
+const LAST_WORDS_BYTES: usize = 400;
+
+/// How often a socket is looked for.
+const SOCKET_POLL: Duration = Duration::from_millis(5);
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// A short name for messages.
+    pub name: &'static str,
+    /// The program.
+    pub program: &'a Path,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Where its messages go.
+    pub log: PathBuf,
+    /// Its standard output is read by us instead.
+    pub pipe_stdout: bool,
+}
+
+/// The end of a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub name: &'static str,
+    /// Exit status and last words.
+    pub how: String,
+    /// It said that all went well.
+    pub success: bool,
+}
+
+/// A running child. Its end arrives on the channel that was given at the start.
+#[derive(Debug)]
+pub struct Supervised {
+    info: ProcessInfo,
+    pidfd: OwnedFd,
+}
+
+impl Supervised {
+    /// Starts a child. Its [`Ended`] goes to `ends`.
+    pub fn spawn(
+        launch: Launch<'_>,
+        ends: &mpsc::UnboundedSender<Ended>,
+    ) -> Result<(Self, Option<ChildStdout>), VmmError> {
+        let Launch { name, program, args, log, pipe_stdout } = launch;
+        let spawned = start(program, &args, &log, pipe_stdout);
+        let (mut child, pid, pidfd) = spawned.map_err(|source| VmmError::Spawn { name, source })?;
+        let stdout = child.stdout.take();
+        let ends = ends.clone();
+        tokio::spawn(async move {
+            let status = child.wait().await;
+            let success = status.as_ref().is_ok_and(ExitStatus::success);
+            let mut how = status.map_or_else(|error| error.to_string(), |s| describe(&s));
+            how.push_str(&last_words(&log));
+            let _ = ends.send(Ended { name, how, success });
+        });
+        Ok((Self { info: ProcessInfo { name, pid }, pidfd }, stdout))
+    }
+
+    /// Name and pid.
+    pub fn info(&self) -> &ProcessInfo {
+        &self.info
+    }
+
+    /// Sends a signal. A child that is gone is no error.
+    pub fn signal(&self, signal: Signal) {
+        if let Err(error) = sys::signal(&self.pidfd, signal) {
+            tracing::warn!(process = self.info.name, %error, "signal was not sent");
+        }
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+fn start(
+    program: &Path,
+    args: &[OsString],
+    log: &Path,
+    pipe_stdout: bool,
+) -> io::Result<(Child, u32, OwnedFd)> {
+    let log = OpenOptions::new().create(true).append(true).open(log)?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stderr(log.try_clone()?).kill_on_drop(true);
+    command.stdout(if pipe_stdout { Stdio::piped() } else { log.into() });
+    sys::die_with_parent(&mut command);
+    let child = command.spawn()?;
+    let gone = || io::Error::other("the process is gone");
+    let pid = child.id().ok_or_else(gone)?;
+    let pidfd = pidfd_open(sys::pid(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
+    Ok((child, pid, pidfd))
+}
+
+/// Waits until `socket` listens, or until its program has ended.
+pub async fn wait_socket(
+    name: &'static str,
+    socket: &Path,
+    log: &Path,
+    limit: Duration,
+    ends: &mut mpsc::UnboundedReceiver<Ended>,
+) -> Result<(), VmmError> {
+    let until = Instant::now() + limit;
+    loop {
+        if is_listening(socket) {
+            return Ok(());
+        }
+        if let Ok(Ended { name, how, .. }) = ends.try_recv() {
+            return Err(VmmError::Died { name, how, said: String::new() });
+        }
+        if Instant::now() >= until {
+            return Err(VmmError::NoSocket {
+                name,
+                socket: socket.to_owned(),
+                seconds: limit.as_secs(),
+                said: last_words(log),
+            });
+        }
+        sleep(SOCKET_POLL).await;
+    }
+}
+
+/// True when a process listens on this Unix socket. Connecting to find out would take the one connection
+/// that a vhost-user daemon gives. `/proc/net/unix` marks listeners with `__SO_ACCEPTCON`, 0x10000.
+fn is_listening(socket: &Path) -> bool {
+    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return socket.exists() };
+    let Some(wanted) = socket.to_str() else { return socket.exists() };
+    table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(wanted)
+    })
+}
+
+fn describe(status: &ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// The end of a log, as `: text`, fit for a terminal; nothing where there is none.
+fn last_words(log: &Path) -> String {
+    let text = super::console::tail(log, LAST_WORDS_BYTES, 3).join("; ");
+    if text.is_empty() { text } else { format!(": {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh<'a>(script: &str, log: &Path) -> Launch<'a> {
+        Launch {
+            name: "sh",
+            program: Path::new("/bin/sh"),
+            args: vec!["-c".into(), script.into()],
+            log: log.to_owned(),
+            pipe_stdout: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_child_comes_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("sh.log");
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let _child = Supervised::spawn(sh("echo no such device >&2; exit 3", &log), &ends).unwrap();
+        let end = ended.recv().await.unwrap();
+        assert_eq!((end.how.as_str(), end.success), ("exit status 3: no such device", false));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_child_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let launch = sh("exec sleep 1000", &dir.path().join("log"));
+        let (child, _) = Supervised::spawn(launch, &ends).unwrap();
+        drop(child);
+        assert_eq!(ended.recv().await.unwrap().how, "signal 9");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_before_its_socket_is_there_is_noticed_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let _child = Supervised::spawn(sh("exit 1", &log), &ends).unwrap();
+        let socket = dir.path().join("none");
+        let limit = Duration::from_secs(60);
+        let error = wait_socket("sh", &socket, &log, limit, &mut ended).await.unwrap_err();
+        assert_eq!(error.to_string(), "sh ended at its start (exit status 1)");
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_that_listens_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(!is_listening(&path));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(is_listening(&path));
+        drop(listener);
+        assert!(path.exists() && !is_listening(&path));
+    }
+}

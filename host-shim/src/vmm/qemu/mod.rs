@@ -1,0 +1,292 @@
+//! QEMU: `q35`, KVM where it works and TCG where not, with its daemons.
+//!
+//! Start: swtpm, virtiofsd and vhost-device-vsock at once, each waited for; then QEMU, then its monitor.
+//! One task owns all children from then on. End: QEMU first, then the daemons; virtiofsd and swtpm end by
+//! themselves when QEMU is gone, vhost-device-vsock has to be told.
+
+pub mod args;
+pub mod qmp;
+
+use std::{fs, time::Duration};
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    Control, Machine, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError, console, helpers,
+    process::{Ended, Launch, Supervised, wait_socket},
+    programs::Found,
+};
+use crate::{
+    config::{Limits, Programs},
+    spec::VmSpec,
+    sys,
+    tpm::{self, StateDir},
+};
+use qmp::{Qmp, QmpEvent};
+
+const QEMU: &str = "qemu";
+const SWTPM: &str = "swtpm";
+const VIRTIOFSD: &str = "virtiofsd";
+const VSOCK: &str = "vhost-device-vsock";
+
+/// How long the daemons may take to end by themselves after QEMU, before they are killed.
+const DAEMON_GRACE: Duration = Duration::from_secs(2);
+
+/// How much later than its daemons QEMU is seen to end, when it was QEMU that ended.
+const QEMU_OWN_END: Duration = Duration::from_millis(500);
+
+/// How long QEMU may take to end after SIGTERM, when a daemon of it has died.
+const QEMU_GRACE: Duration = Duration::from_secs(3);
+
+/// The QEMU back end.
+#[derive(Debug)]
+pub struct Qemu {
+    programs: Programs,
+    limits: Limits,
+}
+
+impl Qemu {
+    /// With these programs and limits.
+    pub fn new(programs: Programs, limits: Limits) -> Self {
+        Self { programs, limits }
+    }
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn check(&self) -> Result<(), VmmError> {
+        Found::look(&self.programs)?;
+        Ok(())
+    }
+
+    async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError> {
+        let found = Found::look(&self.programs)?;
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let daemons = start_daemons(spec, tpm, &found, &ends)?;
+        // Until the supervisor has them, an error drops the children, which kills them.
+        let sockets = [
+            (SWTPM, spec.paths.tpm_socket()),
+            (VIRTIOFSD, spec.paths.virtiofs_socket()),
+            (VSOCK, spec.paths.vhost_socket()),
+        ];
+        for (name, socket) in &sockets {
+            let log = spec.paths.helper_log(name);
+            wait_socket(name, socket, &log, self.limits.daemon(), &mut ended).await?;
+        }
+        let (qemu, stdout) = Supervised::spawn(
+            Launch {
+                name: QEMU,
+                program: &found.qemu,
+                args: args::args(spec, tpm.machine_id()),
+                log: spec.paths.helper_log(QEMU),
+                pipe_stdout: true,
+            },
+            &ends,
+        )?;
+        let (spoke, heard) = oneshot::channel();
+        if let Some(stdout) = stdout {
+            tokio::spawn(console::copy(stdout, spec.paths.console_log(), spoke));
+        }
+        let socket = spec.paths.qmp_socket();
+        let log = spec.paths.helper_log(QEMU);
+        wait_socket(QEMU, &socket, &log, self.limits.daemon(), &mut ended).await?;
+        let (qmp, qmp_events) = Qmp::connect(&socket).await?;
+
+        let mut processes = vec![qemu.info().clone()];
+        processes.extend(daemons.iter().map(|d| d.info().clone()));
+        record_pids(spec, &processes)?;
+        let (control, controls) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::unbounded_channel();
+        let supervisor = Supervisor {
+            qemu,
+            daemons,
+            qmp,
+            ended,
+            events,
+            cause: None,
+        };
+        tokio::spawn(supervisor.run(controls, qmp_events, heard));
+        Ok(Machine { processes, control, events: receiver })
+    }
+}
+
+fn start_daemons(
+    spec: &VmSpec,
+    tpm: &StateDir,
+    found: &Found,
+    ends: &mpsc::UnboundedSender<Ended>,
+) -> Result<Vec<Supervised>, VmmError> {
+    let paths = &spec.paths;
+    let launches = [
+        (SWTPM, &found.swtpm, tpm::args(tpm.path(), &paths.tpm_socket())),
+        (
+            VIRTIOFSD,
+            &found.virtiofsd,
+            helpers::virtiofsd(&paths.virtiofs_socket(), &spec.rootfs),
+        ),
+        (
+            VSOCK,
+            &found.vhost_device_vsock,
+            helpers::vsock(&paths.vhost_socket(), &paths.vsock_socket()),
+        ),
+    ];
+    let mut daemons = Vec::new();
+    for (name, program, args) in launches {
+        let log = paths.helper_log(name);
+        let launch = Launch { name, program, args, log, pipe_stdout: false };
+        daemons.push(Supervised::spawn(launch, ends)?.0);
+    }
+    Ok(daemons)
+}
+
+/// Writes down who runs, for a clean-up after a crash of the shim.
+fn record_pids(spec: &VmSpec, processes: &[ProcessInfo]) -> Result<(), VmmError> {
+    let entry = |name: &str, pid: u32| json!({"name": name, "pid": pid, "start": sys::start_time(pid)});
+    let mut all = vec![entry("shim", std::process::id())];
+    all.extend(processes.iter().map(|p| entry(p.name, p.pid)));
+    let path = spec.paths.pids();
+    fs::write(&path, json!(all).to_string()).map_err(|source| VmmError::File { path, source })
+}
+
+/// Owns every child of one machine.
+struct Supervisor {
+    qemu: Supervised,
+    daemons: Vec<Supervised>,
+    qmp: Qmp,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    events: mpsc::UnboundedSender<VmEvent>,
+    /// What QEMU said of its own end, or what we did to it.
+    cause: Option<VmEnd>,
+}
+
+impl Supervisor {
+    async fn run(
+        mut self,
+        mut controls: mpsc::UnboundedReceiver<Control>,
+        mut qmp_events: mpsc::UnboundedReceiver<QmpEvent>,
+        mut heard: oneshot::Receiver<()>,
+    ) {
+        let mut spoken = false;
+        let first = loop {
+            tokio::select! {
+                control = controls.recv() => self.control(control.unwrap_or(Control::Kill)).await,
+                Some(event) = qmp_events.recv() => self.monitor(event),
+                heard = &mut heard, if !spoken => {
+                    spoken = true;
+                    if heard.is_ok() {
+                        let _ = self.events.send(VmEvent::ConsoleSpoke);
+                    }
+                }
+                ended = self.ended.recv() => break ended,
+            }
+        };
+        // `ended` cannot be closed: each child's task holds a sender until it has sent.
+        let Some(first) = first else { return };
+        if first.name != QEMU {
+            self.stop_qemu().await;
+        }
+        // What it said last is still on its way: the channel ends with the socket.
+        while let Some(event) = qmp_events.recv().await {
+            self.monitor(event);
+        }
+        let end = self.verdict(first);
+        self.stop_daemons().await;
+        let _ = self.events.send(VmEvent::Ended(end));
+    }
+
+    async fn control(&mut self, control: Control) {
+        let sent = match control {
+            Control::PowerButton => self.qmp.send("system_powerdown").await,
+            Control::Pause => self.qmp.send("stop").await,
+            Control::Resume => self.qmp.send("cont").await,
+            Control::Kill => {
+                self.cause.get_or_insert(VmEnd::Killed);
+                self.qemu.signal(Signal::KILL);
+                Ok(())
+            }
+        };
+        if let Err(error) = sent {
+            tracing::warn!(?control, %error, "QEMU was not told");
+        }
+    }
+
+    fn monitor(&mut self, event: QmpEvent) {
+        match event {
+            QmpEvent::Stopped => drop(self.events.send(VmEvent::Paused)),
+            QmpEvent::Resumed => drop(self.events.send(VmEvent::Resumed)),
+            QmpEvent::Panicked => drop(self.cause.get_or_insert(VmEnd::Panic)),
+            QmpEvent::Shutdown { reason } => {
+                let cause = match reason.as_str() {
+                    "guest-shutdown" => VmEnd::Poweroff,
+                    "guest-reset" => VmEnd::Reboot,
+                    "guest-panic" => VmEnd::Panic,
+                    other => VmEnd::Crashed { how: other.to_owned() },
+                };
+                self.cause.get_or_insert(cause);
+            }
+        }
+    }
+
+    fn verdict(&mut self, first: Ended) -> VmEnd {
+        let Ended { name, how, success } = first;
+        match self.cause.take() {
+            // virtiofsd and swtpm see QEMU's end through their sockets, and may be faster than it.
+            Some(cause @ (VmEnd::Poweroff | VmEnd::Reboot | VmEnd::Panic | VmEnd::Killed)) => cause,
+            _ if name != QEMU => VmEnd::HelperDied { name, how },
+            Some(cause) if success => cause,
+            _ => VmEnd::Crashed { how },
+        }
+    }
+
+    /// Waits for QEMU, which may be ending by itself, and ends it if not.
+    async fn stop_qemu(&mut self) {
+        if self.wait_for(QEMU, Instant::now() + QEMU_OWN_END).await {
+            return;
+        }
+        self.qemu.signal(Signal::TERM);
+        if !self.wait_for(QEMU, Instant::now() + QEMU_GRACE).await {
+            self.qemu.signal(Signal::KILL);
+            self.wait_for(QEMU, Instant::now() + QEMU_GRACE).await;
+        }
+    }
+
+    async fn wait_for(&mut self, name: &str, until: Instant) -> bool {
+        while let Ok(Some(ended)) = timeout_at(until, self.ended.recv()).await {
+            self.daemons.retain(|d| d.info().name != ended.name);
+            if ended.name == name {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn stop_daemons(&mut self) {
+        for daemon in self.daemons.iter().filter(|d| d.info().name == VSOCK) {
+            daemon.signal(Signal::TERM);
+        }
+        let until = Instant::now() + DAEMON_GRACE;
+        // The first that ended, if it was a daemon, is still in the list: its pidfd tells.
+        self.daemons.retain(|d| sys::start_time(d.info().pid).is_some());
+        while !self.daemons.is_empty() {
+            match timeout_at(until, self.ended.recv()).await {
+                Ok(Some(ended)) => self.daemons.retain(|d| d.info().name != ended.name),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        for daemon in &self.daemons {
+            tracing::warn!(process = daemon.info().name, "daemon had to be killed");
+            daemon.signal(Signal::KILL);
+        }
+        let until = Instant::now() + DAEMON_GRACE;
+        while !self.daemons.is_empty() && Instant::now() < until {
+            self.daemons.retain(|d| sys::start_time(d.info().pid).is_some());
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
