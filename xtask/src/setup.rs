@@ -150,9 +150,10 @@ fn lists_are_stale(lists: &Path) -> bool {
     let has_packages = entries
         .flatten()
         .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"));
-    let age = fs::metadata(lists.join("partial"))
-        .and_then(|meta| meta.modified())
-        .ok()
+    // apt renames what it fetched from `partial` into the folder: either time may be the last update's.
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let age = modified(lists)
+        .max(modified(&lists.join("partial")))
         .and_then(|time| SystemTime::now().duration_since(time).ok());
     !has_packages || age.is_none_or(|age| age > LISTS_STALE)
 }
