@@ -1,0 +1,178 @@
+//! Builds the parts of the agent, runs them and stops them. What they share is one [`Context`]; there is
+//! no other shared state.
+
+use std::{sync::Arc, time::Duration};
+
+use sd_notify::NotifyState;
+use seed_protocol::seed::v1::Stage;
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+use tracing::{info, warn};
+
+use crate::{
+    beacon,
+    config::{Config, Host},
+    exec, identity, journal,
+    sandbox::{self, Action, Event, State},
+    server::{self, ListenError},
+    status::Board,
+    systemd,
+};
+
+/// How long a host that was announced may take for its first `CreateContainer`. Under emulation a busy
+/// host needs its time; a guest whose host has gone must come up in the end.
+const HOST_LIMIT: Duration = Duration::from_secs(300);
+
+/// How long the agent goes on serving after SIGTERM. It comes from `systemd-shutdown(8)`, when nothing
+/// else is left: the host's last pull of the journal is on its way.
+const LAST_PULL: Duration = Duration::from_millis(500);
+
+/// Why the agent ended.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// Nobody could ever reach it.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// SIGTERM cannot be waited for.
+    #[error("signals cannot be received")]
+    Signal(#[source] std::io::Error),
+}
+
+/// Everything that a request needs. One for the life of the process, behind an [`Arc`].
+#[derive(Debug)]
+pub struct Context {
+    /// What the agent was told at its start.
+    pub config: Config,
+    /// How far the boot has come.
+    pub status: Board,
+    /// What the host has asked for so far.
+    pub sandbox: sandbox::Handle,
+    /// Units, readiness, power.
+    pub systemd: systemd::Handle,
+    /// Processes that the host started.
+    pub execs: exec::Sessions,
+    /// The age identity.
+    pub identity: identity::Holder,
+    /// The journal's reader.
+    pub journal: journal::Service,
+}
+
+impl Context {
+    /// Starts the parts that have a task or a thread of their own. Must be called inside the runtime.
+    pub fn start(config: Config) -> Arc<Self> {
+        let status = Board::new();
+        let systemd = systemd::Handle::spawn(status.clone());
+        let record = sandbox::read_record(&config.paths.record_file).unwrap_or_else(|error| {
+            warn!(%error, "the record of this boot cannot be read");
+            None
+        });
+        Arc::new(Self {
+            sandbox: sandbox::Handle::new(record.as_ref()),
+            execs: exec::Sessions::new(systemd.clone()),
+            identity: identity::Holder::new(config.paths.identity_file.clone()),
+            journal: journal::Service::spawn(config.paths.journal_dirs.clone()),
+            systemd,
+            status,
+            config,
+        })
+    }
+
+    /// Makes or finds the identity. Without one the boot goes on, and the status says why.
+    pub async fn provision_identity(&self) {
+        if let Err(error) = self.identity.provision().await {
+            self.status.problem("identity", sentence(&error));
+        }
+    }
+
+    /// Writes down what has been done, for an agent that starts again.
+    pub fn remember(&self) {
+        let written = sandbox::write_record(&self.config.paths.record_file, &self.sandbox.state());
+        if let Err(error) = written {
+            warn!(%error, "the record of this boot cannot be written");
+        }
+    }
+
+    /// Lets the boot go on.
+    pub fn release(&self) {
+        self.remember();
+        self.status.reach(Stage::STAGE_PROVISIONED);
+        self.sandbox.release();
+    }
+}
+
+/// An error and its causes in one line.
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let words = source.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = source.source();
+    }
+    text
+}
+
+/// Runs the agent until systemd ends it.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signal)?;
+    let ctx = Context::start(config);
+    let mut server = server::start(&ctx).await?;
+    ctx.status.reach(Stage::STAGE_HELLO);
+    tokio::spawn(host(ctx.clone()));
+    tokio::spawn(ready(ctx.clone()));
+    terminate.recv().await;
+    info!("asked to end");
+    sleep(LAST_PULL).await;
+    if let Some(server) = &mut server {
+        server.stop().await;
+    }
+    Ok(())
+}
+
+/// Says hello, and goes on alone when nobody answers.
+async fn host(ctx: Arc<Context>) {
+    if matches!(ctx.sandbox.state(), State::Created(_) | State::Started(_) | State::Alone) {
+        identity_again(&ctx).await;
+        return;
+    }
+    let reason = match ctx.config.host {
+        Host::Absent => "the kernel command line names no host",
+        Host::Expected { beacon_port } => {
+            if let Some(port) = beacon_port {
+                if let Err(error) = beacon::hello(port).await {
+                    warn!(error = %sentence(&error), port, "the host does not hear the beacon");
+                }
+            }
+            sleep(HOST_LIMIT).await;
+            "no host has called in time"
+        }
+    };
+    if let Ok(Action::ProvisionAlone) = ctx.sandbox.step(Event::NoHost) {
+        info!(reason, "going on with what the closure says");
+        sandbox::alone(&ctx).await;
+        ctx.release();
+    }
+}
+
+/// An agent that starts again finds everything in place but what it holds in memory.
+async fn identity_again(ctx: &Context) {
+    info!("started again: going on where the last one was");
+    ctx.provision_identity().await;
+    if matches!(ctx.sandbox.state(), State::Started(_) | State::Alone) {
+        ctx.release();
+    }
+}
+
+/// Tells systemd when the boot may go on.
+async fn ready(ctx: Arc<Context>) {
+    ctx.sandbox.released().await;
+    let states = [NotifyState::Ready, NotifyState::Status("provisioned")];
+    if let Err(error) = sd_notify::notify(&states) {
+        warn!(%error, "systemd cannot be told that the boot may go on");
+    }
+}

@@ -1,0 +1,380 @@
+//! What the agent is told at its start: flags, the kernel's command line, and what the closure says
+//! about the instance in `/etc/seed/instance.json`. One function builds all of it, and `--check-config`
+//! runs the same parser at build time.
+//!
+//! Kernel parameters: `seed.beacon_port` is ours; `agent.log`, `agent.server_addr` and any other
+//! `agent.*` come from a Kata shim (its `src/agent/src/config.rs`). What is not known is left alone.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use seed_protocol::{paths, ports};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::storage::{
+    MountPoint, SpecError, VolumeName,
+    owner::{Mode, OwnerNames},
+};
+
+/// The largest instance file that is read.
+const MAX_INSTANCE_BYTES: u64 = 1024 * 1024;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A flag's value or a kernel parameter's value cannot be meant.
+    #[error("{name} cannot be {value:?}: {reason}")]
+    Value {
+        /// The flag or parameter.
+        name: &'static str,
+        /// What it was given.
+        value: String,
+        /// What it should have been.
+        reason: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The instance file is not of the form that the module writes.
+    #[error("{} is not an instance file", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+    /// A volume in the instance file cannot be meant.
+    #[error("{}: volume {name:?}", path.display())]
+    Volume {
+        /// The file.
+        path: PathBuf,
+        /// The volume as it is spelled.
+        name: String,
+        /// Why.
+        source: SpecError,
+    },
+}
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A vsock port; only the host may connect.
+    Vsock(u32),
+    /// A Unix socket, for tests without a VM.
+    Unix(PathBuf),
+}
+
+/// Whether somebody outside is going to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// The kernel's command line says so. The port is where beacons go.
+    Expected {
+        /// `seed.beacon_port`; a Kata shim gives none.
+        beacon_port: Option<u32>,
+    },
+    /// A plain VM: the boot goes on with what the closure says.
+    Absent,
+}
+
+/// Every path that the agent reads or writes, so that tests can have their own.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The environment, for systemd and shells.
+    pub env_file: PathBuf,
+    /// The age identity.
+    pub identity_file: PathBuf,
+    /// What has been done at this boot, for an agent that starts again.
+    pub record_file: PathBuf,
+    /// The resolver's configuration.
+    pub resolv_conf: PathBuf,
+    /// Where journal files are looked for.
+    pub journal_dirs: Vec<PathBuf>,
+    /// The kernel's block devices.
+    pub sys_block: PathBuf,
+    /// Device nodes.
+    pub dev: PathBuf,
+    /// Users and groups: `passwd` and `group` in this directory.
+    pub etc: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            env_file: paths::ENV_FILE.into(),
+            identity_file: paths::IDENTITY_FILE.into(),
+            record_file: "/run/seed/agent.json".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            journal_dirs: vec!["/var/log/journal".into(), "/run/log/journal".into()],
+            sys_block: "/sys/block".into(),
+            dev: "/dev".into(),
+            etc: "/etc".into(),
+        }
+    }
+}
+
+/// What the closure says about the instance. Unknown keys are refused: a mistyped one must not pass in
+/// silence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// The instance's name, empty when the closure gives none.
+    pub name: String,
+    /// Volumes by name.
+    pub volumes: BTreeMap<VolumeName, BakedVolume>,
+}
+
+/// A volume as the closure declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BakedVolume {
+    /// Where it belongs.
+    pub mount_point: MountPoint,
+    /// Who owns the mount point.
+    pub owner: OwnerNames,
+    /// The mount point's mode.
+    pub mode: Option<Mode>,
+}
+
+/// Everything together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the server listens.
+    pub listen: Listen,
+    /// Whether a host is going to call.
+    pub host: Host,
+    /// More words in the log.
+    pub debug: bool,
+    /// Give up capabilities after provisioning.
+    pub drop_privileges: bool,
+    /// What the closure says.
+    pub instance: Instance,
+    /// Files and directories.
+    pub paths: Paths,
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--listen vsock:PORT` or `--listen unix:PATH`.
+    pub listen: Option<Listen>,
+    /// `--instance FILE` instead of `/etc/seed/instance.json`.
+    pub instance: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the kernel's command line and the instance file. A missing instance file is an empty one.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let path = PathBuf::from("/proc/cmdline");
+        let cmdline =
+            fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
+        let file = flags.instance.clone().unwrap_or_else(|| paths::INSTANCE_FILE.into());
+        let instance = match Instance::read(&file) {
+            Err(ConfigError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && flags.instance.is_none() =>
+            {
+                Instance::default()
+            }
+            other => other?,
+        };
+        let mut config = Self::from_cmdline(&cmdline, instance)?;
+        if let Some(listen) = flags.listen {
+            config.listen = listen;
+        }
+        Ok(config)
+    }
+
+    /// The configuration that this kernel command line and this instance file make.
+    pub fn from_cmdline(cmdline: &str, instance: Instance) -> Result<Self, ConfigError> {
+        let mut config = Self {
+            listen: Listen::Vsock(ports::AGENT),
+            host: Host::Absent,
+            debug: false,
+            drop_privileges: true,
+            instance,
+            paths: Paths::default(),
+        };
+        let mut beacon_port = None;
+        let mut kata = false;
+        for word in cmdline.split_ascii_whitespace() {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            kata |= key.starts_with("agent.");
+            match key {
+                ports::BEACON_PARAMETER => {
+                    let reason = "a port number is wanted";
+                    let name = ports::BEACON_PARAMETER;
+                    beacon_port = Some(number(name, value, reason)?);
+                }
+                "agent.log" => config.debug = matches!(value, "debug" | "trace"),
+                "agent.server_addr" => {
+                    config.listen = server_address(value).ok_or_else(|| ConfigError::Value {
+                        name: "agent.server_addr",
+                        value: value.to_owned(),
+                        reason: "vsock://-1:PORT is wanted",
+                    })?;
+                }
+                _ => {}
+            }
+        }
+        if kata || beacon_port.is_some() {
+            config.host = Host::Expected { beacon_port };
+        }
+        Ok(config)
+    }
+}
+
+impl Listen {
+    /// `vsock:PORT` or `unix:PATH`, as the flag takes them.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let reason = "vsock:PORT or unix:/PATH is wanted";
+        match text.strip_prefix("vsock:") {
+            Some(port) => Ok(Self::Vsock(number("--listen", port, reason)?)),
+            None => Err(ConfigError::Value { name: "--listen", value: text.to_owned(), reason }),
+        }
+    }
+}
+
+impl Instance {
+    /// Reads and checks an instance file: what `--check-config` does.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+        let metadata = fs::metadata(path).map_err(unreadable)?;
+        if metadata.len() > MAX_INSTANCE_BYTES {
+            return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+        }
+        let text = fs::read(path).map_err(unreadable)?;
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &[u8], path: &Path) -> Result<Self, ConfigError> {
+        let file: InstanceFile = serde_json::from_slice(text)
+            .map_err(|source| ConfigError::Json { path: path.to_owned(), source })?;
+        let InstanceFile { name, storage } = file;
+        let mut volumes = BTreeMap::new();
+        for (name, entry) in storage {
+            let (key, volume) = entry.into_volume(&name).map_err(|source| ConfigError::Volume {
+                path: path.to_owned(),
+                name,
+                source,
+            })?;
+            volumes.insert(key, volume);
+        }
+        Ok(Self { name, volumes })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstanceFile {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    storage: BTreeMap<String, StorageEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct StorageEntry {
+    mount_point: String,
+    user: Option<String>,
+    group: Option<String>,
+    mode: Option<String>,
+}
+
+impl StorageEntry {
+    fn into_volume(self, name: &str) -> Result<(VolumeName, BakedVolume), SpecError> {
+        let Self { mount_point, user, group, mode } = self;
+        let volume = BakedVolume {
+            mount_point: MountPoint::try_from(mount_point.as_str())?,
+            owner: OwnerNames { user, group },
+            mode: mode.as_deref().map(Mode::try_from).transpose()?,
+        };
+        Ok((VolumeName::try_from(name)?, volume))
+    }
+}
+
+/// Kata's spelling: `vsock://-1:1024` or `vsock://CID:PORT`; the context id is always our own.
+fn server_address(text: &str) -> Option<Listen> {
+    let (_cid, port) = text.strip_prefix("vsock://")?.split_once(':')?;
+    port.parse().ok().map(Listen::Vsock)
+}
+
+fn number(name: &'static str, value: &str, reason: &'static str) -> Result<u32, ConfigError> {
+    let error = || ConfigError::Value { name, value: value.to_owned(), reason };
+    value.parse().ok().filter(|port| *port != 0).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Instance, ConfigError> {
+        Instance::parse(text.as_bytes(), Path::new("instance.json"))
+    }
+
+    #[test]
+    fn our_host_is_known_by_its_beacon_port_and_a_kata_shim_by_its_parameters() {
+        let host = |cmdline| Config::from_cmdline(cmdline, Instance::default()).unwrap().host;
+        assert_eq!(host("root=fstab ro quiet"), Host::Absent);
+        let ours = Host::Expected { beacon_port: Some(1030) };
+        assert_eq!(host("console=ttyS0 seed.beacon_port=1030 init=/x"), ours);
+        let kata = Host::Expected { beacon_port: None };
+        assert_eq!(host("systemd.unit=kata-containers.target agent.log=debug"), kata);
+    }
+
+    #[test]
+    fn a_kata_server_address_moves_the_port() {
+        let config =
+            Config::from_cmdline("agent.server_addr=vsock://-1:2048", Instance::default()).unwrap();
+        assert_eq!(config.listen, Listen::Vsock(2048));
+        let bad = Config::from_cmdline("agent.server_addr=tcp://x", Instance::default());
+        assert!(bad.unwrap_err().to_string().starts_with("agent.server_addr"));
+    }
+
+    #[test]
+    fn a_beacon_port_that_is_no_port_is_named() {
+        let error = Config::from_cmdline("seed.beacon_port=soon", Instance::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "seed.beacon_port cannot be \"soon\": a port number is wanted"
+        );
+    }
+
+    #[test]
+    fn the_modules_instance_file_is_understood() {
+        let instance = parse(
+            r#"{"name":"demo","storage":{"data":{"mountPoint":"/seed/storage/data","user":"app","group":"app","mode":"0750"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(instance.name, "demo");
+        let volume = &instance.volumes[&VolumeName::try_from("data").unwrap()];
+        assert_eq!(volume.mount_point.as_path(), Path::new("/seed/storage/data"));
+        assert_eq!(volume.owner.user.as_deref(), Some("app"));
+        assert_eq!(volume.mode.unwrap().bits(), 0o750);
+    }
+
+    #[test]
+    fn a_mistyped_key_and_a_mount_over_the_system_are_refused() {
+        let error = parse(r#"{"nmae":"demo"}"#).unwrap_err();
+        assert!(matches!(error, ConfigError::Json { .. }));
+        let error = parse(r#"{"storage":{"data":{"mountPoint":"/proc"}}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "instance.json: volume \"data\"");
+    }
+
+    #[test]
+    fn the_listen_flag_takes_both_forms() {
+        assert_eq!(Listen::parse("vsock:1024").unwrap(), Listen::Vsock(1024));
+        assert_eq!(Listen::parse("unix:/a/b").unwrap(), Listen::Unix("/a/b".into()));
+        assert!(Listen::parse("unix:relative").is_err());
+        assert!(Listen::parse("tcp:1").is_err());
+    }
+}

@@ -1,0 +1,38 @@
+//! The agent inside every Seed guest. The host drives it over one vsock port, in Kata's dialect and in
+//! `seed.v1`; the guest needs nothing else to have its environment, volumes, identity, units and logs.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | flags, kernel command line and `/etc/seed/instance.json` |
+//! | [`agent`] | the parts, started in the order below and stopped in reverse |
+//! | [`status`] | how far the boot has come, and what went wrong on the way |
+//! | [`server`] | the listener, the adapters of both dialects, the one error mapping |
+//! | [`sandbox`] | what the host has asked for so far: a pure state machine |
+//! | [`env`] | `/run/seed/env` |
+//! | [`storage`] | volumes: find, make, check, mount, own |
+//! | [`identity`] | the age identity that the TPM holds |
+//! | [`systemd`] | units, readiness and power over D-Bus |
+//! | [`exec`] | processes that the host starts in the guest |
+//! | [`journal`] | batches of journal entries for the host |
+//! | [`beacon`] | tells the host that the agent listens |
+//! | [`sys`] | system calls and `/proc` and `/sys` files |
+//!
+//! Start: configuration, status board, journal thread, systemd follower, server, beacon. The boot waits
+//! (`Type=notify`) until the host has said `StartContainer`, or until it is clear that there is no host.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod beacon;
+pub mod config;
+pub mod env;
+pub mod exec;
+pub mod identity;
+pub mod journal;
+pub mod logging;
+pub mod sandbox;
+pub mod server;
+pub mod status;
+pub mod storage;
+pub mod sys;
+pub mod systemd;

@@ -1,0 +1,108 @@
+//! `seed-agent`: flags, logging, one runtime on this thread, and the exit status. Everything else is the
+//! library.
+//!
+//! Exit status: 0 ended when asked to; 1 could not run; 2 the command line is wrong; 3 the configuration
+//! is wrong (`--check-config` ends with it too).
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use lexopt::{Arg, ValueExt};
+use seed_agent::{
+    agent,
+    config::{Config, Flags, Instance, Listen},
+    logging,
+};
+use seed_protocol::version;
+
+const USAGE: &str = "\
+Usage: seed-agent [--listen vsock:PORT|unix:PATH] [--instance FILE]
+       seed-agent --check-config FILE
+
+The agent inside a Seed guest. systemd starts it; the host drives it.
+
+  --listen ADDRESS     listen there instead of on vsock port 1024
+  --instance FILE      read FILE instead of /etc/seed/instance.json
+  --check-config FILE  check an instance file and end
+  --version, --help
+";
+
+const FAILED: u8 = 1;
+const BAD_USAGE: u8 = 2;
+const BAD_CONFIG: u8 = 3;
+
+enum Command {
+    Run(Flags),
+    Check(PathBuf),
+    Say(String),
+}
+
+fn main() -> ExitCode {
+    match parse() {
+        Ok(Command::Say(text)) => finish(io::stdout(), &text, ExitCode::SUCCESS),
+        Ok(Command::Check(path)) => match Instance::read(&path) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, BAD_CONFIG),
+        },
+        Ok(Command::Run(flags)) => run(flags),
+        Err(error) => fail(error.as_ref(), BAD_USAGE),
+    }
+}
+
+fn run(flags: Flags) -> ExitCode {
+    let config = match Config::load(flags) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, BAD_CONFIG),
+    };
+    logging::start(config.debug);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(agent::run(config));
+            // Requests that wait for ever must not hold up the end.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => return fail(&error, FAILED),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, FAILED),
+    }
+}
+
+fn parse() -> Result<Command, Box<dyn std::error::Error>> {
+    let mut parser = lexopt::Parser::from_env();
+    let mut flags = Flags::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("listen") => {
+                flags.listen = Some(Listen::parse(&parser.value()?.string()?)?);
+            }
+            Arg::Long("instance") => flags.instance = Some(parser.value()?.into()),
+            Arg::Long("check-config") => return Ok(Command::Check(parser.value()?.into())),
+            Arg::Long("version") => {
+                return Ok(Command::Say(format!("seed-agent {}\n", version::SEED)));
+            }
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Say(USAGE.to_owned())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Run(flags))
+}
+
+fn fail(error: &dyn std::error::Error, status: u8) -> ExitCode {
+    let text = format!("seed-agent: {}\n", agent::sentence(error));
+    finish(io::stderr(), &text, ExitCode::from(status))
+}
+
+fn finish(mut stream: impl Write, text: &str, status: ExitCode) -> ExitCode {
+    // Nobody is left to be told of a closed stream.
+    let _ = stream.write_all(text.as_bytes());
+    status
+}

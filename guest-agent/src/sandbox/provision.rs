@@ -1,0 +1,115 @@
+//! What happens between `CreateContainer` and its answer: environment, volumes, identity, in this order.
+//! Only an order that cannot be meant, or an environment that cannot be written, is refused. Everything
+//! else that goes wrong is a line on the status board, and the boot goes on.
+
+use std::{sync::Arc, time::Duration};
+
+use seed_protocol::seed::v1;
+use tokio::task;
+use tracing::{info, warn};
+
+use crate::{
+    agent::Context,
+    env::{self, EnvError, Environment},
+    storage::{self, Settings, Volume, VolumeSpec},
+    sys::privileges,
+};
+
+/// How long a device that the host attached may take to appear: the driver is loaded by udev, and under
+/// emulation that takes seconds.
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The same where there is no host that could have attached one.
+const DEVICE_LIMIT_ALONE: Duration = Duration::from_secs(5);
+
+/// What the host orders, checked.
+#[derive(Debug)]
+pub struct Order {
+    /// The instance's environment.
+    pub environment: Environment,
+    /// Its volumes.
+    pub volumes: Vec<VolumeSpec>,
+}
+
+/// Does what `order` says.
+pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), EnvError> {
+    let Order { environment, volumes } = order;
+    write_environment(ctx, environment).await?;
+    bring_up(ctx, volumes, DEVICE_LIMIT).await;
+    ctx.provision_identity().await;
+    drop_privileges(ctx);
+    Ok(())
+}
+
+/// Does what the closure says, for a guest without a host: an empty environment, so that services which
+/// name the file start, and the volumes whose disk carries their name.
+pub async fn alone(ctx: &Arc<Context>) {
+    if let Err(error) = write_environment(ctx, Environment::default()).await {
+        ctx.status.problem("environment", error.to_string());
+    }
+    let volumes = storage::without_host(&ctx.config.instance.volumes);
+    bring_up(ctx, volumes, DEVICE_LIMIT_ALONE).await;
+    ctx.provision_identity().await;
+    drop_privileges(ctx);
+}
+
+async fn write_environment(ctx: &Context, environment: Environment) -> Result<(), EnvError> {
+    for name in environment.refused_by_systemd() {
+        let message = format!(
+            "{name} has control characters that systemd does not pass on; only a shell reads it"
+        );
+        ctx.status.problem("environment", message);
+    }
+    env::write(&ctx.config.paths.env_file, &environment)?;
+    info!(variables = environment.len(), "environment is written");
+    Ok(())
+}
+
+async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration) {
+    if specs.is_empty() {
+        return;
+    }
+    let paths = &ctx.config.paths;
+    let settings = Settings {
+        sys_block: paths.sys_block.clone(),
+        dev: paths.dev.clone(),
+        etc: paths.etc.clone(),
+        device_limit,
+    };
+    let done = task::spawn_blocking(move || storage::provision(&specs, &settings)).await;
+    let volumes = match done {
+        Ok(volumes) => volumes,
+        Err(error) => {
+            ctx.status.problem("volumes", format!("their thread ended early: {error}"));
+            return;
+        }
+    };
+    for volume in &volumes {
+        if let Some(problem) = &volume.problem {
+            ctx.status.problem(format!("volume {}", volume.name), problem.clone());
+        }
+    }
+    ctx.status.set_volumes(volumes.into_iter().map(told).collect());
+}
+
+fn told(volume: Volume) -> v1::Volume {
+    let Volume { name, mount_point, filesystem, created, size_bytes, problem } = volume;
+    v1::Volume {
+        name,
+        mount_point: mount_point.to_string_lossy().into_owned(),
+        filesystem,
+        created,
+        size_bytes,
+        problem: problem.unwrap_or_default(),
+        ..v1::Volume::default()
+    }
+}
+
+fn drop_privileges(ctx: &Context) {
+    if !ctx.config.drop_privileges {
+        return;
+    }
+    if let Err(error) = privileges::drop_after_provisioning() {
+        warn!(%error, "capabilities could not be dropped");
+    }
+}

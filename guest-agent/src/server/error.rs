@@ -1,0 +1,182 @@
+//! The one mapping from what can go wrong to the status that the host sees. Every adapter of both
+//! dialects returns [`RequestError`]; there is no arm for "the rest".
+
+use std::io;
+
+use seed_protocol::status;
+use thiserror::Error;
+use ttrpc::{Code, error::get_rpc_status};
+
+use crate::{
+    agent::sentence, env::EnvError, exec::ExecError, identity::IdentityError,
+    sandbox::SandboxError, storage::SpecError, systemd::SystemdError,
+};
+
+/// Why a request was not fulfilled.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// A field of the request cannot be meant.
+    #[error("{0}")]
+    Invalid(String),
+    /// A method that this agent does not do.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// Our own failure, and what we were about to do.
+    #[error("{what}")]
+    Internal {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The request does not fit the state of the sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The environment.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A storage entry that cannot be meant.
+    #[error(transparent)]
+    Storage(#[from] SpecError),
+    /// A process that the host started.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Units and power.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
+}
+
+impl RequestError {
+    /// Our own failure.
+    pub fn internal(what: &'static str, source: io::Error) -> Self {
+        Self::Internal { what, source }
+    }
+}
+
+impl From<RequestError> for ttrpc::Error {
+    fn from(error: RequestError) -> Self {
+        // The causes travel with it: they are sentences, never backtraces.
+        let message = sentence(&error);
+        match error {
+            RequestError::Invalid(_) => status::invalid(message),
+            RequestError::Unsupported(method) => status::unimplemented(method),
+            RequestError::Internal { .. } => status::internal(message),
+            RequestError::Sandbox(error) => sandbox(&error, message),
+            RequestError::Env(error) => env(&error, message),
+            RequestError::Storage(error) => storage(&error, message),
+            RequestError::Exec(error) => exec(&error, message),
+            RequestError::Identity(error) => identity(&error, message),
+            RequestError::Systemd(error) => systemd(&error, message),
+        }
+    }
+}
+
+fn sandbox(error: &SandboxError, message: String) -> ttrpc::Error {
+    match error {
+        SandboxError::Id(_) => status::invalid(message),
+        SandboxError::NoContainer(_) => status::not_found(message),
+        SandboxError::Exists(_) => status::already_exists(message),
+        SandboxError::Second { .. }
+        | SandboxError::StillProvisioning
+        | SandboxError::SandboxInUse
+        | SandboxError::Alone
+        | SandboxError::OutOfOrder => status::failed_precondition(message),
+        SandboxError::Interrupted => status::internal(message),
+    }
+}
+
+fn env(error: &EnvError, message: String) -> ttrpc::Error {
+    match error {
+        EnvError::NoAssignment { .. }
+        | EnvError::Name { .. }
+        | EnvError::Nul { .. }
+        | EnvError::TooLong { .. }
+        | EnvError::TooMuch { .. } => status::invalid(message),
+        EnvError::Write { .. } => status::internal(message),
+    }
+}
+
+fn storage(error: &SpecError, message: String) -> ttrpc::Error {
+    match error {
+        SpecError::Driver(_) | SpecError::Filesystem(_) => {
+            get_rpc_status(Code::UNIMPLEMENTED, message)
+        }
+        SpecError::Name(_)
+        | SpecError::MountPoint { .. }
+        | SpecError::Mode(_)
+        | SpecError::Option(_)
+        | SpecError::NoDevice(_)
+        | SpecError::Twice(_) => status::invalid(message),
+    }
+}
+
+fn exec(error: &ExecError, message: String) -> ttrpc::Error {
+    match error {
+        ExecError::Invalid { .. } => status::invalid(message),
+        // Where container tools look for "the command does not exist".
+        ExecError::CommandNotFound(_)
+        | ExecError::NoSuchFile(_)
+        | ExecError::NotExecutable(_) => status::invalid(message),
+        ExecError::Exists(_) => status::already_exists(message),
+        ExecError::NotFound(_) => status::not_found(message),
+        ExecError::Ended(_) | ExecError::InputClosed(_) | ExecError::NoTerminal(_) => {
+            status::failed_precondition(message)
+        }
+        ExecError::TooMany => status::exhausted(message),
+        ExecError::Systemd(error) => systemd(error, message),
+        ExecError::Stream { .. } => status::internal(message),
+    }
+}
+
+fn identity(error: &IdentityError, message: String) -> ttrpc::Error {
+    match error {
+        IdentityError::Absent => status::failed_precondition(message),
+    }
+}
+
+fn systemd(error: &SystemdError, message: String) -> ttrpc::Error {
+    match error {
+        SystemdError::NotYet | SystemdError::Lost(_) => status::unavailable(message),
+        SystemdError::BadName { .. } => status::invalid(message),
+        SystemdError::NoSuchUnit(_) => status::not_found(message),
+        SystemdError::Refused { .. } | SystemdError::NotStarted { .. } => {
+            status::failed_precondition(message)
+        }
+        SystemdError::TimedOut { .. } => status::deadline(message),
+        SystemdError::Bus { .. } | SystemdError::PowerOff(_) => status::internal(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(error: impl Into<RequestError>) -> (Code, String) {
+        let error = ttrpc::Error::from(error.into());
+        let (code, message) = status::of(&error).unwrap();
+        (code, message.to_owned())
+    }
+
+    #[test]
+    fn a_callers_mistake_a_missing_thing_and_our_own_failure_are_told_apart() {
+        let (code, message) = told(EnvError::Name { name: "1A".to_owned() });
+        assert_eq!(code, Code::INVALID_ARGUMENT);
+        assert!(message.contains("\"1A\""), "{message}");
+        let (code, message) = told(RequestError::Unsupported("GetMetrics"));
+        assert_eq!((code, message.as_str()), (Code::UNIMPLEMENTED, "GetMetrics is not supported"));
+        assert_eq!(told(SystemdError::NotYet).0, Code::UNAVAILABLE);
+        assert_eq!(told(ExecError::NotFound("x".to_owned())).0, Code::NOT_FOUND);
+    }
+
+    #[test]
+    fn causes_travel_in_one_line() {
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let error = EnvError::Write { path: "/run/seed/env".into(), source };
+        let (code, message) = told(error);
+        assert_eq!(code, Code::INTERNAL);
+        assert_eq!(message, "/run/seed/env cannot be written: no storage space");
+    }
+}

@@ -1,0 +1,132 @@
+//! The container, which is the instance itself: its order, its start, its end. An `exec_id` that is empty
+//! or the container's own means its first process, which is systemd.
+
+use std::{future, sync::Arc};
+
+use seed_protocol::kata::{agent::*, empty::Empty};
+use tokio::task;
+use tracing::info;
+
+use super::process;
+use crate::{
+    agent::Context,
+    env::Environment,
+    sandbox::{self, Action, ContainerId, Event, Order, SandboxError},
+    server::error::RequestError,
+    storage::{self, spec::RawStorage},
+};
+
+/// `signal(7)` on x86-64 and arm64, and the signals by which `systemd(1)` is told to end: SIGRTMIN+3
+/// (halt) and SIGRTMIN+4 (power off).
+const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
+const SIGPWR: u32 = 30;
+const SIGRTMIN_3: u32 = 37;
+const SIGRTMIN_4: u32 = 38;
+
+pub(super) async fn create_container(
+    ctx: &Arc<Context>,
+    request: CreateContainerRequest,
+) -> Result<Empty, RequestError> {
+    let CreateContainerRequest { container_id, storages, OCI: oci, .. } = request;
+    let id = ContainerId::try_from(container_id.as_str())?;
+    let process = oci.into_option().and_then(|spec| spec.Process.into_option());
+    let environment = Environment::parse(&process.map(|process| process.Env).unwrap_or_default())?;
+    let volumes = storage::join(
+        storages.into_iter().map(raw).collect(),
+        &ctx.config.instance.volumes,
+    )?;
+    ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
+    info!(container = %id, variables = environment.len(), volumes = volumes.len(), "provisioning");
+    // On a task of its own: a caller that hangs up does not leave the work half done.
+    let order = Order { environment, volumes };
+    let task = task::spawn({
+        let ctx = ctx.clone();
+        async move {
+            let done = sandbox::provision(&ctx, order).await;
+            let event = if done.is_ok() { Event::Provisioned } else { Event::Refused };
+            ctx.sandbox.step(event)?;
+            ctx.remember();
+            Ok::<(), RequestError>(done?)
+        }
+    });
+    task.await.map_err(|_| SandboxError::Interrupted)??;
+    Ok(Empty::default())
+}
+
+pub(super) async fn start_container(
+    ctx: &Arc<Context>,
+    request: StartContainerRequest,
+) -> Result<Empty, RequestError> {
+    let id = ContainerId::try_from(request.container_id.as_str())?;
+    if ctx.sandbox.step(Event::StartContainer(id.clone()))? == Action::LetBootGoOn {
+        info!(container = %id, "the boot goes on");
+        ctx.release();
+    }
+    Ok(Empty::default())
+}
+
+/// The guest lives and dies with its container, so there is nothing left to remove.
+pub(super) async fn remove_container(
+    ctx: &Arc<Context>,
+    request: RemoveContainerRequest,
+) -> Result<Empty, RequestError> {
+    ctx.sandbox.expect_container(&request.container_id)?;
+    Ok(Empty::default())
+}
+
+pub(super) async fn signal_process(
+    ctx: &Arc<Context>,
+    request: SignalProcessRequest,
+) -> Result<Empty, RequestError> {
+    let id = ctx.sandbox.expect_container(&request.container_id)?;
+    if !is_init(&id, &request.exec_id) {
+        process::signal_exec(ctx, request).await?;
+        return Ok(Empty::default());
+    }
+    info!(signal = request.signal, "signal for the whole instance");
+    match request.signal {
+        0 => {}
+        SIGKILL => ctx.systemd.kill_now()?,
+        SIGTERM | SIGPWR | SIGRTMIN_3 | SIGRTMIN_4 => ctx.systemd.power_off().await?,
+        other => {
+            let message = format!(
+                "signal {other} means nothing to a whole instance: 15 powers it off, 9 kills it"
+            );
+            return Err(RequestError::Invalid(message));
+        }
+    }
+    Ok(Empty::default())
+}
+
+pub(super) async fn wait_process(
+    ctx: &Arc<Context>,
+    request: WaitProcessRequest,
+) -> Result<WaitProcessResponse, RequestError> {
+    let id = ctx.sandbox.expect_container(&request.container_id)?;
+    if is_init(&id, &request.exec_id) {
+        // systemd ends with the machine, and then there is nobody left to answer.
+        return future::pending().await;
+    }
+    let status = process::wait_exec(ctx, request).await?;
+    Ok(WaitProcessResponse { status, ..Default::default() })
+}
+
+fn is_init(container: &ContainerId, exec_id: &str) -> bool {
+    exec_id.is_empty() || exec_id == container.as_str()
+}
+
+fn raw(storage: Storage) -> RawStorage {
+    let Storage {
+        driver,
+        driver_options,
+        source,
+        fstype,
+        options,
+        mount_point,
+        fs_group: _,
+        shared: _,
+        special_fields: _,
+    } = storage;
+    RawStorage { driver, driver_options, source, fstype, options, mount_point }
+}

@@ -1,0 +1,119 @@
+//! The guest as a whole: host name, name servers, what the agent can do, its end.
+
+use std::{future, sync::Arc};
+
+use seed_protocol::{
+    kata::{agent::*, empty::Empty},
+    version,
+};
+
+use crate::{
+    agent::Context,
+    sandbox::Event,
+    server::error::RequestError,
+    sys::{machine, resolver},
+};
+
+/// The longest host name, `HOST_NAME_MAX` of `limits.h`.
+const MAX_HOSTNAME_BYTES: usize = 64;
+
+pub(super) async fn create_sandbox(
+    ctx: &Arc<Context>,
+    request: CreateSandboxRequest,
+) -> Result<Empty, RequestError> {
+    let CreateSandboxRequest {
+        hostname,
+        dns,
+        storages,
+        sandbox_pidns: _,
+        sandbox_id: _,
+        guest_hook_path: _,
+        kernel_modules,
+        special_fields: _,
+    } = request;
+    let hostname = checked_hostname(hostname)?;
+    let resolver = resolver::render(&dns).map_err(RequestError::Invalid)?;
+    if !storages.is_empty() || !kernel_modules.is_empty() {
+        let message = "storages and kernel modules of a sandbox are not supported: the closure loads \
+                       its own modules, and volumes belong to CreateContainer";
+        return Err(RequestError::Invalid(message.to_owned()));
+    }
+    ctx.sandbox.step(Event::CreateSandbox)?;
+    if let Some(name) = hostname {
+        let set = machine::set_hostname(&name);
+        set.map_err(|source| RequestError::internal("the host name cannot be set", source))?;
+    }
+    if let Some(text) = resolver {
+        let written = resolver::write(&ctx.config.paths.resolv_conf, &text);
+        written.map_err(|source| {
+            RequestError::internal("the resolver's configuration cannot be written", source)
+        })?;
+    }
+    Ok(Empty::default())
+}
+
+/// Kata's shim stops the VM right after this; an orderly end is under way by then.
+pub(super) async fn destroy_sandbox(
+    ctx: &Arc<Context>,
+    _: DestroySandboxRequest,
+) -> Result<Empty, RequestError> {
+    ctx.systemd.power_off().await?;
+    Ok(Empty::default())
+}
+
+pub(super) async fn get_guest_details(
+    _: &Arc<Context>,
+    _: GuestDetailsRequest,
+) -> Result<GuestDetailsResponse, RequestError> {
+    let details = AgentDetails {
+        version: version::SEED.to_owned(),
+        init_daemon: false,
+        device_handlers: vec!["blk".to_owned()],
+        storage_handlers: vec!["blk".to_owned()],
+        supports_seccomp: false,
+        ..AgentDetails::default()
+    };
+    Ok(GuestDetailsResponse { agent_details: Some(details).into(), ..Default::default() })
+}
+
+/// There is one container and its processes are units of the guest, so the host never hears of an
+/// out-of-memory kill this way. A quick answer would make shims ask again without a pause.
+pub(super) async fn get_oom_event(
+    _: &Arc<Context>,
+    _: GetOOMEventRequest,
+) -> Result<OOMEvent, RequestError> {
+    future::pending().await
+}
+
+pub(super) async fn nothing_to_remove(
+    _: &Arc<Context>,
+    _: RemoveStaleVirtiofsShareMountsRequest,
+) -> Result<Empty, RequestError> {
+    Ok(Empty::default())
+}
+
+fn checked_hostname(name: String) -> Result<Option<String>, RequestError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    if !plain || name.len() > MAX_HOSTNAME_BYTES || name.starts_with(['-', '.']) {
+        return Err(RequestError::Invalid(format!("{name:?} is no host name")));
+    }
+    Ok(Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_letters_digits_dots_and_dashes() {
+        let check = |name: &str| checked_hostname(name.to_owned());
+        assert_eq!(check("").unwrap(), None);
+        assert_eq!(check("demo-1.example").unwrap().as_deref(), Some("demo-1.example"));
+        for name in ["-a", ".", "a b", "a\n", "a_b", &"a".repeat(65)] {
+            assert!(check(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The only system calls of the agent, and the files of `/proc` and `/sys` that stand for system calls.
+
+pub mod block;
+pub mod clock;
+pub mod command;
+pub mod file;
+pub mod machine;
+pub mod mount;
+pub mod privileges;
+pub mod resolver;

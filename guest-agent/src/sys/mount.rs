@@ -1,0 +1,104 @@
+//! Mounts: `mount(2)`, `umount2(2)` and `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
+
+use std::{
+    ffi::{CString, OsString},
+    fs, io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// A mount as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where it is.
+    pub mount_point: PathBuf,
+    /// What is mounted: for a block device its node.
+    pub source: PathBuf,
+    /// The file system's name.
+    pub filesystem: String,
+}
+
+/// Mounts `source` at `target`.
+pub fn mount(
+    source: &Path,
+    target: &Path,
+    filesystem: &str,
+    flags: MountFlags,
+    data: &str,
+) -> io::Result<()> {
+    let data = CString::new(data)?;
+    Ok(rustix::mount::mount(source, target, filesystem, flags, Some(data.as_c_str()))?)
+}
+
+/// Takes away the topmost mount at `target`.
+pub fn unmount(target: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)?)
+}
+
+/// The topmost mount at exactly `target`.
+pub fn mounted_at(target: &Path) -> io::Result<Option<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let mounts = table.split(|byte| *byte == b'\n').filter_map(parse_line);
+    Ok(mounts.filter(|mounted| mounted.mount_point == target).last())
+}
+
+/// `36 35 98:0 /root /mount/point options optional... - type source super-options`
+fn parse_line(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let mount_point = fields.nth(4)?;
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let filesystem = String::from_utf8_lossy(rest.next()?).into_owned();
+    let source = unescape(rest.next()?);
+    Some(Mounted { mount_point: unescape(mount_point), source, filesystem })
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) if *first == b'\\' => {
+                bytes.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// The room of the file system at `path`, in bytes.
+pub fn size(path: &Path) -> io::Result<u64> {
+    let room = rustix::fs::statvfs(path.as_os_str().as_bytes())?;
+    Ok(room.f_blocks * room.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_mounted_and_a_file_is_not() {
+        assert!(mounted_at(Path::new("/")).unwrap().is_some());
+        assert_eq!(mounted_at(Path::new("/etc/passwd-no")).unwrap(), None);
+        assert!(size(Path::new("/")).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_line_with_optional_fields_and_escapes_is_understood() {
+        let line = br"36 35 253:16 / /seed/my\040data rw,nodev shared:1 master:2 - ext4 /dev/vdb rw";
+        let mounted = parse_line(line).unwrap();
+        assert_eq!(mounted.mount_point, Path::new("/seed/my data"));
+        assert_eq!(mounted.source, Path::new("/dev/vdb"));
+        assert_eq!(mounted.filesystem, "ext4");
+        assert_eq!(parse_line(b""), None);
+    }
+}
