@@ -20,6 +20,9 @@ use crate::unwrap::SharedX;
 /// Largest wrapped key that is accepted, in bytes; P-256 under SHA-256 needs 126.
 pub(crate) const MAX_PRIVATE_BYTES: usize = 1024;
 
+/// Longest PIN, in bytes: an authorisation value is no longer than the name's digest.
+pub const MAX_PIN_BYTES: usize = 32;
+
 /// How a new key is to be made.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KeyOptions<'a> {

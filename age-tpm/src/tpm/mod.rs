@@ -36,7 +36,7 @@ use self::tcti::HEADER_BYTES;
 use self::wire::{Reader, WireError, Writer};
 
 pub(crate) use self::key::MAX_PRIVATE_BYTES;
-pub use self::key::{KeyOptions, LoadedKey, NewKey, create_key};
+pub use self::key::{KeyOptions, LoadedKey, MAX_PIN_BYTES, NewKey, create_key};
 pub use self::parent::PERSISTENT_SRK;
 pub(crate) use self::public::MAX_PUBLIC_BYTES;
 pub use self::public::{EccPublic, Name, Public, PublicError};

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use age_core::secrecy::{ExposeSecret, SecretString};
 use age_tpm::UtcTime;
 use age_tpm::identity::{Identity, Pin, read_identities};
 use age_tpm::plugin::Handler;
@@ -16,6 +17,7 @@ use age_tpm::tpm::{KeyOptions, Tcti, TctiError, Tpm, create_key};
 use lexopt::{Arg, ValueExt};
 
 use crate::error::CliError;
+use crate::pin::new_pin;
 
 const HELP: &str = include_str!("help.txt");
 
@@ -27,6 +29,7 @@ enum Action {
     StateMachine(String),
     Generate {
         output: Option<PathBuf>,
+        with_pin: bool,
     },
     Convert {
         input: Option<PathBuf>,
@@ -47,6 +50,7 @@ pub(crate) struct Command {
 struct Flags {
     generate: bool,
     convert: bool,
+    pin: bool,
     output: Option<PathBuf>,
     input: Option<PathBuf>,
     tcti: Option<String>,
@@ -76,6 +80,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
                 flags.output =
                     Some(PathBuf::from(parser.value()?)).filter(|p| p.as_os_str() != "-");
             }
+            Arg::Short('p') | Arg::Long("pin") => flags.pin = true,
             Arg::Long("tpm-recipient") => flags.tpm_recipient = true,
             Arg::Long("tag-recipient") => flags.tag_recipient = true,
             Arg::Long("tcti") => flags.tcti = Some(parser.value()?.string()?),
@@ -115,11 +120,15 @@ impl Flags {
                 (true, true) => {
                     return Err(usage("--generate and --convert exclude each other"));
                 }
+                (false, _) if self.pin => {
+                    return Err(usage("--pin goes with --generate"));
+                }
                 (true, false) if self.input.is_some() => {
                     return Err(usage("--generate takes no file; use -o for the output"));
                 }
                 (true, false) => Action::Generate {
                     output: self.output,
+                    with_pin: self.pin,
                 },
                 (false, true) => Action::Convert {
                     input: self.input,
@@ -155,20 +164,36 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
             age_plugin::run_state_machine(&machine, Handler::new(command.tcti))
                 .map_err(CliError::Protocol)
         }
-        Action::Generate { output } => {
+        Action::Generate { output, with_pin } => {
+            let pin = if with_pin { Some(new_pin()?) } else { None };
             let mut tpm =
                 Tpm::open(&command.tcti.map_err(CliError::Tcti)?).map_err(CliError::Tpm)?;
-            generate(&mut tpm, command.spelling, output)
+            generate(&mut tpm, pin.as_ref(), command.spelling, output.as_ref())
         }
         Action::Convert { input, output } => convert(input, output, command.spelling),
     }
 }
 
-fn generate(tpm: &mut Tpm, spelling: Spelling, output: Option<PathBuf>) -> Result<(), CliError> {
-    let key = create_key(tpm, KeyOptions::default()).map_err(CliError::Tpm)?;
-    let identity = Identity::new(key, Pin::None);
+fn generate(
+    tpm: &mut Tpm,
+    pin: Option<&SecretString>,
+    spelling: Spelling,
+    output: Option<&PathBuf>,
+) -> Result<(), CliError> {
+    let options = KeyOptions {
+        pin: pin.map(|pin| pin.expose_secret().as_bytes()),
+    };
+    let key = create_key(tpm, options).map_err(CliError::Tpm)?;
+    let identity = Identity::new(
+        key,
+        if pin.is_some() {
+            Pin::Required
+        } else {
+            Pin::None
+        },
+    );
     let text = identity.to_file_text(UtcTime::now(), spelling);
-    write_out(output.as_ref(), text.as_bytes())?;
+    write_out(output, text.as_bytes())?;
     // The identity may go to stdout, so words to the person go to stderr; losing them is no harm.
     let _ = writeln!(
         io::stderr(),

@@ -26,6 +26,8 @@ pub(crate) enum CliError {
     OpenInput { name: String, source: io::Error },
     /// The output could not be written.
     WriteOutput { name: String, source: io::Error },
+    /// The PIN is unusable or missing.
+    Pin { message: String },
     /// The conversation with the age client broke.
     Protocol(io::Error),
 }
@@ -76,6 +78,11 @@ impl fmt::Display for CliError {
                     .then_some("an existing key is never overwritten; choose another name");
                 say(f, &format_args!("cannot write {name}: {source}"), hint)
             }
+            Self::Pin { message } => say(
+                f,
+                message,
+                Some("set AGE_TPM_PIN, or run this on a terminal and type it"),
+            ),
             Self::Protocol(e) => say(
                 f,
                 &format_args!("the conversation with the age client broke: {e}"),

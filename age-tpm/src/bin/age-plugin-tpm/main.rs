@@ -6,6 +6,7 @@
 
 mod cli;
 mod error;
+mod pin;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

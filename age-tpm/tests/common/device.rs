@@ -1,0 +1,120 @@
+//! swtpm behind a character device, for programs that insist on `/dev/tpmrm0`.
+//!
+//! Owns a pseudo terminal whose slave side takes TPM commands, a thread that carries them to swtpm,
+//! and a private mount namespace in which the slave is named `/dev/tpmrm0`. Needs root for the
+//! namespace. There is no resource manager behind it, unlike behind the real device.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test a panic is a failure with a place"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use age_tpm::tpm::Tcti;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use crate::common::{Swtpm, skip};
+
+/// In the namespace: a small /dev with the slave in the TPM's place, then the program itself.
+const ENTER: &str = r#"
+set -eu
+dev=$1 slave=$2; shift 2
+mount -t tmpfs tmpfs "$dev"
+for node in null zero full random urandom tty; do
+    : > "$dev/$node"; mount --bind "/dev/$node" "$dev/$node"
+done
+: > "$dev/tpmrm0"; mount --bind "$slave" "$dev/tpmrm0"
+mkdir "$dev/pts"; mount --rbind /dev/pts "$dev/pts"
+ln -s pts/ptmx "$dev/ptmx"; ln -s /proc/self/fd "$dev/fd"
+mount --rbind "$dev" /dev
+exec "$@"
+"#;
+
+/// A `/dev/tpmrm0` that leads to a [`Swtpm`].
+pub(crate) struct Device {
+    slave: PathBuf,
+    dev: PathBuf,
+    /// Held open, for a pty without slave answers reads with an error.
+    _open: File,
+}
+
+impl Device {
+    /// `None` with a visible skip where namespaces are not allowed.
+    pub(crate) fn bridge(test: &str, swtpm: &Swtpm) -> Option<Self> {
+        let allowed = Command::new("unshare").args(["-m", "true"]).output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            skip(test, "a private mount namespace needs root");
+            return None;
+        }
+        let Tcti::SwtpmUnix(socket) = swtpm.tcti() else {
+            unreachable!("swtpm is on a socket")
+        };
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = PathBuf::from(ptsname(&master, Vec::new()).unwrap().into_string().unwrap());
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&slave)
+            .unwrap();
+        let mut mode = tcgetattr(&open).unwrap();
+        mode.make_raw();
+        tcsetattr(&open, OptionalActions::Now, &mode).unwrap();
+        thread::spawn(move || carry(File::from(master), &socket));
+        let dev = swtpm.scratch().join("dev");
+        std::fs::create_dir_all(&dev).unwrap();
+        Some(Self {
+            slave,
+            dev,
+            _open: open,
+        })
+    }
+
+    /// A command line that runs `program` where `/dev/tpmrm0` is the emulator.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", ENTER, "sh"])
+            .arg(&self.dev)
+            .arg(&self.slave)
+            .arg(program);
+        command
+    }
+}
+
+/// Carries frames until the pty is gone. One connection per command leaves swtpm free for others.
+fn carry(mut pty: File, socket: &Path) {
+    while let Some(command) = frame(&mut pty) {
+        let Ok(mut tpm) = UnixStream::connect(socket) else {
+            return;
+        };
+        if tpm.write_all(&command).is_err() {
+            return;
+        }
+        let Some(response) = frame(&mut tpm) else {
+            return;
+        };
+        if pty.write_all(&response).is_err() {
+            return;
+        }
+    }
+}
+
+/// One command or response: its size is in bytes 2 to 5.
+fn frame(source: &mut impl Read) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 10];
+    source.read_exact(&mut bytes).ok()?;
+    let size = u32::from_be_bytes(bytes[2..6].try_into().unwrap());
+    let start = bytes.len();
+    bytes.resize(usize::try_from(size).unwrap().max(start), 0);
+    source.read_exact(&mut bytes[start..]).ok()?;
+    Some(bytes)
+}
