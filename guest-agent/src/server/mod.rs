@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::stream;
 use seed_protocol::{
-    kata::{agent_ttrpc, health_ttrpc},
+    kata::{self as dialect, health_ttrpc},
     ports,
     seed::v1_ttrpc,
 };
@@ -102,7 +102,7 @@ pub async fn start(ctx: &Arc<Context>) -> Result<Option<Server>, ListenError> {
     };
     let mut inner = TtrpcServer::new()
         .add_listener(listener)
-        .register_service(agent_ttrpc::create_agent_service(Arc::new(kata::Agent::new(ctx))))
+        .register_service(dialect::agent_service(Arc::new(kata::Agent::new(ctx))))
         .register_service(health_ttrpc::create_health(Arc::new(kata::Health)))
         .register_service(v1_ttrpc::create_guest(Arc::new(seed::Service::new(ctx.clone()))));
     inner.start().await.map_err(|error| ListenError::Server(error.to_string()))?;
