@@ -17,8 +17,8 @@ use tokio::{
     time::timeout,
 };
 use zbus::{
-    Address, Connection, MatchRule, Message, MessageStream, OwnedObjectPath, connection,
-    fdo::DBusProxy, message::Type, names::OwnedUniqueName, proxy::CacheProperties,
+    Address, Connection, MatchRule, Message, MessageStream, Variant, connection, fdo::DBusProxy,
+    message::Type, names::OwnedUniqueName, proxy::CacheProperties,
 };
 
 use super::{jobs::Jobs, proxy::ManagerProxy};
@@ -47,18 +47,24 @@ pub(super) struct Bus {
     closed: watch::Receiver<bool>,
 }
 
-/// Who wants to hear of changes of a unit, by the unit's object path: one for each.
+/// Who wants to hear of changes of a unit, by the unit's object path.
 #[derive(Debug, Default)]
 struct Watchers {
-    by_path: Mutex<HashMap<String, Arc<Notify>>>,
+    by_path: Mutex<HashMap<String, Vec<Arc<Watched>>>>,
 }
 
-/// Hears of changes of one unit for as long as it lives. One at a time for each unit: it is made by
-/// whoever started the unit.
+#[derive(Debug, Default)]
+struct Watched {
+    changed: Notify,
+    /// Whether the unit's conditions were met when they were last checked.
+    conditions_met: Mutex<Option<bool>>,
+}
+
+/// Hears of changes of one unit for as long as it lives.
 #[derive(Debug)]
 pub(super) struct UnitWatch {
     path: String,
-    changed: Arc<Notify>,
+    watched: Arc<Watched>,
     watchers: Arc<Watchers>,
 }
 
@@ -124,37 +130,114 @@ impl Bus {
         let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
 
-    /// Hears of changes of this unit from now on.
-    pub(super) fn watch_unit(&self, path: &OwnedObjectPath) -> UnitWatch {
-        let path = path.as_str().to_owned();
-        let changed = Arc::new(Notify::new());
+    /// Hears of changes of this unit from now on, whether it is loaded or not.
+    pub(super) fn watch_unit(&self, name: &str) -> UnitWatch {
+        let path = unit_path(name);
+        let watched = Arc::new(Watched::default());
         self.watchers
             .lock()
-            .insert(path.clone(), Arc::clone(&changed));
+            .entry(path.clone())
+            .or_default()
+            .push(Arc::clone(&watched));
         UnitWatch {
             path,
-            changed,
+            watched,
             watchers: Arc::clone(&self.watchers),
         }
     }
 }
 
+/// The object path of a unit: everything but ASCII letters and digits is `_` and two hexadecimal digits,
+/// as in systemd's `bus_label_escape()`.
+fn unit_path(name: &str) -> String {
+    let mut path = format!("{UNIT_PATHS}/");
+    for (index, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit()) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
 impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Watched>>>> {
         self.by_path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the new properties of a unit.
+    fn changed(&self, path: &str, message: &Message) {
+        let by_path = self.lock();
+        let Some(watchers) = by_path.get(path) else {
+            return;
+        };
+        let conditions_met = conditions_met(message);
+        for watched in watchers {
+            if conditions_met.is_some() {
+                *watched
+                    .conditions_met
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = conditions_met;
+            }
+            watched.changed.notify_one();
+        }
+    }
+
+    /// Nothing more will be heard.
+    fn close(&self) {
+        self.lock()
+            .values()
+            .flatten()
+            .for_each(|watched| watched.changed.notify_one());
+    }
+}
+
+/// What a `PropertiesChanged` of a unit says of its conditions, if they were checked at all.
+fn conditions_met(message: &Message) -> Option<bool> {
+    let body = message.body();
+    let (_, properties, _): (&str, HashMap<&str, Variant<'_>>, Vec<&str>) =
+        body.deserialize().ok()?;
+    let Some(Variant::U64(1..)) = properties.get("ConditionTimestampMonotonic") else {
+        return None;
+    };
+    match properties.get("ConditionResult") {
+        Some(Variant::Bool(met)) => Some(*met),
+        _ => None,
     }
 }
 
 impl UnitWatch {
+    /// The unit's object path.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Waits for a change. One that happened since the last call counts.
     pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+        self.watched.changed.notified().await;
+    }
+
+    /// Whether the unit's conditions were met, if they were checked since the watch began. systemd sends
+    /// a unit's last changes before the end of its job.
+    pub(super) fn conditions_met(&self) -> Option<bool> {
+        *self
+            .watched
+            .conditions_met
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for UnitWatch {
     fn drop(&mut self) {
-        self.watchers.lock().remove(&self.path);
+        let mut by_path = self.watchers.lock();
+        if let Some(watchers) = by_path.get_mut(&self.path) {
+            watchers.retain(|watched| !Arc::ptr_eq(watched, &self.watched));
+            if watchers.is_empty() {
+                by_path.remove(&self.path);
+            }
+        }
     }
 }
 
@@ -207,10 +290,7 @@ impl Dispatcher {
             }
         }
         self.jobs.close();
-        self.watchers
-            .lock()
-            .values()
-            .for_each(|changed| changed.notify_one());
+        self.watchers.close();
     }
 
     /// Takes one signal; false says that this connection is over.
@@ -242,15 +322,27 @@ impl Dispatcher {
             }
             "StartupFinished" => self.dirty.notify_one(),
             "PropertiesChanged" => {
-                if let Some(path) = header.path()
-                    && let Some(changed) = self.watchers.lock().get(path.as_str())
-                {
-                    changed.notify_one();
+                if let Some(path) = header.path() {
+                    self.watchers.changed(path.as_str(), message);
                 }
                 self.dirty.notify_one();
             }
             _ => {}
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_paths_are_escaped_as_systemd_does() {
+        assert_eq!(
+            unit_path("a-b@1.service"),
+            format!("{UNIT_PATHS}/a_2db_401_2eservice")
+        );
+        assert_eq!(unit_path("1.mount"), format!("{UNIT_PATHS}/_31_2emount"));
     }
 }

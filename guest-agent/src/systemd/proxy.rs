@@ -39,8 +39,6 @@ pub(super) trait Manager {
         patterns: &[&str],
     ) -> zbus::Result<Vec<ListedUnit>>;
 
-    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
-
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
 
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -74,13 +72,6 @@ pub(super) trait Manager {
 pub(super) trait UnitState {
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_state(&self) -> zbus::Result<String>;
-
-    /// When the conditions were last checked, 0 if they never were.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn condition_timestamp_monotonic(&self) -> zbus::Result<u64>;
-
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn condition_result(&self) -> zbus::Result<bool>;
 }
 
 #[zbus::proxy(

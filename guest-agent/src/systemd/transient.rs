@@ -13,13 +13,13 @@ use std::{
 
 use tokio::{select, time::sleep};
 use tracing::{debug, warn};
-use zbus::{Fd, OwnedObjectPath, Variant, proxy::CacheProperties};
+use zbus::{Fd, Variant, proxy::CacheProperties};
 
 use super::{
     Handle, SystemdError, UnitName,
     bus::{Bus, UnitWatch},
     proxy::{ServiceProxy, UnitStateProxy},
-    unit::{JobError, finish},
+    unit::finish,
 };
 
 /// All transient services of the agent live here.
@@ -87,7 +87,6 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Transient {
     unit: UnitName,
-    path: OwnedObjectPath,
     bus: Arc<Bus>,
     watch: UnitWatch,
 }
@@ -98,19 +97,16 @@ impl Handle {
         let bus = self.bus()?;
         let name = spec.unit.as_str();
         let properties = properties(&spec);
+        let watch = bus.watch_unit(name);
         let start = bus
             .manager
             .start_transient_unit(name, "fail", &properties, &[]);
         let started = finish(&bus, start, format!("the start of {name}")).await;
         let result = started.map_err(|error| error.named("start", name))?;
 
-        // From here on the unit is referenced: whatever goes wrong, let it go.
-        let path = bus.manager.get_unit(name).await;
-        let path = path.map_err(|error| JobError::Refused(error).named("start", name))?;
-        let watch = bus.watch_unit(&path);
+        // From here on the unit is referenced: it has to be let go.
         let transient = Transient {
             unit: spec.unit,
-            path,
             bus,
             watch,
         };
@@ -152,7 +148,7 @@ impl Transient {
                 () = sleep(POLL) => {}
                 () = self.bus.closed() => {
                     if let Ok(bus) = systemd.another_bus(&self.bus).await {
-                        self.watch = bus.watch_unit(&self.path);
+                        self.watch = bus.watch_unit(self.unit.as_str());
                         self.bus = bus;
                     }
                 }
@@ -163,7 +159,7 @@ impl Transient {
     /// How it ended, or `None` while anything of it runs.
     async fn exit(&self) -> zbus::Result<Option<Exit>> {
         let unit = UnitStateProxy::builder(&self.bus.connection)
-            .path(&self.path)
+            .path(self.watch.path())
             .cache_properties(CacheProperties::No)
             .build()
             .await?;
@@ -182,7 +178,7 @@ impl Transient {
 
     async fn service(&self) -> zbus::Result<ServiceProxy<'_>> {
         ServiceProxy::builder(&self.bus.connection)
-            .path(&self.path)
+            .path(self.watch.path())
             .cache_properties(CacheProperties::No)
             .build()
             .await

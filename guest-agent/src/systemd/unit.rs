@@ -6,9 +6,9 @@ use std::{fmt, future::Future, time::Duration};
 
 use tokio::time::timeout;
 use tracing::info;
-use zbus::{OwnedObjectPath, proxy::CacheProperties};
+use zbus::OwnedObjectPath;
 
-use super::{Handle, SystemdError, bus::Bus, proxy::UnitStateProxy};
+use super::{Handle, SystemdError, bus::Bus};
 
 /// The longest wait for the end of a job. A unit's own limits end it sooner: 90 s by default.
 const JOB_LIMIT: Duration = Duration::from_mins(10);
@@ -175,6 +175,7 @@ impl Handle {
     ) -> Result<String, SystemdError> {
         let bus = self.bus()?;
         let (manager, name) = (&bus.manager, unit.as_str());
+        let watch = bus.watch_unit(name);
         let mode = "replace";
         let what = || format!("the {} of {unit}", action.verb());
         let result = match action {
@@ -188,7 +189,7 @@ impl Handle {
             }
         };
         let mut result = result.map_err(|error| error.named(action.verb(), name))?;
-        if result == "done" && action.checks_conditions() && condition_failed(&bus, name).await {
+        if result == "done" && action.checks_conditions() && watch.conditions_met() == Some(false) {
             "skipped".clone_into(&mut result);
         }
         info!(
@@ -276,23 +277,6 @@ pub(super) async fn finish(
         Ok(Err(_)) => Err(JobError::Lost(what)),
         Err(_) => Err(JobError::TimedOut(what)),
     }
-}
-
-/// Whether the unit was not started because a condition was not met. A unit that is gone was none.
-async fn condition_failed(bus: &Bus, name: &str) -> bool {
-    let Ok(path) = bus.manager.get_unit(name).await else {
-        return false;
-    };
-    let unit = UnitStateProxy::builder(&bus.connection)
-        .path(path)
-        .cache_properties(CacheProperties::No)
-        .build();
-    let Ok(unit) = unit.await else { return false };
-    let checked = unit
-        .condition_timestamp_monotonic()
-        .await
-        .is_ok_and(|checked| checked > 0);
-    checked && unit.condition_result().await.is_ok_and(|met| !met)
 }
 
 fn complete_patterns(patterns: &[String]) -> Result<Vec<String>, SystemdError> {
