@@ -1,0 +1,465 @@
+//! The journal of one machine: batches of entries after a position, whatever happens to the files meanwhile.
+//!
+//! ```text
+//! read_after(position)
+//!   look      directories changed? list them; read the headers of the files being written
+//!   resolve   position -> (stream, number)                                   (resume.rs)
+//!   fill      the file with the lowest next number, again and again, until the batch is full, a gap
+//!             opens, or there is nothing more
+//!   hand over nothing more in this stream and a later one exists: go on there
+//! ```
+//!
+//! The position is the caller's. What is kept here (open files, cursors, values) only saves work.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use seed_protocol::journal::{BatchEncoder, EntryHead};
+use thiserror::Error;
+
+use crate::{
+    cache::ValueCache,
+    directory::Directories,
+    file::Skipped,
+    follow::Pace,
+    position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
+    resume::{Resume, Start},
+    slot::{Encoded, Slots},
+    stream::{Stream, streams},
+};
+
+/// Where journald keeps its files: what outlives a reboot, then what does not.
+pub const SYSTEM_DIRECTORIES: [&str; 2] = ["/var/log/journal", "/run/log/journal"];
+/// Ends of batches that are remembered, for callers that give no mark.
+const REMEMBERED_ENDS: usize = 64;
+
+/// Why the system's journal cannot be found.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// There is no machine id.
+    #[error("cannot read {}", path.display())]
+    MachineId {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not one.
+    #[error("{} holds no machine id", path.display())]
+    NotAnId {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A reader of one machine's journal. Every call may block on file I/O, and on nothing else; each reader needs
+/// its own.
+#[derive(Debug)]
+pub struct Journal {
+    machine_id: [u8; 16],
+    pub(crate) directories: Directories,
+    pub(crate) slots: Slots,
+    cache: ValueCache,
+    serials: u64,
+    /// Where the cursors stand.
+    reading: Option<Reading>,
+    pub(crate) resume: Resume,
+    pub(crate) pace: Pace,
+    ends: VecDeque<Reading>,
+}
+
+/// A stream, and the entry of it that was given last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) stream: [u8; 16],
+    pub(crate) last: EntryHead,
+}
+
+impl Reading {
+    pub(crate) fn is_at(&self, position: &Position) -> bool {
+        self.stream == position.seqnum_id
+            && self.last.seqnum == position.seqnum
+            && position
+                .mark
+                .is_none_or(|mark| mark == Mark::from(&self.last))
+    }
+}
+
+impl Journal {
+    /// The journal in `<parent>/<machine id>` of each parent, the persistent one first. Directories that are not
+    /// there count as empty and may come later.
+    #[must_use]
+    pub fn open(parents: &[PathBuf], machine_id: [u8; 16]) -> Self {
+        let name = hexadecimal(&machine_id);
+        let paths = parents.iter().map(|parent| parent.join(&name)).collect();
+        Self {
+            machine_id,
+            directories: Directories::new(paths),
+            slots: Slots::default(),
+            cache: ValueCache::default(),
+            serials: 0,
+            reading: None,
+            resume: Resume::default(),
+            pace: Pace::default(),
+            ends: VecDeque::with_capacity(REMEMBERED_ENDS),
+        }
+    }
+
+    /// The journal of the system that this runs on.
+    ///
+    /// # Errors
+    /// When `/etc/machine-id` cannot be read.
+    pub fn system() -> Result<Self, OpenError> {
+        let path = Path::new("/etc/machine-id");
+        let text = fs::read_to_string(path).map_err(|source| OpenError::MachineId {
+            path: path.to_owned(),
+            source,
+        })?;
+        let machine_id = parse_id(text.trim()).ok_or_else(|| OpenError::NotAnId {
+            path: path.to_owned(),
+        })?;
+        Ok(Self::open(
+            &SYSTEM_DIRECTORIES.map(PathBuf::from),
+            machine_id,
+        ))
+    }
+
+    /// Files that are there and are not read.
+    #[must_use]
+    pub fn problems(&self) -> Vec<FileProblem<'_>> {
+        let problems = self.slots.problems.iter();
+        problems
+            .map(|(name, error)| FileProblem {
+                path: &name.path,
+                error,
+            })
+            .collect()
+    }
+
+    /// Adds the entries after `after` to the batch, which should be a new one, until it is full or there are no
+    /// more. Blocks only on file I/O.
+    ///
+    /// # Errors
+    /// When there are journal files and none of them can be read.
+    pub fn read_after(
+        &mut self,
+        after: &Position,
+        batch: &mut BatchEncoder,
+    ) -> Result<ReadOutcome, ReadError> {
+        self.look();
+        if self.slots.slots.is_empty()
+            && let Some((name, error)) = self.slots.problems.first()
+        {
+            return Err(ReadError::NoReadableFile {
+                count: self.slots.problems.len(),
+                path: name.path.clone(),
+                reason: chain(error),
+            });
+        }
+        let continuing = self.reading.filter(|reading| reading.is_at(after));
+        let remembered = continuing
+            .or_else(|| self.remembered(after))
+            .map(|end| end.last);
+        let known = Position {
+            mark: after.mark.or(remembered.as_ref().map(Mark::from)),
+            ..*after
+        };
+        let all = streams(&self.slots.slots);
+        let Some(start) = self
+            .resume
+            .resolve(&known, continuing.is_some(), &all, &self.slots)
+        else {
+            return Ok(nothing(after, &all));
+        };
+        let mut outcome = self.fill(&start, after, &all, batch);
+        if outcome.count == 0
+            && outcome.caught_up
+            && let Some(next) = self.resume.hand_over(&known, &start, &all, &self.slots)
+        {
+            let skipped = outcome.skipped;
+            outcome = self.fill(&next, after, &all, batch);
+            outcome.skipped.bad_objects += skipped.bad_objects;
+            outcome.skipped.bad_values += skipped.bad_values;
+        }
+        self.remember();
+        Ok(outcome)
+    }
+
+    /// Learns what changed in the directories and the active files.
+    pub(crate) fn look(&mut self) {
+        if self.directories.may_have_changed() {
+            self.slots.scan(&mut self.directories, &self.machine_id);
+        } else {
+            self.slots.look_at_active();
+        }
+        self.pace.saw(&self.slots);
+    }
+
+    fn fill(
+        &mut self,
+        start: &Start,
+        asked: &Position,
+        all: &[Stream],
+        batch: &mut BatchEncoder,
+    ) -> ReadOutcome {
+        let mut limit = u64::MAX;
+        if let Some(stream) = all.iter().find(|stream| stream.id == start.stream)
+            && stream.active_files > 1
+        {
+            // Several files are being written: what is below the highest number seen is in them by now, what is
+            // above may be in one and not yet in the other.
+            limit = stream.tail_seqnum;
+            self.slots.look_at_active();
+        }
+        let at_start = self.reading.is_some_and(|reading| {
+            reading.stream == start.stream && reading.last.seqnum == start.after
+        });
+        if !at_start {
+            self.reading = None;
+            self.slots
+                .slots
+                .iter_mut()
+                .for_each(crate::slot::Slot::forget_place);
+        }
+        let mut run = Run {
+            last: start.after,
+            check_gap: start.check_gap,
+            first: 0,
+            gap: None,
+            skipped: Skipped::default(),
+            gap_confirmed: false,
+            limit,
+        };
+        let caught_up = self.run(start.stream, &mut run, batch);
+        if let Some(last) = batch.last().filter(|_| run.first > 0) {
+            self.reading = Some(Reading {
+                stream: start.stream,
+                last,
+            });
+        }
+        let tail = self
+            .slots
+            .slots
+            .iter()
+            .filter(|slot| slot.header.seqnum_id == start.stream);
+        let tail_seqnum = tail
+            .map(|slot| slot.header.tail_seqnum)
+            .max()
+            .unwrap_or(run.last);
+        let delivered = run.first > 0;
+        ReadOutcome {
+            seqnum_id: if delivered {
+                start.stream
+            } else {
+                asked.seqnum_id
+            },
+            first: run.first,
+            last: if delivered { run.last } else { asked.seqnum },
+            count: if delivered { batch.count() } else { 0 },
+            gap: run.gap,
+            reset: delivered && start.reset,
+            tail_seqnum: tail_seqnum.max(run.last),
+            caught_up,
+            skipped: run.skipped,
+        }
+    }
+
+    /// True when there is nothing more.
+    fn run(&mut self, stream: [u8; 16], run: &mut Run, batch: &mut BatchEncoder) -> bool {
+        while let Some((index, bound)) = self.pick(stream, run) {
+            loop {
+                let slot = &mut self.slots.slots[index];
+                let Ok(Some(entry)) = slot.peek_after(run.last, &mut self.serials) else {
+                    break;
+                };
+                let seqnum = entry.head.seqnum;
+                if slot.has_skipped() && slot.is_deleted() {
+                    self.slots.slots.remove(index);
+                    break;
+                }
+                if seqnum > run.limit {
+                    return true;
+                }
+                if seqnum > bound {
+                    break;
+                }
+                if run.check_gap && seqnum != run.last + 1 && run.gap_at(seqnum).is_none() {
+                    if run.first > 0 {
+                        return false;
+                    }
+                    if !run.gap_confirmed {
+                        // A file may have been missed while it was renamed.
+                        run.gap_confirmed = true;
+                        self.slots.scan(&mut self.directories, &self.machine_id);
+                        break;
+                    }
+                    let slot = &self.slots.slots[index];
+                    let is_damage =
+                        slot.header.head_seqnum <= run.last + 1 || !self.slots.problems.is_empty();
+                    let reason = if is_damage {
+                        GapReason::Corrupt
+                    } else {
+                        GapReason::Vacuumed
+                    };
+                    run.gap = Some(Gap {
+                        from: run.last + 1,
+                        to: seqnum - 1,
+                        reason,
+                    });
+                }
+                let slot = &mut self.slots.slots[index];
+                match slot.encode(&entry, batch, &mut self.cache) {
+                    Encoded::Added => {
+                        slot.advance();
+                        if run.first == 0 {
+                            run.first = seqnum;
+                        }
+                        run.last = seqnum;
+                        run.check_gap = true;
+                    }
+                    Encoded::Damaged => {
+                        slot.advance();
+                        // The gap, if one was noted, has become wider.
+                        run.gap = None;
+                    }
+                    Encoded::Full => return false,
+                    Encoded::Deleted => {
+                        self.slots.slots.remove(index);
+                        run.gap = None;
+                        break;
+                    }
+                }
+            }
+        }
+        for slot in &mut self.slots.slots {
+            run.add(slot.take_skipped());
+        }
+        true
+    }
+
+    /// The file whose next entry has the lowest number, and the highest number up to which no other file has to
+    /// be asked.
+    fn pick(&mut self, stream: [u8; 16], run: &mut Run) -> Option<(usize, u64)> {
+        let mut best: Option<(u64, usize)> = None;
+        let mut bound = u64::MAX;
+        for index in 0..self.slots.slots.len() {
+            let slot = &mut self.slots.slots[index];
+            if slot.header.seqnum_id != stream || !slot.may_have_after(run.last) {
+                continue;
+            }
+            if let Some((lowest, _)) = best
+                && slot.header.head_seqnum > lowest
+            {
+                bound = bound.min(slot.header.head_seqnum - 1);
+                break;
+            }
+            // A file that cannot be opened any more was deleted: the next listing will not have it.
+            let next = slot.peek_after(run.last, &mut self.serials).ok().flatten();
+            let is_deleted = slot.has_skipped() && slot.is_deleted();
+            run.add(slot.close_if_exhausted());
+            let Some(entry) = next.filter(|_| !is_deleted) else {
+                continue;
+            };
+            let seqnum = entry.head.seqnum;
+            match best {
+                Some((lowest, _)) if seqnum >= lowest => bound = bound.min(seqnum - 1),
+                Some((lowest, _)) => {
+                    bound = bound.min(lowest - 1);
+                    best = Some((seqnum, index));
+                }
+                None => best = Some((seqnum, index)),
+            }
+        }
+        best.map(|(seqnum, index)| (index, bound.max(seqnum)))
+    }
+
+    fn remembered(&self, position: &Position) -> Option<Reading> {
+        self.ends
+            .iter()
+            .rev()
+            .find(|end| end.is_at(position))
+            .copied()
+    }
+
+    fn remember(&mut self) {
+        if let Some(reading) = self.reading
+            && self.ends.back() != Some(&reading)
+        {
+            if self.ends.len() == REMEMBERED_ENDS {
+                self.ends.pop_front();
+            }
+            self.ends.push_back(reading);
+        }
+    }
+}
+
+/// One pass over one stream.
+#[derive(Debug)]
+struct Run {
+    last: u64,
+    check_gap: bool,
+    first: u64,
+    gap: Option<Gap>,
+    gap_confirmed: bool,
+    skipped: Skipped,
+    limit: u64,
+}
+
+impl Run {
+    /// The gap that was already noted before this number.
+    fn gap_at(&self, seqnum: u64) -> Option<Gap> {
+        self.gap.filter(|gap| gap.to + 1 == seqnum)
+    }
+
+    fn add(&mut self, skipped: Skipped) {
+        self.skipped.bad_objects += skipped.bad_objects;
+        self.skipped.bad_values += skipped.bad_values;
+    }
+}
+
+fn nothing(asked: &Position, all: &[Stream]) -> ReadOutcome {
+    let stream = all.iter().find(|stream| stream.id == asked.seqnum_id);
+    ReadOutcome {
+        seqnum_id: asked.seqnum_id,
+        first: 0,
+        last: asked.seqnum,
+        count: 0,
+        gap: None,
+        reset: false,
+        tail_seqnum: stream.map_or(asked.seqnum, |stream| stream.tail_seqnum),
+        caught_up: true,
+        skipped: Skipped::default(),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+pub(crate) fn hexadecimal(id: &[u8; 16]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 32 hexadecimal digits, with or without dashes.
+pub(crate) fn parse_id(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|digit| *digit != '-').collect();
+    if digits.len() != 32 || !digits.is_ascii() {
+        return None;
+    }
+    let mut id = [0; 16];
+    for (index, byte) in id.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(index * 2..index * 2 + 2)?, 16).ok()?;
+    }
+    Some(id)
+}

@@ -1,0 +1,294 @@
+//! The files of one machine that are known, each opened only while it is read.
+//!
+//! A slot is one journal file by its file id; its name may change under us (rotation renames the active file).
+//! Closed files are read once and closed; a deleted file leaves the list.
+
+use seed_protocol::journal::{BatchEncoder, Commit};
+
+use crate::{
+    cache::ValueCache,
+    directory::{Directories, Name},
+    file::{FileError, JournalFile, Skipped},
+    header::Header,
+    object::EntryRef,
+};
+
+/// Keys of values: the serial number of the open file above, the place in the file below.
+const OFFSET_BITS: u32 = 44;
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    name: Name,
+    /// As of the last look.
+    pub(crate) header: Header,
+    file: Option<JournalFile>,
+    /// Distinguishes this opening of this file from all others.
+    serial: u64,
+    /// The open file's cursor stands where the journal's reading stands.
+    placed: bool,
+    /// Nothing more will come from this file.
+    exhausted: bool,
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoded {
+    Added,
+    Full,
+    /// It cannot be read.
+    Damaged,
+    /// The file was deleted while we read it.
+    Deleted,
+}
+
+impl Slot {
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// journald may still write to it.
+    pub(crate) fn is_active(&self) -> bool {
+        self.header.online && self.name.is_active()
+    }
+
+    /// The cursor has to be placed anew.
+    pub(crate) fn forget_place(&mut self) {
+        self.placed = false;
+        self.exhausted = false;
+    }
+
+    /// A second reader of the same file, for looking something up.
+    pub(crate) fn open_again(&self) -> Result<JournalFile, FileError> {
+        JournalFile::open(&self.name.path)
+    }
+
+    /// Reads the header again. False when the file cannot be read any more.
+    pub(crate) fn look(&mut self) -> bool {
+        let header = match &self.file {
+            Some(file) => file.current_header(),
+            None => JournalFile::open(&self.name.path).map(|file| file.header),
+        };
+        match header {
+            Ok(header) if header.file_id == self.header.file_id => {
+                self.header = header;
+                true
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// True when the file can have an entry numbered above `last`.
+    pub(crate) fn may_have_after(&self, last: u64) -> bool {
+        !self.exhausted
+            && self.header.n_entries > 0
+            && (self.header.tail_seqnum > last || !self.header.is_witness())
+    }
+
+    /// The first entry numbered above `last`. Opens the file when needed.
+    pub(crate) fn peek_after(
+        &mut self,
+        last: u64,
+        serials: &mut u64,
+    ) -> Result<Option<EntryRef>, FileError> {
+        if self.file.is_none() {
+            self.file = Some(JournalFile::open(&self.name.path)?);
+            *serials += 1;
+            self.serial = *serials;
+            self.placed = false;
+        }
+        let Some(file) = &mut self.file else {
+            return Ok(None);
+        };
+        if !self.placed {
+            if self.header.head_seqnum > last {
+                file.rewind()
+            } else {
+                file.seek_after(last)
+            }
+            self.placed = true;
+        }
+        loop {
+            match file.peek() {
+                Some(entry) if entry.head.seqnum > last => return Ok(Some(entry)),
+                Some(_) => file.advance(),
+                None if file.header != self.header => file.refresh(self.header),
+                None => break,
+            }
+        }
+        if !self.is_active() {
+            self.exhausted = true;
+        }
+        Ok(None)
+    }
+
+    /// Closes a file that has nothing more to give.
+    pub(crate) fn close_if_exhausted(&mut self) -> Skipped {
+        let skipped = self.take_skipped();
+        if self.exhausted {
+            self.file = None;
+        }
+        skipped
+    }
+
+    /// Passes over the entry that was peeked.
+    pub(crate) fn advance(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.advance();
+        }
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.file.as_ref().is_some_and(JournalFile::is_deleted)
+    }
+
+    /// What was passed over since the last call.
+    pub(crate) fn take_skipped(&mut self) -> Skipped {
+        self.file
+            .as_mut()
+            .map(|file| std::mem::take(&mut file.skipped))
+            .unwrap_or_default()
+    }
+
+    /// Whether something was passed over since the last [`Self::take_skipped`].
+    pub(crate) fn has_skipped(&self) -> bool {
+        self.file
+            .as_ref()
+            .is_some_and(|file| !file.skipped.is_nothing())
+    }
+
+    /// Writes the entry into the batch.
+    pub(crate) fn encode(
+        &mut self,
+        entry: &EntryRef,
+        batch: &mut BatchEncoder,
+        cache: &mut ValueCache,
+    ) -> Encoded {
+        let Some(file) = &mut self.file else {
+            return Encoded::Damaged;
+        };
+        let Some(items) = file.load_items(entry) else {
+            file.skipped.bad_objects += 1;
+            return Encoded::Damaged;
+        };
+        let Ok(mut out) = batch.begin(&entry.head) else {
+            return Encoded::Damaged;
+        };
+        let mut bad_values = 0;
+        for index in 0..items {
+            let offset = file.item_offset(index);
+            let key = (self.serial << OFFSET_BITS) | ((offset >> 3) & ((1 << OFFSET_BITS) - 1));
+            if out.known(key) {
+                continue;
+            }
+            let written = if let Some(bytes) = cache.get(key) {
+                out.shared(key, bytes, bytes.len() as u64)
+            } else {
+                match file.value(offset) {
+                    None => false,
+                    Some(value) if value.is_shared => {
+                        if value.true_length == value.bytes.len() as u64 {
+                            cache.insert(key, value.bytes);
+                        }
+                        out.shared(key, value.bytes, value.true_length)
+                    }
+                    Some(value) => out.inline(value.bytes, value.true_length),
+                }
+            };
+            bad_values += u64::from(!written);
+        }
+        if bad_values > 0 && file.is_deleted() {
+            return Encoded::Deleted;
+        }
+        match out.commit() {
+            Commit::Added => {
+                file.skipped.bad_values += bad_values;
+                file.shrink();
+                Encoded::Added
+            }
+            Commit::Full => Encoded::Full,
+        }
+    }
+}
+
+/// All files that are there, and those that are there and cannot be read.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) problems: Vec<(Name, FileError)>,
+}
+
+impl Slots {
+    /// Brings the list up to date with the directories. Files of other machines are not ours.
+    pub(crate) fn scan(&mut self, directories: &mut Directories, machine_id: &[u8; 16]) {
+        let names = directories.list(self.slots.iter().map(Slot::name));
+        let mut old = std::mem::take(&mut self.slots);
+        self.problems.clear();
+        for name in names {
+            let same = |slot: &Slot| {
+                slot.name.directory == name.directory && slot.name.inode == name.inode
+            };
+            let known = old
+                .iter()
+                .position(same)
+                .map(|index| old.swap_remove(index));
+            // A closed file under the same name is the same file: inode numbers are used again, names with a
+            // number and a time in them are not.
+            if let Some(slot) = known.as_ref()
+                && slot.name == name
+                && !name.is_active()
+            {
+                self.slots.extend(known);
+                continue;
+            }
+            self.adopt(name, known, machine_id);
+        }
+        self.sort();
+    }
+
+    fn adopt(&mut self, name: Name, known: Option<Slot>, machine_id: &[u8; 16]) {
+        let header = match JournalFile::open(&name.path) {
+            Ok(file) => file.header,
+            Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                // Renamed or deleted since the listing. A known one is kept until the next listing decides.
+                self.slots.extend(known);
+                return;
+            }
+            Err(error) => {
+                self.problems.push((name, error));
+                return;
+            }
+        };
+        if header.machine_id != *machine_id {
+            return;
+        }
+        match known {
+            Some(mut slot) if slot.header.file_id == header.file_id => {
+                slot.name = name;
+                slot.header = header;
+                self.slots.push(slot);
+            }
+            Some(_) | None => self.slots.push(Slot {
+                name,
+                header,
+                file: None,
+                serial: 0,
+                placed: false,
+                exhausted: false,
+            }),
+        }
+    }
+
+    /// In the order of their first numbers, which the merge relies on.
+    pub(crate) fn sort(&mut self) {
+        self.slots
+            .sort_by_key(|slot| (slot.header.head_seqnum, slot.header.file_id));
+    }
+
+    /// Reads the headers of files that are being written.
+    pub(crate) fn look_at_active(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_active()) {
+            slot.look();
+        }
+        self.sort();
+    }
+}

@@ -1,0 +1,133 @@
+//! Asks journald to write out all that it has received.
+//!
+//! A unit's end does not mean that its last lines are in the journal. `io.systemd.Journal.Synchronize` answers
+//! when everything sent before the call is. One varlink call by hand: a JSON object and a zero byte each way.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+const SOCKET: &str = "/run/systemd/journal/io.systemd.journal";
+const CALL: &[u8] = b"{\"method\":\"io.systemd.Journal.Synchronize\",\"parameters\":{}}\0";
+const MAX_REPLY_BYTES: u64 = 64 * 1024;
+
+/// Why journald was not heard to have written everything.
+#[derive(Debug, Error)]
+pub enum SynchronizeError {
+    /// journald is not there, or did not answer in time.
+    #[error("cannot ask journald to synchronise")]
+    Io(#[from] io::Error),
+    /// The answer is no varlink reply.
+    #[error("journald gave no proper answer to a request to synchronise")]
+    Reply,
+    /// journald said no.
+    #[error("journald refused to synchronise: {0}")]
+    Refused(String),
+}
+
+/// Blocks until journald has written what it received before, at most `timeout`.
+///
+/// # Errors
+/// When journald cannot be reached, refuses, or takes longer.
+pub fn synchronize(timeout: Duration) -> Result<(), SynchronizeError> {
+    synchronize_at(Path::new(SOCKET), timeout)
+}
+
+fn synchronize_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeError> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    stream.write_all(CALL)?;
+    let mut reply = Vec::new();
+    let mut limited = stream.take(MAX_REPLY_BYTES);
+    let mut chunk = [0; 1024];
+    while !reply.contains(&0) {
+        match limited.read(&mut chunk)? {
+            0 => return Err(SynchronizeError::Reply),
+            got => reply.extend_from_slice(&chunk[..got]),
+        }
+    }
+    let end = reply
+        .iter()
+        .position(|byte| *byte == 0)
+        .ok_or(SynchronizeError::Reply)?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&reply[..end]).map_err(|_| SynchronizeError::Reply)?;
+    match value
+        .as_object()
+        .ok_or(SynchronizeError::Reply)?
+        .get("error")
+    {
+        None | Some(serde_json::Value::Null) => Ok(()),
+        Some(error) => Err(SynchronizeError::Refused(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+
+    fn with_answer(answer: &'static [u8]) -> Result<(), SynchronizeError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("io.systemd.journal");
+        let listener = UnixListener::bind(&path).unwrap();
+        let journald = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut call = vec![0; CALL.len()];
+            stream.read_exact(&mut call).unwrap();
+            stream.write_all(answer).unwrap();
+            // Closed only after the caller is done with a silent journald.
+            if answer.is_empty() {
+                thread::sleep(Duration::from_millis(300));
+            }
+            call
+        });
+        let result = synchronize_at(&path, Duration::from_millis(100));
+        assert_eq!(journald.join().unwrap(), CALL);
+        result
+    }
+
+    #[test]
+    fn an_empty_reply_is_success() {
+        with_answer(b"{\"parameters\":{}}\0").unwrap();
+        with_answer(b"{}\0").unwrap();
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_name() {
+        let error = with_answer(b"{\"error\":\"io.systemd.Journal.NotSupportedByNamespaces\"}\0");
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("NotSupportedByNamespaces")
+        );
+    }
+
+    #[test]
+    fn silence_and_nonsense_are_errors() {
+        assert!(matches!(
+            with_answer(b"").unwrap_err(),
+            SynchronizeError::Io(_)
+        ));
+        assert!(matches!(
+            with_answer(b"[1]\0").unwrap_err(),
+            SynchronizeError::Reply
+        ));
+        assert!(matches!(
+            with_answer(b"no json\0").unwrap_err(),
+            SynchronizeError::Reply
+        ));
+        assert!(matches!(
+            with_answer(b"{}").unwrap_err(),
+            SynchronizeError::Reply
+        ));
+    }
+}
