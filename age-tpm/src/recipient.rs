@@ -72,7 +72,8 @@ impl Recipient {
     ///
     /// [`RecipientError::BadPoint`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecipientError> {
-        if bytes.len() != COMPRESSED_BYTES {
+        // The decoder also takes other encodings, which nobody else would read.
+        if bytes.len() != COMPRESSED_BYTES || !matches!(bytes[0], 2 | 3) {
             return Err(RecipientError::BadPoint);
         }
         let point = PublicKey::from_sec1_bytes(bytes).map_err(|_| RecipientError::BadPoint)?;

@@ -114,10 +114,14 @@ impl Stanza {
         let hint = decode(hint, TAG_BYTES).ok_or_else(|| bad("hint"))?;
         let hint = hint.try_into().map_err(|_| bad("hint"))?;
         let encoded = decode(key, key_bytes).ok_or_else(|| bad("ephemeral key"))?;
-        // The length tells compressed from uncompressed; the first byte must agree, which the
-        // decoder checks, together with the curve equation.
-        let ephemeral =
-            PublicKey::from_sec1_bytes(&encoded).map_err(|_| StanzaError::BadPoint { tag })?;
+        // The decoder checks the curve equation, but would take encodings of other shapes, too.
+        let ephemeral = match (kind, encoded.first()) {
+            (Kind::P256Tag, Some(4)) | (Kind::TpmEcc, Some(2 | 3)) => {
+                PublicKey::from_sec1_bytes(&encoded).ok()
+            }
+            _ => None,
+        };
+        let ephemeral = ephemeral.ok_or(StanzaError::BadPoint { tag })?;
         let body = stanza
             .body
             .as_slice()

@@ -45,3 +45,30 @@ pub(crate) fn wrap_with(
     let body = context.seal(file_key.expose_secret());
     p256tag(recipient, enc.as_bytes(), body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_one_time_key_gives_the_stanza_of_the_vectors() {
+        let vectors: toml::Table = include_str!("../tests/vectors/made.toml").parse().unwrap();
+        for case in vectors["case"].as_array().unwrap() {
+            let secret = |field: &str| {
+                let byte = u8::try_from(case[field].as_integer().unwrap()).unwrap();
+                SecretKey::from_slice(&[byte; 32]).unwrap()
+            };
+            let mut file_key = Box::new([0; 16]);
+            (0..16).for_each(|i| file_key[usize::from(i)] = i);
+            let recipient = Recipient::new(secret("key").public_key());
+            let stanza = wrap_with(&recipient, &FileKey::new(file_key), &secret("ephemeral"));
+            let line = format!("{} {}", stanza.tag, stanza.args.join(" "));
+            assert_eq!(line, case["p256tag"].as_str().unwrap());
+            let body = base64::Engine::encode(
+                &base64::engine::general_purpose::STANDARD_NO_PAD,
+                &stanza.body,
+            );
+            assert_eq!(body, case["p256tag_body"].as_str().unwrap());
+        }
+    }
+}

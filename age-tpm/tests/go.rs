@@ -23,6 +23,27 @@ use age_tpm::{Identity, Pin};
 use common::{Swtpm, command, plugin, program, run, run_ok, skip};
 use device::Device;
 
+/// The program that the variable names, or else the one that the script has put into the cache.
+fn peer(test: &str, variable: &str, name: &str) -> Option<PathBuf> {
+    let cached = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+        Some(cache.join("seed/age-peers/root/usr/bin").join(name))
+    };
+    let path = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(cached);
+    let path = path.filter(|path| path.is_file());
+    if path.is_none() {
+        skip(
+            test,
+            &format!("no {name} to compare with; run tests/fetch-peers.sh or set {variable}"),
+        );
+    }
+    path
+}
+
 /// Both peers, one emulator, one device.
 struct Rig {
     swtpm: Swtpm,
@@ -34,19 +55,8 @@ struct Rig {
 
 impl Rig {
     fn start(test: &str) -> Option<Self> {
-        let peer = |variable: &str| {
-            let path = std::env::var_os(variable)
-                .map(PathBuf::from)
-                .filter(|p| p.is_file());
-            if path.is_none() {
-                skip(
-                    test,
-                    &format!("{variable} names no program; see tests/fetch-peers.sh"),
-                );
-            }
-            path
-        };
-        let (go, age13) = (peer("SEED_GO_AGE_PLUGIN_TPM")?, peer("SEED_AGE13")?);
+        let go = peer(test, "SEED_GO_AGE_PLUGIN_TPM", "age-plugin-tpm")?;
+        let age13 = peer(test, "SEED_AGE13", "age")?;
         let swtpm = Swtpm::start(test)?;
         let device = Device::bridge(test, &swtpm)?;
         let dir = swtpm.scratch();
