@@ -82,10 +82,10 @@ impl FromStr for Tcti {
             reason,
         };
         if let Some(path) = text.strip_prefix("device:") {
-            return if path.is_empty() {
-                Err(bad("the device path is empty"))
-            } else {
+            return if path.starts_with('/') {
                 Ok(Self::Device(path.into()))
+            } else {
+                Err(bad("the device path is not absolute"))
             };
         }
         let options = match text.strip_prefix("swtpm") {
