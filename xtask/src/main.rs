@@ -5,8 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod licences;
 mod programs;
+mod report;
 mod setup;
+mod test;
 mod util;
 
 use std::process::ExitCode;
@@ -19,9 +22,13 @@ use util::Places;
 const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
-  setup     install what is missing on this machine (apt, and cargo into the cache)
-  build     build our programs into target/lab
-  image     build the guest root and print where it is
+  setup              install what is missing on this machine (apt, and cargo into the cache)
+  build              build our programs into target/lab
+  image              build the guest root and print where it is
+  test               everything that CI runs, VM cases included
+  test vm [FILTER]   only the VM cases whose name contains FILTER
+
+Each command does what it needs of the ones above it.
 ";
 
 fn main() -> ExitCode {
@@ -36,18 +43,31 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode> {
     let mut parser = lexopt::Parser::from_env();
-    let command = match parser.next()? {
-        Some(Value(command)) => command.string()?,
-        Some(Short('h') | Long("help")) => {
-            util::print(USAGE)?;
-            return Ok(ExitCode::SUCCESS);
+    let mut places = None;
+    let command = loop {
+        match parser.next()? {
+            Some(Value(command)) => break command.string()?,
+            Some(Short('h') | Long("help")) => {
+                util::print(USAGE.trim_end())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            // Internal: a part that runs as root is told where things are, since sudo changes HOME.
+            Some(Long("places")) => {
+                let mut place = || parser.value().map(Into::into);
+                places = Some(Places {
+                    root: place()?,
+                    cache: place()?,
+                    target: place()?,
+                });
+            }
+            Some(other) => return Err(other.unexpected().into()),
+            None => bail!("say what to do\n\n{USAGE}"),
         }
-        Some(other) => return Err(other.unexpected().into()),
-        None => bail!("say what to do\n\n{USAGE}"),
     };
-    let places = Places::find()?;
+    let places = places.map_or_else(Places::find, Ok)?;
     match command.as_str() {
-        "assemble-image" => return assemble_image(&mut parser),
+        // Internal: the part of `image` that needs root.
+        "assemble-image" => image::assemble(&places)?,
         "setup" => {
             no_more(&mut parser)?;
             setup::run(&places)?;
@@ -58,12 +78,29 @@ fn run() -> Result<ExitCode> {
         }
         "image" => {
             no_more(&mut parser)?;
+            setup::run(&places)?;
             programs::build(&places)?;
             image::run(&places)?;
         }
+        "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `[vm [FILTER]]`
+fn what_to_test(parser: &mut lexopt::Parser) -> Result<test::What> {
+    let what = match parser.next()? {
+        None => return Ok(test::What::Everything),
+        Some(Value(word)) if word == "vm" => match parser.next()? {
+            None => return Ok(test::What::Vm(String::new())),
+            Some(Value(filter)) => test::What::Vm(filter.string()?),
+            Some(other) => return Err(other.unexpected().into()),
+        },
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    no_more(parser)?;
+    Ok(what)
 }
 
 fn no_more(parser: &mut lexopt::Parser) -> Result<()> {
@@ -71,27 +108,4 @@ fn no_more(parser: &mut lexopt::Parser) -> Result<()> {
         Some(other) => Err(other.unexpected().into()),
         None => Ok(()),
     }
-}
-
-/// Internal: the part of `image` that runs as root, told where things are (sudo changes HOME).
-fn assemble_image(parser: &mut lexopt::Parser) -> Result<ExitCode> {
-    let (mut cache, mut target, mut root) = (None, None, None);
-    while let Some(arg) = parser.next()? {
-        let place = match arg {
-            Long("cache") => &mut cache,
-            Long("target") => &mut target,
-            Long("checkout") => &mut root,
-            other => return Err(other.unexpected().into()),
-        };
-        *place = Some(parser.value()?.into());
-    }
-    let (Some(cache), Some(target), Some(root)) = (cache, target, root) else {
-        bail!("assemble-image needs --cache, --target and --checkout");
-    };
-    image::assemble(&Places {
-        root,
-        cache,
-        target,
-    })?;
-    Ok(ExitCode::SUCCESS)
 }

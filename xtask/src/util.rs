@@ -5,9 +5,9 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 const PROGRESS_TERMINAL: Duration = Duration::from_secs(1);
 const PROGRESS_LOG: Duration = Duration::from_secs(15);
 /// What of a failed step's output is shown.
-const TAIL_LINES: usize = 30;
+const TAIL_LINES: usize = 60;
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -62,6 +62,16 @@ impl Places {
             cache: cache.join("seed"),
             target,
         })
+    }
+
+    /// The places as words for `xtask --places`: how a part that runs as root by sudo is told where the
+    /// caller's things are.
+    pub(crate) fn words(&self) -> Vec<OsString> {
+        let places = [&self.root, &self.cache, &self.target];
+        let values = places
+            .into_iter()
+            .map(|place| place.clone().into_os_string());
+        std::iter::once("--places".into()).chain(values).collect()
     }
 
     /// Programs that are built for the lab (virtiofsd, vhost-device-vsock).
@@ -120,54 +130,143 @@ pub(crate) fn privileged(program: impl AsRef<OsStr>, variables: &[(&str, &str)])
 
 /// Runs a long step: one line with the time it took, its output in a log that is shown when it fails.
 pub(crate) fn step(places: &Places, label: &str, command: &mut Command) -> Result<()> {
-    let logs = places.cache.join("logs");
-    fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
-    let name: String = label
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
-    let path = logs.join(format!("{name}.log"));
+    step_showing(places, label, command, &|_| false)
+}
+
+/// As [`step`], and prints those lines of the output that `shown` picks, as they come.
+pub(crate) fn step_showing(
+    places: &Places,
+    label: &str,
+    command: &mut Command,
+    shown: &dyn Fn(&str) -> bool,
+) -> Result<()> {
+    let path = step_log(places, label);
+    if let Some(logs) = path.parent() {
+        fs::create_dir_all(logs).with_context(|| format!("make {}", logs.display()))?;
+    }
     let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    let mut lines = NewLines::of(&path)?;
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let start = Instant::now();
+    let mut progress = Progress::start(label);
     let mut child = command.spawn().with_context(|| started(command))?;
-    let terminal = io::stderr().is_terminal();
-    let every = if terminal {
-        PROGRESS_TERMINAL
-    } else {
-        PROGRESS_LOG
-    };
-    let mut said = start;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
+    loop {
+        let ended = child.try_wait()?;
+        for line in lines.read()?.iter().filter(|line| shown(line)) {
+            progress.line(line);
         }
-        if said.elapsed() >= every {
-            said = Instant::now();
-            let seconds = start.elapsed().as_secs();
-            if terminal {
-                let _ = write!(io::stderr(), "\r  {label} ... {seconds} s");
-            } else {
-                say(&format!("  {label} ... {seconds} s"));
-            }
+        let Some(status) = ended else {
+            progress.tick();
+            thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        if status.success() {
+            progress.end("");
+            return Ok(());
         }
-        thread::sleep(Duration::from_millis(50));
-    };
-    let clear = if terminal { "\r" } else { "" };
-    let seconds = start.elapsed().as_secs_f32();
-    if status.success() {
-        say(&format!("{clear}  {label}: {seconds:.1} s"));
-        return Ok(());
+        progress.end("failed after ");
+        let text = fs::read(&path).unwrap_or_default();
+        for line in tail(&String::from_utf8_lossy(&text), TAIL_LINES) {
+            say(&format!("    {line}"));
+        }
+        bail!("{label}: {status}; all output is in {}", path.display())
     }
-    say(&format!("{clear}  {label}: failed after {seconds:.1} s"));
-    let text = fs::read(&path).unwrap_or_default();
-    for line in tail(&String::from_utf8_lossy(&text), TAIL_LINES) {
+}
+
+/// Where the output of a step is kept, until the next step of that name.
+pub(crate) fn step_log(places: &Places, label: &str) -> PathBuf {
+    let name: String = label
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    places.cache.join("logs").join(format!("{name}.log"))
+}
+
+/// Says now and then that something long is still at work: in place on a terminal, as a line in a log.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    label: String,
+    start: Instant,
+    said: Instant,
+    terminal: bool,
+}
+
+impl Progress {
+    /// From now on.
+    pub(crate) fn start(label: &str) -> Self {
+        let now = Instant::now();
+        Self {
+            label: label.to_owned(),
+            start: now,
+            said: now,
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// To be called often.
+    pub(crate) fn tick(&mut self) {
+        let every = if self.terminal {
+            PROGRESS_TERMINAL
+        } else {
+            PROGRESS_LOG
+        };
+        if self.said.elapsed() < every {
+            return;
+        }
+        self.said = Instant::now();
+        let (label, seconds) = (&self.label, self.start.elapsed().as_secs());
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r  {label} ... {seconds} s");
+        } else {
+            say(&format!("  {label} ... {seconds} s"));
+        }
+    }
+
+    /// A line of its own in between.
+    fn line(&self, line: &str) {
+        self.clear();
         say(&format!("    {line}"));
     }
-    bail!("{label}: {status}; all output is in {}", path.display())
+
+    /// Takes back what is on the terminal's line (erase in line, ECMA-48).
+    pub(crate) fn clear(&self) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    /// The closing line.
+    pub(crate) fn end(&self, how: &str) {
+        self.clear();
+        let seconds = self.start.elapsed().as_secs_f32();
+        say(&format!("  {}: {how}{seconds:.1} s", self.label));
+    }
+}
+
+/// What was added to a file since the last look, in whole lines.
+struct NewLines {
+    file: File,
+    open: Vec<u8>,
+}
+
+impl NewLines {
+    fn of(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        let open = Vec::new();
+        Ok(Self { file, open })
+    }
+
+    fn read(&mut self) -> Result<Vec<String>> {
+        self.file.read_to_end(&mut self.open)?;
+        let Some(end) = self.open.iter().rposition(|&byte| byte == b'\n') else {
+            return Ok(Vec::new());
+        };
+        let whole: Vec<u8> = self.open.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&whole);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
 }
 
 /// The last `count` lines.

@@ -113,7 +113,7 @@ fn bootstrap(places: &Places, root: &Path) -> Result<()> {
 }
 
 /// The host's own Debian mirror.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let format = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)";
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);

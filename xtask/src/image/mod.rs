@@ -8,6 +8,8 @@
 mod base;
 mod layer;
 
+pub(crate) use base::mirror;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,10 +37,7 @@ pub(crate) fn build(places: &Places) -> Result<PathBuf> {
         // As root, since the files in it belong to the guest's users.
         let program = std::env::current_exe().context("find our own program")?;
         let mut command = util::privileged(program, &[]);
-        command.arg("assemble-image").arg("--cache");
-        command.arg(&places.cache);
-        command.arg("--target").arg(&places.target);
-        command.arg("--checkout").arg(&places.root);
+        command.args(places.words()).arg("assemble-image");
         let ended = util::status(&mut command)?;
         anyhow::ensure!(ended.success(), "the guest image was not built ({ended})");
     }
