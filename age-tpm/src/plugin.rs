@@ -14,7 +14,6 @@ use age_plugin::identity::{self, IdentityPluginV1};
 use age_plugin::recipient::{self, RecipientPluginV1};
 use age_plugin::{Callbacks, PluginHandler};
 
-use crate::error_chain;
 use crate::identity::{Identity, PLUGIN_NAME, Pin};
 use crate::key::TpmKey;
 use crate::recipient::Recipient;
@@ -184,7 +183,7 @@ impl IdentityPluginV1 for IdentityPlugin {
                     results.insert(file_index, Err(errors));
                 }
                 Err(Failed::Identity(index, e)) => {
-                    let message = error_chain(&e);
+                    let message = e.to_string();
                     let error = identity::Error::Identity { index, message };
                     results.insert(file_index, Err(vec![error]));
                     break;
