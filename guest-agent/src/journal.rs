@@ -1,14 +1,291 @@
-//! Batches of journal entries for the host.
+//! Batches of journal entries for the host, by long poll. One thread owns the reader; requests queue up for
+//! it and wait there until there is something to read or their time is over. Nothing is remembered between
+//! requests: the position is the caller's.
+//!
+//! [`seed_journal`] reads; this only waits and answers. The agent's own log is in the journal and
+//! therefore in the batches.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
-/// The journal's reader.
+use seed_journal::{Journal, Position, ReadError, ReadOutcome, synchronize};
+use seed_protocol::journal::BatchEncoder;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+/// The most requests that wait at the same time: one puller has two.
+const MAX_REQUESTS: usize = 16;
+
+/// The longest poll that `seed.v1` promises.
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// How long journald may take to write out what it has.
+const SYNCHRONIZE_LIMIT: Duration = Duration::from_secs(10);
+
+/// While somebody waits for entries, new requests are looked for this often.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Problems that are told; this many damaged files say enough.
+const MAX_TOLD: usize = 64;
+
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// Why there is no batch.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// More requests wait than anybody needs.
+    #[error("{MAX_REQUESTS} readers of the journal wait already")]
+    Busy,
+    /// Without it nobody knows which journal is this system's.
+    #[error("{MACHINE_ID} has no machine id")]
+    MachineId(#[source] io::Error),
+    /// The files cannot be read.
+    #[error("the journal cannot be read")]
+    Read(#[from] ReadError),
+    /// The reader's thread is not there.
+    #[error("the journal's reader does not run")]
+    Gone,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The last entry that it has.
+    pub after: Position,
+    /// The batch closes when its block would be longer.
+    pub max_bytes: usize,
+    /// How long to wait when there is nothing new; cut to [`MAX_WAIT`].
+    pub wait: Duration,
+    /// journald shall write out what it has received before the first look.
+    pub synchronize: bool,
+}
+
+/// What it gets.
+#[derive(Debug)]
+pub struct Batch {
+    /// Where the entries are from and what is missing before them.
+    pub outcome: ReadOutcome,
+    /// The entries, as [`seed_protocol::journal`] encodes them.
+    pub block: Vec<u8>,
+}
+
+type Answer = Result<Batch, JournalError>;
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    until: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A handle to the reader's thread. Clones share it; it ends with the last of them.
 #[derive(Debug, Clone)]
-pub struct Service {}
+pub struct Service {
+    requests: mpsc::Sender<Waiting>,
+}
 
 impl Service {
-    /// Starts the reader's thread.
-    pub fn spawn(_directories: Vec<PathBuf>) -> Self {
-        Self {}
+    /// Starts the thread. The journal is looked for in the folder of this machine's id below each of the
+    /// directories, the persistent one first; none of them has to be there yet.
+    pub fn spawn(directories: Vec<PathBuf>) -> Self {
+        let (requests, receiver) = mpsc::channel(MAX_REQUESTS);
+        let thread = thread::Builder::new().name("journal".to_owned());
+        if let Err(error) = thread.spawn(move || Reader::new(directories).run(receiver)) {
+            // Every request says so.
+            warn!(%error, "the journal's reader cannot be started");
+        }
+        Self { requests }
+    }
+
+    /// The entries after a position; none when the time was over first.
+    pub async fn read(&self, request: Request) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let until = Instant::now() + request.wait.min(MAX_WAIT);
+        let waiting = Waiting {
+            request,
+            until,
+            answer,
+        };
+        self.requests
+            .try_send(waiting)
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => JournalError::Busy,
+                mpsc::error::TrySendError::Closed(_) => JournalError::Gone,
+            })?;
+        answered.await.unwrap_or(Err(JournalError::Gone))
+    }
+}
+
+/// What the thread owns.
+struct Reader {
+    directories: Vec<PathBuf>,
+    journal: Option<Journal>,
+    /// Files that were refused, each told once.
+    told: HashSet<PathBuf>,
+}
+
+impl Reader {
+    fn new(directories: Vec<PathBuf>) -> Self {
+        Self {
+            directories,
+            journal: None,
+            told: HashSet::new(),
+        }
+    }
+
+    fn run(mut self, mut requests: mpsc::Receiver<Waiting>) {
+        let mut waiting = Vec::new();
+        loop {
+            if waiting.is_empty() {
+                let Some(request) = requests.blocking_recv() else {
+                    return;
+                };
+                waiting.push(self.accept(request));
+            }
+            while waiting.len() < MAX_REQUESTS
+                && let Ok(request) = requests.try_recv()
+            {
+                waiting.push(self.accept(request));
+            }
+            waiting = waiting
+                .into_iter()
+                .filter_map(|one| self.serve(one))
+                .collect();
+            if let Some(first) = waiting.iter().map(|one| one.until).min() {
+                let left = first.saturating_duration_since(Instant::now());
+                match &mut self.journal {
+                    Some(journal) => {
+                        journal.wait_for_change(left.min(SLICE));
+                    }
+                    None => thread::sleep(left.min(SLICE)),
+                }
+            }
+        }
+    }
+
+    fn accept(&self, waiting: Waiting) -> Waiting {
+        if waiting.request.synchronize
+            && let Err(error) = synchronize(SYNCHRONIZE_LIMIT)
+        {
+            // What is written already is worth having all the same.
+            info!(%error, "journald did not write out what it has");
+        }
+        waiting
+    }
+
+    /// Answers, or gives back what has to wait on.
+    fn serve(&mut self, waiting: Waiting) -> Option<Waiting> {
+        if waiting.answer.is_closed() {
+            return None;
+        }
+        let answer = self.read(&waiting.request);
+        let empty = answer.as_ref().is_ok_and(|batch| batch.outcome.count == 0);
+        if empty && Instant::now() < waiting.until {
+            return Some(waiting);
+        }
+        // Who has left needs no answer.
+        let _ = waiting.answer.send(answer);
+        None
+    }
+
+    fn read(&mut self, request: &Request) -> Answer {
+        let mut block = BatchEncoder::new(request.max_bytes);
+        let journal = self.journal()?;
+        let outcome = journal.read_after(&request.after, &mut block);
+        self.tell_problems();
+        let outcome = outcome?;
+        Ok(Batch {
+            outcome,
+            block: block.finish(),
+        })
+    }
+
+    fn journal(&mut self) -> Result<&mut Journal, JournalError> {
+        let journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => Journal::open(
+                &self.directories,
+                machine_id().map_err(JournalError::MachineId)?,
+            ),
+        };
+        Ok(self.journal.insert(journal))
+    }
+
+    fn tell_problems(&mut self) {
+        for problem in self.journal.iter().flat_map(Journal::problems) {
+            if self.told.len() < MAX_TOLD && self.told.insert(problem.path.clone()) {
+                warn!(path = %problem.path.display(), error = %problem.error, "journal file not read");
+            }
+        }
+    }
+}
+
+/// `machine-id(5)`: 32 hexadecimal digits.
+fn machine_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string(MACHINE_ID)?;
+    parse_machine_id(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_machine_id(text: &str) -> Option<[u8; 16]> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u128::from_str_radix(text, 16).ok()?;
+    (digits && id != 0).then(|| id.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(wait: Duration) -> Request {
+        Request {
+            after: Position::START,
+            max_bytes: 1024,
+            wait,
+            synchronize: false,
+        }
+    }
+
+    #[test]
+    fn a_machine_id_has_32_digits_and_is_not_zero() {
+        let id = parse_machine_id("00112233445566778899aabbccddeeff").unwrap();
+        assert_eq!(id[..3], [0x00, 0x11, 0x22]);
+        let bad = [
+            "",
+            "uninitialized",
+            "+0112233445566778899aabbccddeeff",
+            &"0".repeat(32),
+        ];
+        assert!(bad.iter().all(|text| parse_machine_id(text).is_none()));
+    }
+
+    #[tokio::test]
+    async fn without_a_journal_the_batch_is_empty_when_the_time_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Service::spawn(vec![dir.path().to_owned()]);
+        let begin = Instant::now();
+        match service.read(request(Duration::from_millis(150))).await {
+            Ok(batch) => {
+                assert_eq!((batch.outcome.count, batch.outcome.seqnum_id), (0, [0; 16]));
+                assert!(begin.elapsed() >= Duration::from_millis(150));
+            }
+            // A container may have no machine id.
+            Err(error) => assert!(matches!(error, JournalError::MachineId(_)), "{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn readers_wait_side_by_side_and_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Service::spawn(vec![dir.path().to_owned()]);
+        let begin = Instant::now();
+        let polls = (0..8).map(|_| service.read(request(Duration::from_millis(200))));
+        futures_util::future::join_all(polls).await;
+        assert!(begin.elapsed() < Duration::from_millis(800));
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     sync::Arc,
     time::Instant,
 };
@@ -20,7 +21,10 @@ use super::{
     stream::{Input, Output, WriteError},
     terminal::{self, Terminal},
 };
-use crate::systemd::{Exit, Handle, ServiceSpec, Standard, SystemdError, Transient, UnitName};
+use crate::{
+    storage::owner::{self, OwnerNames},
+    systemd::{Exit, Handle, ServiceSpec, Standard, SystemdError, Transient, UnitName},
+};
 
 /// A process that was started.
 #[derive(Debug)]
@@ -248,6 +252,23 @@ fn service(
     }
 }
 
+/// Who gets the pipes; `None` leaves them with root. A name that only systemd knows does, too: it costs
+/// the program no more than `/dev/stdout`.
+fn owner_of_pipes(user: &User) -> Option<(Uid, Option<Gid>)> {
+    match user {
+        User::Number { uid: 0, .. } => None,
+        User::Number { uid, gid } => Some((Uid::from_raw(*uid), gid.map(Gid::from_raw))),
+        User::Name(name) => {
+            let names = OwnerNames {
+                user: Some(name.clone()),
+                group: None,
+            };
+            let owner = owner::resolve(&names, Path::new("/etc")).ok()?;
+            Some((Uid::from_raw(owner.uid), Some(Gid::from_raw(owner.gid))))
+        }
+    }
+}
+
 impl Streams {
     fn pipes(user: &User) -> io::Result<Self> {
         let (their_input, our_input) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -255,11 +276,9 @@ impl Streams {
         let (our_error, their_error) = pipe_with(PipeFlags::CLOEXEC)?;
         // A pipe belongs to who made it, and `/dev/stdout` opens it anew: without this a program that
         // is not root could write to its output and yet not open it.
-        if let User::Number { uid, gid } = *user
-            && uid != 0
-        {
+        if let Some((uid, gid)) = owner_of_pipes(user) {
             for pipe in [&their_input, &their_output, &their_error] {
-                fchown(pipe, Some(Uid::from_raw(uid)), gid.map(Gid::from_raw))?;
+                fchown(pipe, Some(uid), gid)?;
             }
         }
         Ok(Self {

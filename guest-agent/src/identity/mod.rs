@@ -1,29 +1,135 @@
-//! The age identity that the TPM holds.
+//! The age identity that the TPM holds: made or found once at boot, then kept for whoever asks.
+//!
+//! [`age_tpm::provision`] does the work; this decides when, on which thread, and what is said when there
+//! is no TPM. The private part never leaves the TPM, so there is nothing secret here.
 
-use std::path::PathBuf;
+mod device;
 
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use age_tpm::provision::Origin;
+use age_tpm::{
+    provision,
+    tpm::{Tcti, Tpm},
+};
 use thiserror::Error;
+use tokio::{sync::watch, task};
+use tracing::{info, warn};
 
 /// Why there is no identity.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum IdentityError {
-    /// Not provisioned.
-    #[error("the identity has not been provisioned")]
-    Absent,
+    /// The boot has not come as far.
+    #[error("not yet: the identity is not provisioned")]
+    NotYet,
+    /// The guest has no TPM.
+    #[error(
+        "there is no TPM: {} does not exist; let the host give the instance one (swtpm), and see that the \
+         kernel has its driver (tpm_crb or tpm_tis)",
+        .0.display()
+    )]
+    NoDevice(PathBuf),
+    /// The TPM or the identity file are not usable; says why and what helps.
+    #[error("{0}")]
+    Failed(String),
 }
 
-/// Holds the identity.
+/// An identity that is in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `age1tpm1q...`
+    pub recipient: String,
+    /// The same key as `age1tag1q...`.
+    pub tag_recipient: String,
+    /// Where it came from at this boot.
+    pub origin: Origin,
+    /// The identity file.
+    pub path: PathBuf,
+}
+
+/// Holds the identity. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Holder {}
+pub struct Holder {
+    file: Arc<Path>,
+    outcome: Arc<watch::Sender<Result<Identity, IdentityError>>>,
+}
 
 impl Holder {
-    /// A holder with nothing in it.
-    pub fn new(_file: PathBuf) -> Self {
-        Self {}
+    /// A holder with nothing in it; the identity is going to be in `file`.
+    pub fn new(file: PathBuf) -> Self {
+        let outcome = watch::Sender::new(Err(IdentityError::NotYet));
+        Self {
+            file: file.into(),
+            outcome: Arc::new(outcome),
+        }
     }
 
-    /// Makes or finds the identity.
+    /// Makes or finds the identity, on a thread that may block: some milliseconds, and some seconds where
+    /// the TPM's driver is still being loaded. May be called again.
     pub async fn provision(&self) -> Result<(), IdentityError> {
-        Err(IdentityError::Absent)
+        let file = Arc::clone(&self.file);
+        let outcome = match task::spawn_blocking(move || ensure(&file)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(IdentityError::Failed(
+                "provisioning the identity broke off".to_owned(),
+            )),
+        };
+        let result = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+        // What was there before is only ever an older answer to the same question.
+        drop(self.outcome.send_replace(outcome));
+        result
+    }
+
+    /// The identity, or why there is none.
+    pub fn get(&self) -> Result<Identity, IdentityError> {
+        self.outcome.borrow().clone()
+    }
+}
+
+fn ensure(file: &Path) -> Result<Identity, IdentityError> {
+    let tcti = Tcti::from_env().map_err(|error| IdentityError::Failed(error.to_string()))?;
+    if let Tcti::Device(device) = &tcti
+        && !device::appears(device)
+    {
+        return Err(IdentityError::NoDevice(device.clone()));
+    }
+    let mut tpm = Tpm::open(&tcti).map_err(|error| IdentityError::Failed(error.explain()))?;
+    let done = provision::ensure(&mut tpm, file)
+        .map_err(|error| IdentityError::Failed(error.explain()))?;
+    for note in &done.notes {
+        if note.is_warning() {
+            warn!(note = %note, "about the identity");
+        } else {
+            info!(note = %note, "about the identity");
+        }
+    }
+    let recipient = done.identity.recipient();
+    let identity = Identity {
+        recipient: recipient.to_tpm_text(),
+        tag_recipient: recipient.to_tag_text(),
+        origin: done.origin,
+        path: file.to_owned(),
+    };
+    info!(recipient = identity.recipient, origin = ?identity.origin, "identity in place");
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_it_is_provisioned_there_is_none() {
+        let holder = Holder::new("/seed/tpm/age-identity".into());
+        assert!(matches!(holder.get(), Err(IdentityError::NotYet)));
+    }
+
+    #[test]
+    fn a_missing_device_is_named_with_what_to_do() {
+        let text = IdentityError::NoDevice("/dev/tpmrm0".into()).to_string();
+        assert!(text.starts_with("there is no TPM: /dev/tpmrm0 does not exist; let the host"));
     }
 }

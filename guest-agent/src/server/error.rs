@@ -9,7 +9,7 @@ use ttrpc::{Code, error::get_rpc_status};
 
 use crate::{
     agent::sentence, env::EnvError, exec::ExecError, identity::IdentityError,
-    sandbox::SandboxError, storage::SpecError, systemd::SystemdError,
+    journal::JournalError, sandbox::SandboxError, storage::SpecError, systemd::SystemdError,
 };
 
 /// Why a request was not fulfilled.
@@ -44,6 +44,9 @@ pub enum RequestError {
     /// The identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Units and power.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
@@ -69,6 +72,7 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Storage(error) => storage(&error, message),
             RequestError::Exec(error) => exec(&error, message),
             RequestError::Identity(error) => identity(&error, message),
+            RequestError::Journal(error) => journal(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
         }
     }
@@ -117,9 +121,9 @@ fn exec(error: &ExecError, message: String) -> ttrpc::Error {
     match error {
         ExecError::Invalid { .. } => status::invalid(message),
         // Where container tools look for "the command does not exist".
-        ExecError::CommandNotFound(_)
-        | ExecError::NoSuchFile(_)
-        | ExecError::NotExecutable(_) => status::invalid(message),
+        ExecError::CommandNotFound(_) | ExecError::NoSuchFile(_) | ExecError::NotExecutable(_) => {
+            status::invalid(message)
+        }
         ExecError::Exists(_) => status::already_exists(message),
         ExecError::NotFound(_) => status::not_found(message),
         ExecError::Ended(_) | ExecError::InputClosed(_) | ExecError::NoTerminal(_) => {
@@ -133,7 +137,19 @@ fn exec(error: &ExecError, message: String) -> ttrpc::Error {
 
 fn identity(error: &IdentityError, message: String) -> ttrpc::Error {
     match error {
-        IdentityError::Absent => status::failed_precondition(message),
+        IdentityError::NotYet => status::unavailable(message),
+        IdentityError::NoDevice(_) | IdentityError::Failed(_) => {
+            status::failed_precondition(message)
+        }
+    }
+}
+
+fn journal(error: &JournalError, message: String) -> ttrpc::Error {
+    match error {
+        JournalError::Busy => status::exhausted(message),
+        JournalError::MachineId(_) | JournalError::Read(_) | JournalError::Gone => {
+            status::internal(message)
+        }
     }
 }
 
@@ -162,11 +178,16 @@ mod tests {
 
     #[test]
     fn a_callers_mistake_a_missing_thing_and_our_own_failure_are_told_apart() {
-        let (code, message) = told(EnvError::Name { name: "1A".to_owned() });
+        let (code, message) = told(EnvError::Name {
+            name: "1A".to_owned(),
+        });
         assert_eq!(code, Code::INVALID_ARGUMENT);
         assert!(message.contains("\"1A\""), "{message}");
         let (code, message) = told(RequestError::Unsupported("GetMetrics"));
-        assert_eq!((code, message.as_str()), (Code::UNIMPLEMENTED, "GetMetrics is not supported"));
+        assert_eq!(
+            (code, message.as_str()),
+            (Code::UNIMPLEMENTED, "GetMetrics is not supported")
+        );
         assert_eq!(told(SystemdError::NotYet).0, Code::UNAVAILABLE);
         assert_eq!(told(ExecError::NotFound("x".to_owned())).0, Code::NOT_FOUND);
     }
@@ -174,7 +195,10 @@ mod tests {
     #[test]
     fn causes_travel_in_one_line() {
         let source = io::Error::from(io::ErrorKind::StorageFull);
-        let error = EnvError::Write { path: "/run/seed/env".into(), source };
+        let error = EnvError::Write {
+            path: "/run/seed/env".into(),
+            source,
+        };
         let (code, message) = told(error);
         assert_eq!(code, Code::INTERNAL);
         assert_eq!(message, "/run/seed/env cannot be written: no storage space");

@@ -1,15 +1,31 @@
-//! `seed.v1.Guest`: adapters.
+//! `seed.v1.Guest`: what Kata's dialect has no word for. Adapters only.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use seed_journal::{Gap, GapReason, Mark, Position};
 use seed_protocol::seed::{
-    v1::{GetStatusRequest, GuestStatus},
+    v1,
+    v1::{
+        ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest, GuestStatus,
+        Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse, ReadJournalRequest, Unit,
+        control_unit_request, gap, identity,
+    },
     v1_ttrpc,
 };
 use ttrpc::asynchronous::TtrpcContext;
 
-use crate::agent::Context;
+use super::error::RequestError;
+use crate::{
+    agent::Context,
+    identity::Origin,
+    journal::{Batch, Request},
+    systemd::{Action, UnitName},
+};
+
+/// The size of a batch for callers who name none, and the largest: a ttrpc frame has 4 MiB.
+const DEFAULT_BATCH_BYTES: u32 = 128 * 1024;
+const MAX_BATCH_BYTES: u32 = 1024 * 1024;
 
 /// Serves `seed.v1.Guest`.
 #[derive(Debug)]
@@ -32,6 +48,222 @@ impl v1_ttrpc::Guest for Service {
         request: GetStatusRequest,
     ) -> ttrpc::Result<GuestStatus> {
         let wait = Duration::from_millis(request.wait_ms.into());
-        Ok(self.ctx.status.wait_change(request.after_revision, wait).await)
+        Ok(self
+            .ctx
+            .status
+            .wait_change(request.after_revision, wait)
+            .await)
+    }
+
+    async fn get_identity(
+        &self,
+        _: &TtrpcContext,
+        _: GetIdentityRequest,
+    ) -> ttrpc::Result<Identity> {
+        let identity = self.ctx.identity.get().map_err(RequestError::from)?;
+        let origin = match identity.origin {
+            Origin::File => identity::Origin::ORIGIN_FILE,
+            Origin::Nv => identity::Origin::ORIGIN_NV,
+            Origin::Created => identity::Origin::ORIGIN_CREATED,
+        };
+        Ok(Identity {
+            recipient: identity.recipient,
+            tag_recipient: identity.tag_recipient,
+            origin: origin.into(),
+            path: identity.path.to_string_lossy().into_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn read_journal(
+        &self,
+        _: &TtrpcContext,
+        request: ReadJournalRequest,
+    ) -> ttrpc::Result<JournalBatch> {
+        let batch = self.ctx.journal.read(journal_request(request)?).await;
+        Ok(journal_batch(batch.map_err(RequestError::from)?))
+    }
+
+    async fn list_units(
+        &self,
+        _: &TtrpcContext,
+        request: ListUnitsRequest,
+    ) -> ttrpc::Result<ListUnitsResponse> {
+        let units = self.ctx.systemd.list_units(&request.patterns).await;
+        let units = units
+            .map_err(RequestError::from)?
+            .into_iter()
+            .map(|unit| Unit {
+                name: unit.name,
+                description: unit.description,
+                load_state: unit.load_state,
+                active_state: unit.active_state,
+                sub_state: unit.sub_state,
+                ..Default::default()
+            });
+        Ok(ListUnitsResponse {
+            units: units.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn control_unit(
+        &self,
+        _: &TtrpcContext,
+        request: ControlUnitRequest,
+    ) -> ttrpc::Result<ControlUnitResponse> {
+        let unit = UnitName::try_from(request.name.as_str()).map_err(RequestError::from)?;
+        let action = action(&request)?;
+        let result = self.ctx.systemd.control_unit(&unit, action).await;
+        let result = result.map_err(RequestError::from)?;
+        Ok(ControlUnitResponse {
+            result,
+            ..Default::default()
+        })
+    }
+}
+
+fn action(request: &ControlUnitRequest) -> Result<Action, RequestError> {
+    use control_unit_request::Action as Wire;
+    match request.action.enum_value() {
+        Ok(Wire::ACTION_START) => Ok(Action::Start),
+        Ok(Wire::ACTION_STOP) => Ok(Action::Stop),
+        Ok(Wire::ACTION_RESTART) => Ok(Action::Restart),
+        Ok(Wire::ACTION_RELOAD) => Ok(Action::Reload),
+        Ok(Wire::ACTION_RESET_FAILED) => Ok(Action::ResetFailed),
+        Ok(Wire::ACTION_UNSPECIFIED) => Err(RequestError::Invalid("no action".to_owned())),
+        Err(number) => Err(RequestError::Invalid(format!(
+            "there is no action {number}"
+        ))),
+    }
+}
+
+fn journal_request(request: ReadJournalRequest) -> Result<Request, RequestError> {
+    let max_bytes = match request.max_bytes {
+        0 => DEFAULT_BATCH_BYTES,
+        bytes => bytes.min(MAX_BATCH_BYTES),
+    };
+    Ok(Request {
+        after: position(request.after.unwrap_or_default())?,
+        max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+        wait: Duration::from_millis(request.wait_ms.into()),
+        synchronize: request.synchronize,
+    })
+}
+
+fn position(position: v1::Position) -> Result<Position, RequestError> {
+    let v1::Position {
+        seqnum_id,
+        seqnum,
+        boot_id,
+        realtime_us,
+        monotonic_us,
+        xor_hash,
+        ..
+    } = position;
+    let Some(seqnum_id) = id("seqnum_id", &seqnum_id)? else {
+        return Ok(Position::START);
+    };
+    let mark = id("boot_id", &boot_id)?.map(|boot_id| Mark {
+        boot_id,
+        realtime_us,
+        monotonic_us,
+        xor_hash,
+    });
+    Ok(Position {
+        seqnum_id,
+        seqnum,
+        mark,
+    })
+}
+
+/// 16 bytes, or none at all.
+fn id(field: &str, bytes: &[u8]) -> Result<Option<[u8; 16]>, RequestError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let id = bytes.try_into();
+    id.map(Some)
+        .map_err(|_| RequestError::Invalid(format!("{field} has {} bytes", bytes.len())))
+}
+
+fn journal_batch(batch: Batch) -> JournalBatch {
+    let Batch { outcome, block } = batch;
+    let known = outcome.seqnum_id != [0; 16];
+    JournalBatch {
+        seqnum_id: if known {
+            outcome.seqnum_id.to_vec()
+        } else {
+            Vec::new()
+        },
+        first_seqnum: outcome.first,
+        last_seqnum: outcome.last,
+        count: outcome.count,
+        block,
+        gap: outcome.gap.map(wire_gap).into(),
+        reset: outcome.reset,
+        tail_seqnum: outcome.tail_seqnum,
+        ..Default::default()
+    }
+}
+
+fn wire_gap(gap: Gap) -> v1::Gap {
+    let reason = match gap.reason {
+        GapReason::Vacuumed => gap::Reason::REASON_VACUUMED,
+        GapReason::Corrupt => gap::Reason::REASON_CORRUPT,
+    };
+    v1::Gap {
+        first_seqnum: gap.from,
+        last_seqnum: gap.to,
+        reason: reason.into(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_without_a_writer_is_the_beginning() {
+        assert_eq!(position(v1::Position::default()).unwrap(), Position::START);
+        let bare = v1::Position {
+            seqnum_id: vec![1; 16],
+            seqnum: 7,
+            ..Default::default()
+        };
+        let bare = position(bare).unwrap();
+        assert_eq!((bare.seqnum, bare.mark), (7, None));
+        let torn = v1::Position {
+            seqnum_id: vec![1; 15],
+            ..Default::default()
+        };
+        assert!(position(torn).is_err());
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let bytes = |max_bytes| {
+            let request = ReadJournalRequest {
+                max_bytes,
+                ..Default::default()
+            };
+            journal_request(request).unwrap().max_bytes
+        };
+        assert_eq!(
+            (bytes(0), bytes(1), bytes(u32::MAX)),
+            (128 * 1024, 1, 1024 * 1024)
+        );
+    }
+
+    #[test]
+    fn an_action_has_to_be_named() {
+        assert!(action(&ControlUnitRequest::default()).is_err());
+        let start = control_unit_request::Action::ACTION_START.into();
+        let request = ControlUnitRequest {
+            action: start,
+            ..Default::default()
+        };
+        assert_eq!(action(&request).unwrap(), Action::Start);
     }
 }

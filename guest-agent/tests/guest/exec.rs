@@ -229,6 +229,13 @@ fn arguments_environment_directory_and_user_are_taken_as_they_are() {
         let (status, output, error) = guest.run(&process).await;
         let expected = "$HOME ${V} %n %% a\nb 'q\" \\|$X %i \"'\\\n\tend|/var|65534:65534|x\n";
         assert_eq!((status, output.as_str(), error.as_str()), (0, expected, ""));
+
+        let mut named = spec(&["sh", "-c", "echo $USER > /dev/stdout"]);
+        named.user = User::Name("nobody".to_owned());
+        assert_eq!(
+            guest.run(&named).await,
+            (0, "nobody\n".to_owned(), String::new())
+        );
     });
 }
 

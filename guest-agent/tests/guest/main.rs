@@ -2,6 +2,11 @@
 //! guest, or in a container of namespaces into which this program is brought. Elsewhere they say that
 //! they are skipped.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 mod exec;
 mod systemd;
 
@@ -24,7 +29,8 @@ struct Guest {
 fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
     if let Some(reason) = missing() {
         // Past libtest's capture: a skip must be seen.
-        writeln!(std::io::stderr(), "skipped: {reason}").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped: {reason}").unwrap();
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
