@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     beacon,
-    config::{Config, Host},
+    config::{Config, Host, Listen},
     exec, identity, journal,
     sandbox::{self, Action, Event, State},
     server::{self, ListenError},
@@ -136,17 +136,23 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 
 /// Says hello, and goes on alone when nobody answers.
 async fn host(ctx: Arc<Context>) {
-    if matches!(ctx.sandbox.state(), State::Created(_) | State::Started(_) | State::Alone) {
+    if matches!(
+        ctx.sandbox.state(),
+        State::Created(_) | State::Started(_) | State::Alone
+    ) {
         identity_again(&ctx).await;
         return;
     }
     let reason = match ctx.config.host {
         Host::Absent => "the kernel command line names no host",
         Host::Expected { beacon_port } => {
-            if let Some(port) = beacon_port {
-                if let Err(error) = beacon::hello(port).await {
-                    warn!(error = %sentence(&error), port, "the host does not hear the beacon");
-                }
+            if let Some(port) = beacon_port
+                && let Err(error) = beacon::hello(port).await
+            {
+                warn!(error = %sentence(&error), port, "the host does not hear the beacon");
+            }
+            if matches!(ctx.config.listen, Listen::Unix(_)) {
+                return;
             }
             sleep(HOST_LIMIT).await;
             "no host has called in time"

@@ -174,7 +174,10 @@ impl Config {
         let path = PathBuf::from("/proc/cmdline");
         let cmdline =
             fs::read_to_string(&path).map_err(|source| ConfigError::Read { path, source })?;
-        let file = flags.instance.clone().unwrap_or_else(|| paths::INSTANCE_FILE.into());
+        let file = flags
+            .instance
+            .clone()
+            .unwrap_or_else(|| paths::INSTANCE_FILE.into());
         let instance = match Instance::read(&file) {
             Err(ConfigError::Read { source, .. })
                 if source.kind() == io::ErrorKind::NotFound && flags.instance.is_none() =>
@@ -185,6 +188,10 @@ impl Config {
         };
         let mut config = Self::from_cmdline(&cmdline, instance)?;
         if let Some(listen) = flags.listen {
+            if matches!(listen, Listen::Unix(_)) {
+                // Run by hand, on a machine that is no guest: nothing happens until somebody asks.
+                config.host = Host::Expected { beacon_port: None };
+            }
             config.listen = listen;
         }
         Ok(config)
@@ -232,13 +239,20 @@ impl Config {
 impl Listen {
     /// `vsock:PORT` or `unix:PATH`, as the flag takes them.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+        if let Some(path) = text
+            .strip_prefix("unix:")
+            .filter(|path| path.starts_with('/'))
+        {
             return Ok(Self::Unix(path.into()));
         }
         let reason = "vsock:PORT or unix:/PATH is wanted";
         match text.strip_prefix("vsock:") {
             Some(port) => Ok(Self::Vsock(number("--listen", port, reason)?)),
-            None => Err(ConfigError::Value { name: "--listen", value: text.to_owned(), reason }),
+            None => Err(ConfigError::Value {
+                name: "--listen",
+                value: text.to_owned(),
+                reason,
+            }),
         }
     }
 }
@@ -246,7 +260,10 @@ impl Listen {
 impl Instance {
     /// Reads and checks an instance file: what `--check-config` does.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+        let unreadable = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let metadata = fs::metadata(path).map_err(unreadable)?;
         if metadata.len() > MAX_INSTANCE_BYTES {
             return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
@@ -256,16 +273,21 @@ impl Instance {
     }
 
     fn parse(text: &[u8], path: &Path) -> Result<Self, ConfigError> {
-        let file: InstanceFile = serde_json::from_slice(text)
-            .map_err(|source| ConfigError::Json { path: path.to_owned(), source })?;
+        let file: InstanceFile =
+            serde_json::from_slice(text).map_err(|source| ConfigError::Json {
+                path: path.to_owned(),
+                source,
+            })?;
         let InstanceFile { name, storage } = file;
         let mut volumes = BTreeMap::new();
         for (name, entry) in storage {
-            let (key, volume) = entry.into_volume(&name).map_err(|source| ConfigError::Volume {
-                path: path.to_owned(),
-                name,
-                source,
-            })?;
+            let (key, volume) = entry
+                .into_volume(&name)
+                .map_err(|source| ConfigError::Volume {
+                    path: path.to_owned(),
+                    name,
+                    source,
+                })?;
             volumes.insert(key, volume);
         }
         Ok(Self { name, volumes })
@@ -292,7 +314,12 @@ struct StorageEntry {
 
 impl StorageEntry {
     fn into_volume(self, name: &str) -> Result<(VolumeName, BakedVolume), SpecError> {
-        let Self { mount_point, user, group, mode } = self;
+        let Self {
+            mount_point,
+            user,
+            group,
+            mode,
+        } = self;
         let volume = BakedVolume {
             mount_point: MountPoint::try_from(mount_point.as_str())?,
             owner: OwnerNames { user, group },
@@ -309,8 +336,16 @@ fn server_address(text: &str) -> Option<Listen> {
 }
 
 fn number(name: &'static str, value: &str, reason: &'static str) -> Result<u32, ConfigError> {
-    let error = || ConfigError::Value { name, value: value.to_owned(), reason };
-    value.parse().ok().filter(|port| *port != 0).ok_or_else(error)
+    let error = || ConfigError::Value {
+        name,
+        value: value.to_owned(),
+        reason,
+    };
+    value
+        .parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(error)
 }
 
 #[cfg(test)]
@@ -323,12 +358,21 @@ mod tests {
 
     #[test]
     fn our_host_is_known_by_its_beacon_port_and_a_kata_shim_by_its_parameters() {
-        let host = |cmdline| Config::from_cmdline(cmdline, Instance::default()).unwrap().host;
+        let host = |cmdline| {
+            Config::from_cmdline(cmdline, Instance::default())
+                .unwrap()
+                .host
+        };
         assert_eq!(host("root=fstab ro quiet"), Host::Absent);
-        let ours = Host::Expected { beacon_port: Some(1030) };
+        let ours = Host::Expected {
+            beacon_port: Some(1030),
+        };
         assert_eq!(host("console=ttyS0 seed.beacon_port=1030 init=/x"), ours);
         let kata = Host::Expected { beacon_port: None };
-        assert_eq!(host("systemd.unit=kata-containers.target agent.log=debug"), kata);
+        assert_eq!(
+            host("systemd.unit=kata-containers.target agent.log=debug"),
+            kata
+        );
     }
 
     #[test]
@@ -337,7 +381,11 @@ mod tests {
             Config::from_cmdline("agent.server_addr=vsock://-1:2048", Instance::default()).unwrap();
         assert_eq!(config.listen, Listen::Vsock(2048));
         let bad = Config::from_cmdline("agent.server_addr=tcp://x", Instance::default());
-        assert!(bad.unwrap_err().to_string().starts_with("agent.server_addr"));
+        assert!(
+            bad.unwrap_err()
+                .to_string()
+                .starts_with("agent.server_addr")
+        );
     }
 
     #[test]
@@ -357,7 +405,10 @@ mod tests {
         .unwrap();
         assert_eq!(instance.name, "demo");
         let volume = &instance.volumes[&VolumeName::try_from("data").unwrap()];
-        assert_eq!(volume.mount_point.as_path(), Path::new("/seed/storage/data"));
+        assert_eq!(
+            volume.mount_point.as_path(),
+            Path::new("/seed/storage/data")
+        );
         assert_eq!(volume.owner.user.as_deref(), Some("app"));
         assert_eq!(volume.mode.unwrap().bits(), 0o750);
     }
@@ -373,7 +424,10 @@ mod tests {
     #[test]
     fn the_listen_flag_takes_both_forms() {
         assert_eq!(Listen::parse("vsock:1024").unwrap(), Listen::Vsock(1024));
-        assert_eq!(Listen::parse("unix:/a/b").unwrap(), Listen::Unix("/a/b".into()));
+        assert_eq!(
+            Listen::parse("unix:/a/b").unwrap(),
+            Listen::Unix("/a/b".into())
+        );
         assert!(Listen::parse("unix:relative").is_err());
         assert!(Listen::parse("tcp:1").is_err());
     }

@@ -11,7 +11,11 @@ const IDENTIFIER: &str = "seed-agent";
 
 /// Starts logging for the whole process; a second call changes nothing.
 pub fn start(debug: bool) {
-    let level = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let level = if debug {
+        LevelFilter::DEBUG
+    } else {
+        LevelFilter::INFO
+    };
     let registry = Registry::default().with(level);
     let started = match tracing_journald::layer() {
         Ok(journald) => {
@@ -19,7 +23,9 @@ pub fn start(debug: bool) {
             registry.with(journald).try_init()
         }
         Err(_) => {
-            let stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).without_time();
+            let stderr = tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .without_time();
             registry.with(stderr).try_init()
         }
     };

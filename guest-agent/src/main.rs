@@ -60,7 +60,9 @@ fn run(flags: Flags) -> ExitCode {
         Err(error) => return fail(&error, BAD_CONFIG),
     };
     logging::start(config.debug);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(agent::run(config));

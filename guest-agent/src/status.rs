@@ -40,7 +40,9 @@ impl Board {
             agent_version: version::SEED.to_owned(),
             ..GuestStatus::default()
         };
-        Self { status: Arc::new(watch::Sender::new(status)) }
+        Self {
+            status: Arc::new(watch::Sender::new(status)),
+        }
     }
 
     /// Notes that the boot has come as far as `stage`. A stage that was reached before keeps its time;
@@ -53,11 +55,18 @@ impl Board {
     pub fn problem(&self, subject: impl Into<String>, message: impl Into<String>) {
         let (subject, message) = (subject.into(), message.into());
         self.change(|status| {
-            let known = status.problems.iter().any(|p| p.subject == subject && p.message == message);
+            let known = status
+                .problems
+                .iter()
+                .any(|p| p.subject == subject && p.message == message);
             if known || status.problems.len() >= MAX_PROBLEMS {
                 return false;
             }
-            status.problems.push(Problem { subject, message, ..Problem::default() });
+            status.problems.push(Problem {
+                subject,
+                message,
+                ..Problem::default()
+            });
             settle(status);
             true
         });
@@ -119,10 +128,17 @@ fn stamped(mut status: GuestStatus) -> GuestStatus {
 }
 
 fn reach(status: &mut GuestStatus, stage: Stage) -> bool {
-    let known = status.stages.iter().any(|reached| reached.stage.value() == stage as i32);
+    let known = status
+        .stages
+        .iter()
+        .any(|reached| reached.stage.value() == stage as i32);
     if !known {
         let boottime_us = clock::boottime_us();
-        let time = StageTime { stage: stage.into(), boottime_us, ..StageTime::default() };
+        let time = StageTime {
+            stage: stage.into(),
+            boottime_us,
+            ..StageTime::default()
+        };
         status.stages.push(time);
     }
     let further = status.stage.value() < stage as i32;

@@ -37,7 +37,9 @@ pub enum EnvError {
         index: usize,
     },
     /// A name that neither a shell nor systemd would take.
-    #[error("environment name {name:?} is not an identifier: letters, digits and \"_\", not starting with a digit")]
+    #[error(
+        "environment name {name:?} is not an identifier: letters, digits and \"_\", not starting with a digit"
+    )]
     Name {
         /// The name, cut when long.
         name: String,
@@ -90,7 +92,9 @@ impl TryFrom<&str> for EnvKey {
         if chars.next().is_some_and(letter) && chars.all(|c| letter(c) || c.is_ascii_digit()) {
             return Ok(Self(name.to_owned()));
         }
-        Err(EnvError::Name { name: name.chars().take(SHOWN_NAME_CHARS).collect() })
+        Err(EnvError::Name {
+            name: name.chars().take(SHOWN_NAME_CHARS).collect(),
+        })
     }
 }
 
@@ -102,7 +106,9 @@ pub struct Environment {
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.variables.keys().map(EnvKey::as_str)).finish()
+        f.debug_set()
+            .entries(self.variables.keys().map(EnvKey::as_str))
+            .finish()
     }
 }
 
@@ -124,7 +130,9 @@ impl Environment {
 
     /// Names and values, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&EnvKey, &[u8])> {
-        self.variables.iter().map(|(key, value)| (key, value.as_slice()))
+        self.variables
+            .iter()
+            .map(|(key, value)| (key, value.as_slice()))
     }
 
     /// How many variables there are.
@@ -141,10 +149,15 @@ impl Environment {
     /// UTF-8 without control characters other than tab and newline). A shell still reads them.
     pub fn refused_by_systemd(&self) -> Vec<&str> {
         let refused = |value: &[u8]| match std::str::from_utf8(value) {
-            Ok(text) => text.chars().any(|c| c.is_ascii_control() && c != '\t' && c != '\n'),
+            Ok(text) => text
+                .chars()
+                .any(|c| c.is_ascii_control() && c != '\t' && c != '\n'),
             Err(_) => true,
         };
-        self.iter().filter(|(_, value)| refused(value)).map(|(key, _)| key.as_str()).collect()
+        self.iter()
+            .filter(|(_, value)| refused(value))
+            .map(|(key, _)| key.as_str())
+            .collect()
     }
 }
 
@@ -200,7 +213,10 @@ mod tests {
     #[test]
     fn too_much_altogether_is_refused() {
         let entries = vec![format!("A={}", "x".repeat(100 * 1024)); 11];
-        assert!(matches!(Environment::parse(&entries), Err(EnvError::TooMuch { .. })));
+        assert!(matches!(
+            Environment::parse(&entries),
+            Err(EnvError::TooMuch { .. })
+        ));
     }
 
     #[test]

@@ -10,8 +10,10 @@ const MODE: u32 = 0o600;
 
 /// Writes `environment` to `path`, atomically. The directory is made when it is missing.
 pub fn write(path: &Path, environment: &Environment) -> Result<(), EnvError> {
-    file::write_atomic(path, &render(environment), MODE)
-        .map_err(|source| EnvError::Write { path: path.to_owned(), source })
+    file::write_atomic(path, &render(environment), MODE).map_err(|source| EnvError::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -27,7 +29,10 @@ mod tests {
         write(&path, &Environment::parse(&["A=1"]).unwrap()).unwrap();
         write(&path, &Environment::parse(&["B=2"]).unwrap()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "B=\"2\"\n");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 

@@ -24,7 +24,9 @@ const MAX_ID_BYTES: usize = 76;
 #[derive(Debug, Error)]
 pub enum SandboxError {
     /// Not an id.
-    #[error("{0:?} is no container id: 1 to {MAX_ID_BYTES} of letters, digits, \".\", \"_\" and \"-\"")]
+    #[error(
+        "{0:?} is no container id: 1 to {MAX_ID_BYTES} of letters, digits, \".\", \"_\" and \"-\""
+    )]
     Id(String),
     /// There is no such container.
     #[error("container {0} does not exist in this guest")]
@@ -81,7 +83,9 @@ impl TryFrom<&str> for ContainerId {
 
     fn try_from(id: &str) -> Result<Self, SandboxError> {
         let starts = id.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-        let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        let plain = id
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if starts && plain && id.len() <= MAX_ID_BYTES {
             return Ok(Self(id.to_owned()));
         }
@@ -142,7 +146,11 @@ impl Handle {
     /// Waits until the boot may go on.
     pub async fn released(&self) {
         // The sender is `self`'s own, so the wait ends with a true value only.
-        let _ = self.released.subscribe().wait_for(|released| *released).await;
+        let _ = self
+            .released
+            .subscribe()
+            .wait_for(|released| *released)
+            .await;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -167,9 +175,14 @@ mod tests {
     async fn only_the_guests_own_container_is_known_and_release_wakes_who_waits() {
         let handle = Handle::default();
         assert!(handle.expect_container("a").is_err());
-        handle.step(Event::CreateContainer(ContainerId::try_from("a").unwrap())).unwrap();
+        handle
+            .step(Event::CreateContainer(ContainerId::try_from("a").unwrap()))
+            .unwrap();
         assert!(handle.expect_container("a").is_ok());
-        assert!(matches!(handle.expect_container("b"), Err(SandboxError::NoContainer(_))));
+        assert!(matches!(
+            handle.expect_container("b"),
+            Err(SandboxError::NoContainer(_))
+        ));
         let waiter = tokio::spawn({
             let handle = handle.clone();
             async move { handle.released().await }

@@ -33,7 +33,10 @@ pub struct Order {
 
 /// Does what `order` says.
 pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), EnvError> {
-    let Order { environment, volumes } = order;
+    let Order {
+        environment,
+        volumes,
+    } = order;
     write_environment(ctx, environment).await?;
     bring_up(ctx, volumes, DEVICE_LIMIT).await;
     ctx.provision_identity().await;
@@ -80,20 +83,30 @@ async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration)
     let volumes = match done {
         Ok(volumes) => volumes,
         Err(error) => {
-            ctx.status.problem("volumes", format!("their thread ended early: {error}"));
+            ctx.status
+                .problem("volumes", format!("their thread ended early: {error}"));
             return;
         }
     };
     for volume in &volumes {
         if let Some(problem) = &volume.problem {
-            ctx.status.problem(format!("volume {}", volume.name), problem.clone());
+            ctx.status
+                .problem(format!("volume {}", volume.name), problem.clone());
         }
     }
-    ctx.status.set_volumes(volumes.into_iter().map(told).collect());
+    ctx.status
+        .set_volumes(volumes.into_iter().map(told).collect());
 }
 
 fn told(volume: Volume) -> v1::Volume {
-    let Volume { name, mount_point, filesystem, created, size_bytes, problem } = volume;
+    let Volume {
+        name,
+        mount_point,
+        filesystem,
+        created,
+        size_bytes,
+        problem,
+    } = volume;
     v1::Volume {
         name,
         mount_point: mount_point.to_string_lossy().into_owned(),

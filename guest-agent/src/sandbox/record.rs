@@ -33,7 +33,10 @@ impl Record {
             State::Alone => (None, true),
             State::Waiting | State::Ready | State::Provisioning(_) => return None,
         };
-        Some(Self { container_id, started })
+        Some(Self {
+            container_id,
+            started,
+        })
     }
 
     /// The state that this records.
@@ -63,7 +66,9 @@ pub fn read(path: &Path) -> io::Result<Option<Record>> {
 
 /// Writes the record of `state`, when it is worth one.
 pub fn write(path: &Path, state: &State) -> io::Result<()> {
-    let Some(record) = Record::of(state) else { return Ok(()) };
+    let Some(record) = Record::of(state) else {
+        return Ok(());
+    };
     file::write_atomic(path, &serde_json::to_vec(&record)?, MODE)
 }
 

@@ -103,9 +103,10 @@ fn refusal(state: &State, event: &Event) -> SandboxError {
         (Some(id), Event::CreateContainer(asked)) if id == asked => {
             SandboxError::Exists(id.clone())
         }
-        (Some(id), Event::CreateContainer(asked)) => {
-            SandboxError::Second { existing: id.clone(), asked: asked.clone() }
-        }
+        (Some(id), Event::CreateContainer(asked)) => SandboxError::Second {
+            existing: id.clone(),
+            asked: asked.clone(),
+        },
         (Some(id), Event::StartContainer(asked)) if id != asked => {
             SandboxError::NoContainer(asked.clone())
         }
@@ -152,10 +153,19 @@ mod tests {
     fn a_start_out_of_order_is_told_apart() {
         let mut state = State::Ready;
         let start = |name| Event::StartContainer(id(name));
-        assert!(matches!(state.step(start("a")), Err(SandboxError::NoContainer(_))));
+        assert!(matches!(
+            state.step(start("a")),
+            Err(SandboxError::NoContainer(_))
+        ));
         let mut state = State::Provisioning(id("a"));
-        assert!(matches!(state.step(start("a")), Err(SandboxError::StillProvisioning)));
-        assert!(matches!(state.step(start("b")), Err(SandboxError::NoContainer(_))));
+        assert!(matches!(
+            state.step(start("a")),
+            Err(SandboxError::StillProvisioning)
+        ));
+        assert!(matches!(
+            state.step(start("b")),
+            Err(SandboxError::NoContainer(_))
+        ));
     }
 
     #[test]
@@ -163,7 +173,10 @@ mod tests {
         let mut state = State::Ready;
         state.step(Event::CreateContainer(id("a"))).unwrap();
         state.step(Event::Refused).unwrap();
-        assert_eq!(state.step(Event::CreateContainer(id("a"))).unwrap(), Action::Provision);
+        assert_eq!(
+            state.step(Event::CreateContainer(id("a"))).unwrap(),
+            Action::Provision
+        );
     }
 
     fn any_event() -> impl Strategy<Value = Event> {

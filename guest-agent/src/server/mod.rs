@@ -104,15 +104,24 @@ pub async fn start(ctx: &Arc<Context>) -> Result<Option<Server>, ListenError> {
         .add_listener(listener)
         .register_service(dialect::agent_service(Arc::new(kata::Agent::new(ctx))))
         .register_service(health_ttrpc::create_health(Arc::new(kata::Health)))
-        .register_service(v1_ttrpc::create_guest(Arc::new(seed::Service::new(ctx.clone()))));
-    inner.start().await.map_err(|error| ListenError::Server(error.to_string()))?;
+        .register_service(v1_ttrpc::create_guest(Arc::new(seed::Service::new(
+            ctx.clone(),
+        ))));
+    inner
+        .start()
+        .await
+        .map_err(|error| ListenError::Server(error.to_string()))?;
     info!(listen = ?ctx.config.listen, "listening");
     Ok(Some(Server { inner }))
 }
 
 async fn vsock(port: u32, host: Host) -> Result<Listener, ListenError> {
     let address = VsockAddr::new(VMADDR_CID_ANY, port);
-    let limit = if host == Host::Absent { Duration::ZERO } else { BIND_LIMIT };
+    let limit = if host == Host::Absent {
+        Duration::ZERO
+    } else {
+        BIND_LIMIT
+    };
     let deadline = Instant::now() + limit;
     let listener = loop {
         match VsockListener::bind(address) {
@@ -145,7 +154,10 @@ async fn accept_host(listener: &VsockListener) -> io::Result<VsockStream> {
 }
 
 fn unix(path: &Path) -> Result<Listener, ListenError> {
-    let failed = |source| ListenError::Unix { path: path.display().to_string(), source };
+    let failed = |source| ListenError::Unix {
+        path: path.display().to_string(),
+        source,
+    };
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
         _ => {}

@@ -83,7 +83,10 @@ enum BlockError {
     #[error("{device} did not appear within {} s", limit.as_secs())]
     Missing { device: DeviceRef, limit: Duration },
     #[error("{device} cannot be looked for: {source}")]
-    Search { device: DeviceRef, source: io::Error },
+    Search {
+        device: DeviceRef,
+        source: io::Error,
+    },
     #[error("{} cannot be read: {source}", node.display())]
     Probe { node: PathBuf, source: io::Error },
     #[error("{} holds {found}, not a file system of ours; it is left as it is", node.display())]
@@ -107,20 +110,33 @@ enum BlockError {
     )]
     Damaged { node: PathBuf, words: String },
     #[error("{} is already mounted from {}", mount_point.display(), source_node.display())]
-    Occupied { mount_point: PathBuf, source_node: PathBuf },
+    Occupied {
+        mount_point: PathBuf,
+        source_node: PathBuf,
+    },
     #[error("{} cannot be mounted at {}: {source}", node.display(), mount_point.display())]
-    Mount { node: PathBuf, mount_point: PathBuf, source: io::Error },
+    Mount {
+        node: PathBuf,
+        mount_point: PathBuf,
+        source: io::Error,
+    },
     #[error("the file system could not grow to its device: {0}")]
     Grow(String),
     #[error(transparent)]
     Owner(#[from] OwnerError),
     #[error("owner and mode of {} cannot be set: {source}", mount_point.display())]
-    Own { mount_point: PathBuf, source: io::Error },
+    Own {
+        mount_point: PathBuf,
+        source: io::Error,
+    },
 }
 
 /// Brings up `specs` in their order. Blocks; belongs on a thread of its own.
 pub fn provision(specs: &[VolumeSpec], settings: &Settings) -> Vec<Volume> {
-    specs.iter().map(|spec| provision_one(spec, settings)).collect()
+    specs
+        .iter()
+        .map(|spec| provision_one(spec, settings))
+        .collect()
 }
 
 fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
@@ -133,7 +149,10 @@ fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
         problem: None,
     };
     let outcome = bring_up(spec, settings, &mut volume);
-    volume.problem = outcome.err().map(|error| error.to_string()).or_else(|| spec.doubt.clone());
+    volume.problem = outcome
+        .err()
+        .map(|error| error.to_string())
+        .or_else(|| spec.doubt.clone());
     let (name, created) = (volume.name.as_str(), volume.created);
     match &volume.problem {
         None => info!(volume = name, created, "volume is mounted"),
@@ -142,11 +161,7 @@ fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
     volume
 }
 
-fn bring_up(
-    spec: &VolumeSpec,
-    settings: &Settings,
-    volume: &mut Volume,
-) -> Result<(), BlockError> {
+fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Result<(), BlockError> {
     let mount_point = spec.mount_point.as_path();
     let node = wait_for(spec.device.as_ref().ok_or(BlockError::NoDevice)?, settings)?;
     if !is_mounted_from(mount_point, &node)? {
@@ -174,7 +189,10 @@ fn wait_for(device: &DeviceRef, settings: &Settings) -> Result<PathBuf, BlockErr
     loop {
         let node = match device {
             DeviceRef::Serial(serial) => block::find_by_serial(&settings.sys_block, serial)
-                .map_err(|source| BlockError::Search { device: device.clone(), source })?
+                .map_err(|source| BlockError::Search {
+                    device: device.clone(),
+                    source,
+                })?
                 .map(|name| settings.dev.join(name)),
             DeviceRef::Path(path) => Some(path.clone()),
         };
@@ -183,7 +201,10 @@ fn wait_for(device: &DeviceRef, settings: &Settings) -> Result<PathBuf, BlockErr
         }
         if Instant::now() >= deadline {
             let limit = settings.device_limit;
-            return Err(BlockError::Missing { device: device.clone(), limit });
+            return Err(BlockError::Missing {
+                device: device.clone(),
+                limit,
+            });
         }
         thread::sleep(DEVICE_POLL);
     }
@@ -207,16 +228,17 @@ fn is_mounted_from(mount_point: &Path, node: &Path) -> Result<bool, BlockError> 
 }
 
 /// Makes sure that there is a good file system, and says which.
-fn prepare(
-    spec: &VolumeSpec,
-    node: &Path,
-    volume: &mut Volume,
-) -> Result<Filesystem, BlockError> {
+fn prepare(spec: &VolumeSpec, node: &Path, volume: &mut Volume) -> Result<Filesystem, BlockError> {
     let node_buf = || node.to_owned();
-    let contents =
-        probe::probe(node).map_err(|source| BlockError::Probe { node: node_buf(), source })?;
+    let contents = probe::probe(node).map_err(|source| BlockError::Probe {
+        node: node_buf(),
+        source,
+    })?;
     match contents {
-        Contents::Foreign(found) => Err(BlockError::Foreign { node: node_buf(), found }),
+        Contents::Foreign(found) => Err(BlockError::Foreign {
+            node: node_buf(),
+            found,
+        }),
         Contents::Unknown => Err(BlockError::Unknown { node: node_buf() }),
         Contents::Blank if spec.options.read_only() => {
             Err(BlockError::BlankReadOnly { node: node_buf() })
@@ -257,7 +279,10 @@ fn check(filesystem: Filesystem, node: &Path) -> Result<(), BlockError> {
     let ended = command::run("e2fsck", &arguments, FSCK_LIMIT).map_err(BlockError::Fsck)?;
     match ended.status.code() {
         Some(code) if code < FSCK_UNCORRECTED => Ok(()),
-        _ => Err(BlockError::Damaged { node: node.to_owned(), words: ended.words }),
+        _ => Err(BlockError::Damaged {
+            node: node.to_owned(),
+            words: ended.words,
+        }),
     }
 }
 
@@ -284,7 +309,11 @@ fn grow(
         return Err(failed(&ended.words));
     }
     volume.size_bytes = mount::size(spec.mount_point.as_path()).unwrap_or_default();
-    info!(volume = volume.name, size_bytes = volume.size_bytes, "volume has grown");
+    info!(
+        volume = volume.name,
+        size_bytes = volume.size_bytes,
+        "volume has grown"
+    );
     Ok(())
 }
 
@@ -311,6 +340,8 @@ fn set_owner(
     owner: owner::Owner,
     mode: Option<owner::Mode>,
 ) -> Result<(), BlockError> {
-    owner::apply(mount_point, owner, mode)
-        .map_err(|source| BlockError::Own { mount_point: mount_point.to_owned(), source })
+    owner::apply(mount_point, owner, mode).map_err(|source| BlockError::Own {
+        mount_point: mount_point.to_owned(),
+        source,
+    })
 }

@@ -29,8 +29,19 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// Trees that belong to the system: nothing is mounted on or below them.
 const SYSTEM_TREES: [&str; 13] = [
-    "/proc", "/sys", "/dev", "/run", "/boot", "/nix", "/usr", "/bin", "/sbin", "/lib", "/lib64",
-    "/etc", "/seed/tpm",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/boot",
+    "/nix",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/etc",
+    "/seed/tpm",
 ];
 
 /// Directories that hold other parts: nothing is mounted on them, but below them it may be.
@@ -91,8 +102,13 @@ impl TryFrom<&str> for VolumeName {
     type Error = SpecError;
 
     fn try_from(name: &str) -> Result<Self, SpecError> {
-        let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        let starts = name
+            .chars()
+            .next()
+            .is_some_and(|c| c.is_ascii_alphanumeric());
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if starts && plain && name.len() <= MAX_NAME_BYTES {
             return Ok(Self(name.to_owned()));
         }
@@ -121,7 +137,12 @@ impl TryFrom<&str> for MountPoint {
     type Error = SpecError;
 
     fn try_from(text: &str) -> Result<Self, SpecError> {
-        let refuse = |reason| Err(SpecError::MountPoint { path: text.to_owned(), reason });
+        let refuse = |reason| {
+            Err(SpecError::MountPoint {
+                path: text.to_owned(),
+                reason,
+            })
+        };
         let path = Path::new(text);
         if !path.is_absolute() {
             return refuse("the path is not absolute");
@@ -136,7 +157,9 @@ impl TryFrom<&str> for MountPoint {
         // Without doubled and trailing slashes.
         let path: PathBuf = path.components().collect();
         let system = SYSTEM_TREES.iter().any(|tree| path.starts_with(tree))
-            || SYSTEM_DIRECTORIES.iter().any(|directory| path == Path::new(directory));
+            || SYSTEM_DIRECTORIES
+                .iter()
+                .any(|directory| path == Path::new(directory));
         if system {
             return refuse("the place belongs to the system");
         }
@@ -203,7 +226,17 @@ mod tests {
 
     #[test]
     fn a_mount_point_over_the_system_is_refused() {
-        for path in ["/", "//", "/proc", "/proc/1", "/sys/fs", "/etc/x", "/seed", "/seed/tpm", "/usr"] {
+        for path in [
+            "/",
+            "//",
+            "/proc",
+            "/proc/1",
+            "/sys/fs",
+            "/etc/x",
+            "/seed",
+            "/seed/tpm",
+            "/usr",
+        ] {
             assert!(MountPoint::try_from(path).is_err(), "{path}");
         }
         for path in ["relative", "", "/a/../proc", "/a/./b", "/a\n", "/.."] {

@@ -13,7 +13,10 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { flags: MountFlags::NODEV | MountFlags::NOSUID, data: String::new() }
+        Self {
+            flags: MountFlags::NODEV | MountFlags::NOSUID,
+            data: String::new(),
+        }
     }
 }
 
@@ -80,7 +83,10 @@ mod tests {
     #[test]
     fn the_later_word_wins_and_unknown_words_go_to_the_file_system() {
         let options = MountOptions::parse(&["ro", "data=ordered,rw", "x-seed.name=data", "noexec"]);
-        assert_eq!(options.flags, MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC);
+        assert_eq!(
+            options.flags,
+            MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC
+        );
         assert_eq!(options.data, "data=ordered");
         assert!(!options.read_only());
     }

@@ -79,7 +79,8 @@ impl TryFrom<&str> for Mode {
     type Error = SpecError;
 
     fn try_from(text: &str) -> Result<Self, SpecError> {
-        let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let octal =
+            (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
         match u32::from_str_radix(text, 8) {
             Ok(bits) if octal => Ok(Self(bits)),
             _ => Err(SpecError::Mode(text.to_owned())),
@@ -93,7 +94,9 @@ pub fn resolve(names: &OwnerNames, etc: &Path) -> Result<Owner, OwnerError> {
     if let Some(user) = &names.user {
         let fields = lookup(&etc.join("passwd"), user)?;
         // name:password:uid:gid:...
-        let ids = fields.as_ref().and_then(|f| Some((number(f.get(2)?)?, number(f.get(3)?)?)));
+        let ids = fields
+            .as_ref()
+            .and_then(|f| Some((number(f.get(2)?)?, number(f.get(3)?)?)));
         (owner.uid, owner.gid) = match (ids, number(user)) {
             (Some(ids), _) => ids,
             // A bare number need not have an entry; its group is then its own number.
@@ -105,7 +108,9 @@ pub fn resolve(names: &OwnerNames, etc: &Path) -> Result<Owner, OwnerError> {
         let fields = lookup(&etc.join("group"), group)?;
         // name:password:gid:members
         let id = fields.as_ref().and_then(|f| number(f.get(2)?));
-        owner.gid = id.or_else(|| number(group)).ok_or_else(|| OwnerError::Group(group.clone()))?;
+        owner.gid = id
+            .or_else(|| number(group))
+            .ok_or_else(|| OwnerError::Group(group.clone()))?;
     }
     Ok(owner)
 }
@@ -114,7 +119,11 @@ pub fn resolve(names: &OwnerNames, etc: &Path) -> Result<Owner, OwnerError> {
 pub fn apply(path: &Path, owner: Owner, mode: Option<Mode>) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let directory = open(path, flags, OpenMode::empty())?;
-    fchown(directory.as_fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+    fchown(
+        directory.as_fd(),
+        Some(Uid::from_raw(owner.uid)),
+        Some(Gid::from_raw(owner.gid)),
+    )?;
     if let Some(mode) = mode {
         // After the owner: changing that clears the special bits.
         let directory = fs::File::from(directory);
@@ -123,7 +132,7 @@ pub fn apply(path: &Path, owner: Owner, mode: Option<Mode>) -> io::Result<()> {
     Ok(())
 }
 
-fn number(text: &String) -> Option<u32> {
+fn number(text: &str) -> Option<u32> {
     // u32::MAX means "leave as it is" to chown(2).
     text.parse().ok().filter(|id| *id != u32::MAX)
 }
@@ -156,7 +165,10 @@ mod tests {
     }
 
     fn names(user: Option<&str>, group: Option<&str>) -> OwnerNames {
-        OwnerNames { user: user.map(str::to_owned), group: group.map(str::to_owned) }
+        OwnerNames {
+            user: user.map(str::to_owned),
+            group: group.map(str::to_owned),
+        }
     }
 
     #[test]
@@ -165,14 +177,24 @@ mod tests {
         let owner = |user, group| resolve(&names(user, group), etc.path()).unwrap();
         assert_eq!(owner(None, None), ROOT);
         assert_eq!(owner(Some("app"), None), Owner { uid: 990, gid: 980 });
-        assert_eq!(owner(Some("app"), Some("web")), Owner { uid: 990, gid: 970 });
-        assert_eq!(owner(Some("1234"), Some("77")), Owner { uid: 1234, gid: 77 });
+        assert_eq!(
+            owner(Some("app"), Some("web")),
+            Owner { uid: 990, gid: 970 }
+        );
+        assert_eq!(
+            owner(Some("1234"), Some("77")),
+            Owner { uid: 1234, gid: 77 }
+        );
     }
 
     #[test]
     fn who_does_not_exist_is_named() {
         let etc = etc();
-        let error = |user, group| resolve(&names(user, group), etc.path()).unwrap_err().to_string();
+        let error = |user, group| {
+            resolve(&names(user, group), etc.path())
+                .unwrap_err()
+                .to_string()
+        };
         assert!(error(Some("ap"), None).contains("user ap does not exist"));
         assert!(error(Some("app"), Some("nobody-here")).contains("group nobody-here"));
         assert!(error(Some("4294967295"), None).contains("4294967295"));
@@ -195,7 +217,10 @@ mod tests {
         fs::write(target.join("file"), "x").unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
         let me = fs::metadata(&target).unwrap();
-        let owner = Owner { uid: me.uid(), gid: me.gid() };
+        let owner = Owner {
+            uid: me.uid(),
+            gid: me.gid(),
+        };
         let below = fs::metadata(target.join("file")).unwrap().mode();
         apply(&target, owner, Some(Mode::try_from("2750").unwrap())).unwrap();
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o2750);

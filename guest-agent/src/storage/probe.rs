@@ -51,11 +51,19 @@ struct Signature {
 }
 
 const fn ours(offset: u64, bytes: &'static [u8], kind: Filesystem) -> Signature {
-    Signature { offset, bytes, means: Contents::Filesystem(kind) }
+    Signature {
+        offset,
+        bytes,
+        means: Contents::Filesystem(kind),
+    }
 }
 
 const fn foreign(offset: u64, bytes: &'static [u8], name: &'static str) -> Signature {
-    Signature { offset, bytes, means: Contents::Foreign(name) }
+    Signature {
+        offset,
+        bytes,
+        means: Contents::Foreign(name),
+    }
 }
 
 /// The stronger signatures first: a boot sector's mark says least.
@@ -107,11 +115,20 @@ pub fn probe(path: &Path) -> io::Result<Contents> {
         return Ok(found);
     }
     let blank = all_zero(&file, size)?;
-    Ok(if blank { Contents::Blank } else { Contents::Unknown })
+    Ok(if blank {
+        Contents::Blank
+    } else {
+        Contents::Unknown
+    })
 }
 
 fn signature(file: &File) -> io::Result<Option<Contents>> {
-    for Signature { offset, bytes, means } in &SIGNATURES {
+    for Signature {
+        offset,
+        bytes,
+        means,
+    } in &SIGNATURES
+    {
         let mut found = vec![0; bytes.len()];
         match file.read_exact_at(&mut found, *offset) {
             Ok(()) if found == *bytes => return Ok(Some(*means)),
@@ -190,7 +207,9 @@ pub fn ext4_size(path: &Path) -> io::Result<Ext4Size> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let block_bytes = 1024 << shift;
-    let bytes = blocks.checked_mul(block_bytes).ok_or(io::ErrorKind::InvalidData)?;
+    let bytes = blocks
+        .checked_mul(block_bytes)
+        .ok_or(io::ErrorKind::InvalidData)?;
     Ok(Ext4Size { bytes, block_bytes })
 }
 
@@ -207,23 +226,38 @@ mod tests {
     }
 
     fn mkfs(file: &tempfile::NamedTempFile) {
-        let done = Command::new("/sbin/mkfs.ext4").arg("-qF").arg(file.path()).status();
+        let done = Command::new("/sbin/mkfs.ext4")
+            .arg("-qF")
+            .arg(file.path())
+            .status();
         assert!(done.expect("mkfs.ext4 comes with e2fsprogs").success());
     }
 
     #[test]
     fn zeros_are_blank_whatever_their_number() {
         for size in [0, 100, 4096, 3 * MIB, 300 * MIB + 513] {
-            assert_eq!(probe(image(size).path()).unwrap(), Contents::Blank, "{size}");
+            assert_eq!(
+                probe(image(size).path()).unwrap(),
+                Contents::Blank,
+                "{size}"
+            );
         }
     }
 
     #[test]
     fn one_byte_anywhere_in_a_small_device_and_at_the_ends_of_a_large_one_is_data() {
-        for (size, at) in [(64 * MIB, 33 * MIB + 7), (600 * MIB, MIB - 1), (600 * MIB, 600 * MIB - 1)] {
+        for (size, at) in [
+            (64 * MIB, 33 * MIB + 7),
+            (600 * MIB, MIB - 1),
+            (600 * MIB, 600 * MIB - 1),
+        ] {
             let file = image(size);
             file.as_file().write_all_at(b"x", at).unwrap();
-            assert_eq!(probe(file.path()).unwrap(), Contents::Unknown, "{size} {at}");
+            assert_eq!(
+                probe(file.path()).unwrap(),
+                Contents::Unknown,
+                "{size} {at}"
+            );
         }
     }
 
@@ -235,14 +269,21 @@ mod tests {
             let ext4 = Contents::Filesystem(Filesystem::Ext4);
             assert_eq!(probe(file.path()).unwrap(), ext4);
             assert_eq!(ext4_size(file.path()).unwrap().bytes, size);
-            file.as_file().write_all_at(&vec![0; 2 * 1024 * 1024], 0).unwrap();
+            file.as_file()
+                .write_all_at(&vec![0; 2 * 1024 * 1024], 0)
+                .unwrap();
             assert_eq!(probe(file.path()).unwrap(), Contents::Unknown, "{size}");
         }
     }
 
     #[test]
     fn what_others_use_is_left_to_them() {
-        for Signature { offset, bytes, means } in &SIGNATURES {
+        for Signature {
+            offset,
+            bytes,
+            means,
+        } in &SIGNATURES
+        {
             let file = image(MIB);
             file.as_file().write_all_at(bytes, *offset).unwrap();
             assert_eq!(probe(file.path()).unwrap(), *means);

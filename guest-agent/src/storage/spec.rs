@@ -81,7 +81,10 @@ pub fn join(
             return Err(SpecError::Twice(format!("the name {}", spec.name)));
         }
         if !places.insert(spec.mount_point.clone()) {
-            return Err(SpecError::Twice(format!("the mount point {}", spec.mount_point)));
+            return Err(SpecError::Twice(format!(
+                "the mount point {}",
+                spec.mount_point
+            )));
         }
         specs.push(spec);
     }
@@ -96,14 +99,20 @@ pub fn join(
 pub fn without_host(baked: &BTreeMap<VolumeName, BakedVolume>) -> Vec<VolumeSpec> {
     let serial = |name: &VolumeName| name.as_str().chars().take(MAX_SERIAL_BYTES).collect();
     let device = |name| Some(DeviceRef::Serial(serial(name)));
-    let mut specs: Vec<_> =
-        baked.iter().map(|(name, volume)| declared(name, volume, device(name))).collect();
+    let mut specs: Vec<_> = baked
+        .iter()
+        .map(|(name, volume)| declared(name, volume, device(name)))
+        .collect();
     specs.sort_by(|a, b| a.mount_point.cmp(&b.mount_point));
     specs
 }
 
 fn declared(name: &VolumeName, volume: &BakedVolume, device: Option<DeviceRef>) -> VolumeSpec {
-    let BakedVolume { mount_point, owner, mode } = volume.clone();
+    let BakedVolume {
+        mount_point,
+        owner,
+        mode,
+    } = volume.clone();
     VolumeSpec {
         name: name.clone(),
         device,
@@ -120,7 +129,14 @@ impl TryFrom<RawStorage> for Offer {
     type Error = SpecError;
 
     fn try_from(storage: RawStorage) -> Result<Self, SpecError> {
-        let RawStorage { driver, driver_options, source, fstype, options, mount_point } = storage;
+        let RawStorage {
+            driver,
+            driver_options,
+            source,
+            fstype,
+            options,
+            mount_point,
+        } = storage;
         if driver != "blk" {
             return Err(SpecError::Driver(driver));
         }
@@ -135,8 +151,9 @@ impl TryFrom<RawStorage> for Offer {
             mode: None,
         };
         for option in driver_options {
-            let (key, value) =
-                option.split_once('=').ok_or_else(|| SpecError::Option(option.clone()))?;
+            let (key, value) = option
+                .split_once('=')
+                .ok_or_else(|| SpecError::Option(option.clone()))?;
             match key {
                 "serial" => serial = Some(value.to_owned()),
                 "name" => offer.name = Some(VolumeName::try_from(value)?),
@@ -162,13 +179,23 @@ impl Offer {
     fn join(self, baked: &BTreeMap<VolumeName, BakedVolume>) -> Result<VolumeSpec, SpecError> {
         let by_place = || {
             let place = self.mount_point.as_ref()?;
-            baked.iter().find(|(_, volume)| volume.mount_point == *place)
+            baked
+                .iter()
+                .find(|(_, volume)| volume.mount_point == *place)
         };
         let declared = match &self.name {
             Some(name) => baked.get_key_value(name),
             None => by_place(),
         };
-        let Self { name, device, filesystem, options, mount_point, owner, mode } = self;
+        let Self {
+            name,
+            device,
+            filesystem,
+            options,
+            mount_point,
+            owner,
+            mode,
+        } = self;
         let Some((name, volume)) = declared else {
             let mount_point = mount_point.ok_or_else(|| SpecError::MountPoint {
                 path: String::new(),
@@ -199,10 +226,14 @@ impl Offer {
         };
         if let Some(place) = mount_point.filter(|place| *place != volume.mount_point) {
             let ours = &volume.mount_point;
-            spec.doubt = Some(format!("the host wants it at {place}, the closure at {ours}"));
+            spec.doubt = Some(format!(
+                "the host wants it at {place}, the closure at {ours}"
+            ));
         } else if !agrees(&owner, &volume.owner) {
             let ours = &volume.owner;
-            spec.doubt = Some(format!("the host gives it to {owner}, the closure to {ours}"));
+            spec.doubt = Some(format!(
+                "the host gives it to {owner}, the closure to {ours}"
+            ));
         } else if mode.is_some() && volume.mode.is_some() && mode != volume.mode {
             spec.doubt = Some("host and closure name different modes".to_owned());
         } else if spec.owner.is_empty() {
@@ -237,7 +268,10 @@ mod tests {
     fn baked() -> BTreeMap<VolumeName, BakedVolume> {
         let volume = BakedVolume {
             mount_point: MountPoint::try_from("/seed/storage/data").unwrap(),
-            owner: OwnerNames { user: Some("app".into()), group: Some("app".into()) },
+            owner: OwnerNames {
+                user: Some("app".into()),
+                group: Some("app".into()),
+            },
             mode: Some(Mode::try_from("0750").unwrap()),
         };
         BTreeMap::from([(VolumeName::try_from("data").unwrap(), volume)])
@@ -265,7 +299,10 @@ mod tests {
             (&["serial=data", "name=data"][..], ""),
             (&["serial=data", "name=data"], "/seed/storage/data"),
             (&["serial=x"], "/seed/storage/data"),
-            (&["serial=data", "name=data", "user=app", "mode=0750"], "/seed/storage/data"),
+            (
+                &["serial=data", "name=data", "user=app", "mode=0750"],
+                "/seed/storage/data",
+            ),
         ] {
             let spec = one(options, place);
             assert_eq!(spec.doubt, None);
@@ -279,22 +316,38 @@ mod tests {
     fn a_disagreement_is_kept_as_a_doubt() {
         for (options, place) in [
             (&["serial=data", "name=data"][..], "/seed/storage/other"),
-            (&["serial=data", "name=data", "user=web"], "/seed/storage/data"),
-            (&["serial=data", "name=data", "mode=0777"], "/seed/storage/data"),
+            (
+                &["serial=data", "name=data", "user=web"],
+                "/seed/storage/data",
+            ),
+            (
+                &["serial=data", "name=data", "mode=0777"],
+                "/seed/storage/data",
+            ),
         ] {
             let spec = one(options, place);
             assert!(spec.doubt.is_some());
-            assert_eq!(spec.mount_point.as_path().to_str(), Some("/seed/storage/data"));
+            assert_eq!(
+                spec.mount_point.as_path().to_str(),
+                Some("/seed/storage/data")
+            );
             assert_eq!(spec.owner.user.as_deref(), Some("app"));
         }
     }
 
     #[test]
     fn a_volume_that_the_closure_does_not_know_is_as_the_host_says() {
-        let all = join(vec![storage(&["serial=s", "user=web"], "/srv/web")], &baked()).unwrap();
+        let all = join(
+            vec![storage(&["serial=s", "user=web"], "/srv/web")],
+            &baked(),
+        )
+        .unwrap();
         let web = all.iter().find(|spec| spec.name.as_str() == "web").unwrap();
         assert_eq!(web.owner.user.as_deref(), Some("web"));
-        let data = all.iter().find(|spec| spec.name.as_str() == "data").unwrap();
+        let data = all
+            .iter()
+            .find(|spec| spec.name.as_str() == "data")
+            .unwrap();
         assert_eq!(data.device, None);
     }
 
@@ -303,14 +356,32 @@ mod tests {
         let refused = |storage| join(vec![storage], &BTreeMap::new()).unwrap_err();
         let error = refused(storage(&["serial=x"], "/proc"));
         assert!(matches!(error, SpecError::MountPoint { .. }));
-        assert!(matches!(refused(storage(&[], "/srv/a")), SpecError::NoDevice(_)));
-        assert!(matches!(refused(storage(&["colour=red"], "/srv/a")), SpecError::Option(_)));
-        let node = RawStorage { source: "/dev/../etc".into(), ..storage(&[], "/srv/a") };
+        assert!(matches!(
+            refused(storage(&[], "/srv/a")),
+            SpecError::NoDevice(_)
+        ));
+        assert!(matches!(
+            refused(storage(&["colour=red"], "/srv/a")),
+            SpecError::Option(_)
+        ));
+        let node = RawStorage {
+            source: "/dev/../etc".into(),
+            ..storage(&[], "/srv/a")
+        };
         assert!(matches!(refused(node), SpecError::NoDevice(_)));
-        let driver = RawStorage { driver: "9p".into(), ..storage(&["serial=x"], "/srv/a") };
+        let driver = RawStorage {
+            driver: "9p".into(),
+            ..storage(&["serial=x"], "/srv/a")
+        };
         assert!(matches!(refused(driver), SpecError::Driver(_)));
-        let twice = vec![storage(&["serial=x"], "/srv/a"), storage(&["serial=y"], "/srv/a")];
-        assert!(matches!(join(twice, &BTreeMap::new()), Err(SpecError::Twice(_))));
+        let twice = vec![
+            storage(&["serial=x"], "/srv/a"),
+            storage(&["serial=y"], "/srv/a"),
+        ];
+        assert!(matches!(
+            join(twice, &BTreeMap::new()),
+            Err(SpecError::Twice(_))
+        ));
     }
 
     #[test]

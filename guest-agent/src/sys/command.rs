@@ -66,18 +66,30 @@ pub fn run<A: AsRef<OsStr>>(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|source| CommandError::Start { program: program.to_owned(), source })?;
-    let words = child.stderr.take().map(|stderr| thread::spawn(move || beginning(stderr)));
+        .map_err(|source| CommandError::Start {
+            program: program.to_owned(),
+            source,
+        })?;
+    let words = child
+        .stderr
+        .take()
+        .map(|stderr| thread::spawn(move || beginning(stderr)));
     let deadline = Instant::now() + limit;
     let waited = loop {
         match child.try_wait() {
             Ok(Some(status)) => break Ok(status),
             Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
             Ok(None) => {
-                break Err(CommandError::Timeout { program: program.to_owned(), limit });
+                break Err(CommandError::Timeout {
+                    program: program.to_owned(),
+                    limit,
+                });
             }
             Err(source) => {
-                break Err(CommandError::Wait { program: program.to_owned(), source });
+                break Err(CommandError::Wait {
+                    program: program.to_owned(),
+                    source,
+                });
             }
         }
     };
@@ -86,14 +98,19 @@ pub fn run<A: AsRef<OsStr>>(
         let _ = child.kill();
         let _ = child.wait();
     }
-    let words = words.and_then(|reader| reader.join().ok()).unwrap_or_default();
+    let words = words
+        .and_then(|reader| reader.join().ok())
+        .unwrap_or_default();
     waited.map(|status| Ended { status, words })
 }
 
 /// The beginning of a stream as one line; the rest is read and dropped, so that the writer never stalls.
 fn beginning(mut stream: impl Read) -> String {
     let mut kept = Vec::new();
-    let _ = stream.by_ref().take(MAX_OUTPUT_BYTES).read_to_end(&mut kept);
+    let _ = stream
+        .by_ref()
+        .take(MAX_OUTPUT_BYTES)
+        .read_to_end(&mut kept);
     let _ = io::copy(&mut stream, &mut io::sink());
     let text = String::from_utf8_lossy(&kept);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -108,7 +125,10 @@ mod tests {
     #[test]
     fn status_and_words_come_back() {
         let ended = run("sh", &["-c", "echo no  >&2; echo way >&2; exit 4"], LIMIT).unwrap();
-        assert_eq!((ended.status.code(), ended.words.as_str()), (Some(4), "no way"));
+        assert_eq!(
+            (ended.status.code(), ended.words.as_str()),
+            (Some(4), "no way")
+        );
     }
 
     #[test]
@@ -121,7 +141,11 @@ mod tests {
     #[test]
     fn a_program_that_is_missing_or_slow_is_named() {
         let error = run::<&str>("seed-no-such-program", &[], LIMIT).unwrap_err();
-        assert!(error.to_string().starts_with("seed-no-such-program cannot be started"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("seed-no-such-program cannot be started")
+        );
         let error = run("sleep", &["60"], Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, CommandError::Timeout { .. }));
     }

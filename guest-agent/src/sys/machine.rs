@@ -10,7 +10,10 @@ pub fn boot_id() -> io::Result<String> {
 
 /// The host name as the kernel has it.
 pub fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Sets the kernel's host name.

@@ -29,7 +29,13 @@ pub fn mount(
     data: &str,
 ) -> io::Result<()> {
     let data = CString::new(data)?;
-    Ok(rustix::mount::mount(source, target, filesystem, flags, Some(data.as_c_str()))?)
+    Ok(rustix::mount::mount(
+        source,
+        target,
+        filesystem,
+        flags,
+        Some(data.as_c_str()),
+    )?)
 }
 
 /// Takes away the topmost mount at `target`.
@@ -40,8 +46,11 @@ pub fn unmount(target: &Path) -> io::Result<()> {
 /// The topmost mount at exactly `target`.
 pub fn mounted_at(target: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    let mounts = table.split(|byte| *byte == b'\n').filter_map(parse_line);
-    Ok(mounts.filter(|mounted| mounted.mount_point == target).last())
+    // A later line is a mount on top of an earlier one.
+    let lines = table.rsplit(|byte| *byte == b'\n');
+    Ok(lines
+        .filter_map(parse_line)
+        .find(|mounted| mounted.mount_point == target))
 }
 
 /// `36 35 98:0 /root /mount/point options optional... - type source super-options`
@@ -51,7 +60,11 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let filesystem = String::from_utf8_lossy(rest.next()?).into_owned();
     let source = unescape(rest.next()?);
-    Some(Mounted { mount_point: unescape(mount_point), source, filesystem })
+    Some(Mounted {
+        mount_point: unescape(mount_point),
+        source,
+        filesystem,
+    })
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -59,7 +72,9 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = after
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code {
             Some(code) if *first == b'\\' => {
@@ -94,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_line_with_optional_fields_and_escapes_is_understood() {
-        let line = br"36 35 253:16 / /seed/my\040data rw,nodev shared:1 master:2 - ext4 /dev/vdb rw";
+        let line =
+            br"36 35 253:16 / /seed/my\040data rw,nodev shared:1 master:2 - ext4 /dev/vdb rw";
         let mounted = parse_line(line).unwrap();
         assert_eq!(mounted.mount_point, Path::new("/seed/my data"));
         assert_eq!(mounted.source, Path::new("/dev/vdb"));

@@ -7,8 +7,9 @@ use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 
 /// What is left to do after provisioning: stop the machine at once (`SYS_BOOT`), signal PID 1 and
 /// processes (`KILL`), reach the TPM and the journal whoever owns them (`DAC_*`), hand a terminal to its
-/// user (`CHOWN`, `FOWNER`), and mount or grow a volume that is attached later (`SYS_ADMIN`).
-const KEPT: [Capability; 7] = [
+/// user (`CHOWN`, `FOWNER`), and mount or grow a volume that is attached later (`SYS_ADMIN`,
+/// `SYS_RESOURCE`: ext4 asks for it).
+const KEPT: [Capability; 8] = [
     Capability::CAP_SYS_BOOT,
     Capability::CAP_KILL,
     Capability::CAP_DAC_OVERRIDE,
@@ -16,6 +17,7 @@ const KEPT: [Capability; 7] = [
     Capability::CAP_CHOWN,
     Capability::CAP_FOWNER,
     Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_RESOURCE,
 ];
 
 /// Gives up every capability of this thread that is not kept. Doing it twice is harmless.
@@ -45,7 +47,10 @@ mod tests {
             for _ in 0..2 {
                 drop_after_provisioning().unwrap();
                 let left = caps::read(None, CapSet::Permitted).unwrap();
-                assert!(left.iter().all(|capability| KEPT.contains(capability)), "{left:?}");
+                assert!(
+                    left.iter().all(|capability| KEPT.contains(capability)),
+                    "{left:?}"
+                );
             }
         })
         .join()

@@ -19,12 +19,17 @@ pub fn render(lines: &[String]) -> Result<Option<String>, String> {
         return Ok(None);
     }
     if lines.len() > MAX_LINES {
-        return Err(format!("{} lines of resolver configuration are too many", lines.len()));
+        return Err(format!(
+            "{} lines of resolver configuration are too many",
+            lines.len()
+        ));
     }
     let odd = |line: &&String| line.len() > MAX_LINE_BYTES || line.chars().any(char::is_control);
     if let Some(line) = lines.iter().find(odd) {
         let start: String = line.chars().take(32).collect();
-        return Err(format!("{start:?}... is no line for a resolver's configuration"));
+        return Err(format!(
+            "{start:?}... is no line for a resolver's configuration"
+        ));
     }
     Ok(Some(lines.join("\n") + "\n"))
 }
@@ -48,7 +53,10 @@ mod tests {
 
     #[test]
     fn lines_stay_lines() {
-        let lines = ["nameserver 192.0.2.1".to_owned(), "search example".to_owned()];
+        let lines = [
+            "nameserver 192.0.2.1".to_owned(),
+            "search example".to_owned(),
+        ];
         let text = render(&lines).unwrap().unwrap();
         assert_eq!(text, "nameserver 192.0.2.1\nsearch example\n");
         assert_eq!(render(&[]).unwrap(), None);

@@ -28,9 +28,16 @@ pub(super) async fn create_container(
     ctx: &Arc<Context>,
     request: CreateContainerRequest,
 ) -> Result<Empty, RequestError> {
-    let CreateContainerRequest { container_id, storages, OCI: oci, .. } = request;
+    let CreateContainerRequest {
+        container_id,
+        storages,
+        OCI: oci,
+        ..
+    } = request;
     let id = ContainerId::try_from(container_id.as_str())?;
-    let process = oci.into_option().and_then(|spec| spec.Process.into_option());
+    let process = oci
+        .into_option()
+        .and_then(|spec| spec.Process.into_option());
     let environment = Environment::parse(&process.map(|process| process.Env).unwrap_or_default())?;
     let volumes = storage::join(
         storages.into_iter().map(raw).collect(),
@@ -39,12 +46,19 @@ pub(super) async fn create_container(
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
     info!(container = %id, variables = environment.len(), volumes = volumes.len(), "provisioning");
     // On a task of its own: a caller that hangs up does not leave the work half done.
-    let order = Order { environment, volumes };
+    let order = Order {
+        environment,
+        volumes,
+    };
     let task = task::spawn({
         let ctx = ctx.clone();
         async move {
             let done = sandbox::provision(&ctx, order).await;
-            let event = if done.is_ok() { Event::Provisioned } else { Event::Refused };
+            let event = if done.is_ok() {
+                Event::Provisioned
+            } else {
+                Event::Refused
+            };
             ctx.sandbox.step(event)?;
             ctx.remember();
             Ok::<(), RequestError>(done?)
@@ -109,7 +123,10 @@ pub(super) async fn wait_process(
         return future::pending().await;
     }
     let status = process::wait_exec(ctx, request).await?;
-    Ok(WaitProcessResponse { status, ..Default::default() })
+    Ok(WaitProcessResponse {
+        status,
+        ..Default::default()
+    })
 }
 
 fn is_init(container: &ContainerId, exec_id: &str) -> bool {
@@ -128,5 +145,12 @@ fn raw(storage: Storage) -> RawStorage {
         shared: _,
         special_fields: _,
     } = storage;
-    RawStorage { driver, driver_options, source, fstype, options, mount_point }
+    RawStorage {
+        driver,
+        driver_options,
+        source,
+        fstype,
+        options,
+        mount_point,
+    }
 }

@@ -83,7 +83,10 @@ impl health_ttrpc::Health for Health {
         _: health::CheckRequest,
     ) -> ttrpc::Result<health::HealthCheckResponse> {
         let status = health::health_check_response::ServingStatus::SERVING.into();
-        Ok(health::HealthCheckResponse { status, ..Default::default() })
+        Ok(health::HealthCheckResponse {
+            status,
+            ..Default::default()
+        })
     }
 
     async fn version(

@@ -73,7 +73,10 @@ pub(super) async fn get_guest_details(
         supports_seccomp: false,
         ..AgentDetails::default()
     };
-    Ok(GuestDetailsResponse { agent_details: Some(details).into(), ..Default::default() })
+    Ok(GuestDetailsResponse {
+        agent_details: Some(details).into(),
+        ..Default::default()
+    })
 }
 
 /// There is one container and its processes are units of the guest, so the host never hears of an
@@ -96,7 +99,9 @@ fn checked_hostname(name: String) -> Result<Option<String>, RequestError> {
     if name.is_empty() {
         return Ok(None);
     }
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     if !plain || name.len() > MAX_HOSTNAME_BYTES || name.starts_with(['-', '.']) {
         return Err(RequestError::Invalid(format!("{name:?} is no host name")));
     }
@@ -111,7 +116,10 @@ mod tests {
     fn a_host_name_is_letters_digits_dots_and_dashes() {
         let check = |name: &str| checked_hostname(name.to_owned());
         assert_eq!(check("").unwrap(), None);
-        assert_eq!(check("demo-1.example").unwrap().as_deref(), Some("demo-1.example"));
+        assert_eq!(
+            check("demo-1.example").unwrap().as_deref(),
+            Some("demo-1.example")
+        );
         for name in ["-a", ".", "a b", "a\n", "a_b", &"a".repeat(65)] {
             assert!(check(name).is_err(), "{name:?}");
         }

@@ -1,0 +1,397 @@
+//! The server over a Unix socket, driven by a client as the shim is one. No VM, no systemd: what needs
+//! them has VM cases. Nothing here ever asks for a power-off, for it would be the test machine's.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails here fails the test"
+)]
+
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+
+use seed_agent::{
+    agent::Context,
+    config::{BakedVolume, Config, Host, Instance, Listen, Paths},
+    server::{self, Server},
+    storage::{MountPoint, VolumeName, owner::OwnerNames},
+};
+use seed_protocol::{
+    kata::{
+        agent::*, agent_ttrpc::AgentServiceClient, health::CheckRequest,
+        health::health_check_response::ServingStatus, health_ttrpc::HealthClient, oci,
+    },
+    seed::{
+        v1::{GetStatusRequest, Stage},
+        v1_ttrpc::GuestClient,
+    },
+    status,
+};
+use tokio::net::UnixStream;
+use ttrpc::{
+    Code,
+    r#async::{Client, transport::Socket},
+    context::with_duration,
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// An agent with files of its own, and a client of it.
+struct Agent {
+    directory: tempfile::TempDir,
+    ctx: Arc<Context>,
+    client: Client,
+    _server: Server,
+}
+
+impl Agent {
+    async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), Instance::default()).await
+    }
+
+    async fn start_in(directory: tempfile::TempDir, instance: Instance) -> Self {
+        let at = |name: &str| directory.path().join(name);
+        for name in ["sys", "dev", "etc"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        let config = Config {
+            listen: Listen::Unix(at("agent.sock")),
+            host: Host::Expected { beacon_port: None },
+            debug: false,
+            drop_privileges: false,
+            instance,
+            paths: Paths {
+                env_file: at("env"),
+                identity_file: at("age-identity"),
+                record_file: at("agent.json"),
+                resolv_conf: at("resolv.conf"),
+                journal_dirs: vec![at("journal")],
+                sys_block: at("sys"),
+                dev: at("dev"),
+                etc: at("etc"),
+            },
+        };
+        let ctx = Context::start(config);
+        let server = server::start(&ctx).await.unwrap().unwrap();
+        ctx.status.reach(Stage::STAGE_HELLO);
+        let stream = UnixStream::connect(at("agent.sock")).await.unwrap();
+        let client = Client::new(Socket::new(stream));
+        Self {
+            directory,
+            ctx,
+            client,
+            _server: server,
+        }
+    }
+
+    fn kata(&self) -> AgentServiceClient {
+        AgentServiceClient::new(self.client.clone())
+    }
+
+    fn seed(&self) -> GuestClient {
+        GuestClient::new(self.client.clone())
+    }
+
+    async fn create(&self, id: &str, env: &[&str]) -> ttrpc::Result<()> {
+        let request = container(id, env, vec![]);
+        self.kata()
+            .create_container(limit(), &request)
+            .await
+            .map(drop)
+    }
+
+    async fn start_container(&self, id: &str) -> ttrpc::Result<()> {
+        let request = StartContainerRequest {
+            container_id: id.into(),
+            ..Default::default()
+        };
+        self.kata()
+            .start_container(limit(), &request)
+            .await
+            .map(drop)
+    }
+}
+
+fn limit() -> ttrpc::context::Context {
+    with_duration(LIMIT)
+}
+
+fn container(id: &str, env: &[&str], storages: Vec<Storage>) -> CreateContainerRequest {
+    let env = env.iter().map(|entry| (*entry).to_owned()).collect();
+    let process = oci::Process {
+        Env: env,
+        ..Default::default()
+    };
+    let spec = oci::Spec {
+        Process: Some(process).into(),
+        ..Default::default()
+    };
+    let container_id = id.to_owned();
+    CreateContainerRequest {
+        container_id,
+        storages,
+        OCI: Some(spec).into(),
+        ..Default::default()
+    }
+}
+
+fn refusal<T>(result: ttrpc::Result<T>) -> (Code, String) {
+    let Err(error) = result else {
+        panic!("the request was not refused")
+    };
+    let (code, message) = status::of(&error).unwrap_or_else(|| panic!("{error}"));
+    (code, message.to_owned())
+}
+
+#[tokio::test]
+async fn the_shims_calls_write_the_environment_and_let_the_boot_go_on() {
+    let agent = Agent::start().await;
+    let sandbox = CreateSandboxRequest {
+        dns: vec!["nameserver 192.0.2.1".into()],
+        sandbox_id: "demo".into(),
+        ..Default::default()
+    };
+    agent
+        .kata()
+        .create_sandbox(limit(), &sandbox)
+        .await
+        .unwrap();
+    let resolver = fs::read_to_string(agent.directory.path().join("resolv.conf")).unwrap();
+    assert_eq!(resolver, "nameserver 192.0.2.1\n");
+    agent
+        .create("demo", &["A=it's \"$5\"", "PATH=/bin"])
+        .await
+        .unwrap();
+    let env = fs::read_to_string(agent.directory.path().join("env")).unwrap();
+    assert_eq!(env, "A=\"it's \\\"\\$5\\\"\"\n");
+    let released = tokio::time::timeout(Duration::from_millis(50), agent.ctx.sandbox.released());
+    assert!(released.await.is_err(), "the boot waits for StartContainer");
+    agent.start_container("demo").await.unwrap();
+    agent.ctx.sandbox.released().await;
+    let request = GetStatusRequest::default();
+    let status = agent.seed().get_status(limit(), &request).await.unwrap();
+    let stages: Vec<_> = status
+        .stages
+        .iter()
+        .map(|s| s.stage.enum_value().unwrap())
+        .collect();
+    assert_eq!(stages, [Stage::STAGE_HELLO, Stage::STAGE_PROVISIONED]);
+    // There is no TPM for this agent: the boot goes on and the status says so.
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|problem| problem.subject == "identity")
+    );
+}
+
+#[tokio::test]
+async fn a_bad_environment_name_is_refused_by_name_and_may_be_mended() {
+    let agent = Agent::start().await;
+    let (code, message) = refusal(agent.create("demo", &["GOOD=1", "2BAD=s3cret"]).await);
+    assert_eq!(code, Code::INVALID_ARGUMENT);
+    assert!(
+        message.contains("\"2BAD\"") && !message.contains("s3cret"),
+        "{message}"
+    );
+    assert!(!agent.directory.path().join("env").exists());
+    agent.create("demo", &["GOOD=1"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_that_do_not_fit_are_told_apart() {
+    let agent = Agent::start().await;
+    assert_eq!(
+        refusal(agent.start_container("demo").await).0,
+        Code::NOT_FOUND
+    );
+    assert_eq!(
+        refusal(agent.create("../demo", &[]).await).0,
+        Code::INVALID_ARGUMENT
+    );
+    agent.create("demo", &[]).await.unwrap();
+    assert_eq!(
+        refusal(agent.create("demo", &[]).await).0,
+        Code::ALREADY_EXISTS
+    );
+    let (code, message) = refusal(agent.create("other", &[]).await);
+    assert_eq!(code, Code::FAILED_PRECONDITION);
+    assert!(message.contains("needs a guest of its own"), "{message}");
+    assert_eq!(
+        refusal(agent.start_container("other").await).0,
+        Code::NOT_FOUND
+    );
+    agent.start_container("demo").await.unwrap();
+    agent.start_container("demo").await.unwrap();
+    let remove = RemoveContainerRequest {
+        container_id: "demo".into(),
+        ..Default::default()
+    };
+    agent
+        .kata()
+        .remove_container(limit(), &remove)
+        .await
+        .unwrap();
+    let signal = |container_id: &str, signal| SignalProcessRequest {
+        container_id: container_id.into(),
+        signal,
+        ..Default::default()
+    };
+    let (code, message) = refusal(
+        agent
+            .kata()
+            .signal_process(limit(), &signal("demo", 10))
+            .await,
+    );
+    assert_eq!(code, Code::INVALID_ARGUMENT);
+    assert!(message.contains("signal 10"), "{message}");
+    agent
+        .kata()
+        .signal_process(limit(), &signal("demo", 0))
+        .await
+        .unwrap();
+    let other = agent
+        .kata()
+        .signal_process(limit(), &signal("other", 15))
+        .await;
+    assert_eq!(refusal(other).0, Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn hostile_storages_are_refused_before_anything_is_done() {
+    let agent = Agent::start().await;
+    for (driver, mount_point, expected) in [
+        ("blk", "/proc", Code::INVALID_ARGUMENT),
+        ("blk", "/seed/storage/../../etc", Code::INVALID_ARGUMENT),
+        ("9p", "/srv/a", Code::UNIMPLEMENTED),
+    ] {
+        let storage = Storage {
+            driver: driver.into(),
+            driver_options: vec!["serial=x".into()],
+            mount_point: mount_point.into(),
+            ..Default::default()
+        };
+        let request = container("demo", &["A=1"], vec![storage]);
+        let result = agent.kata().create_container(limit(), &request).await;
+        assert_eq!(refusal(result).0, expected, "{driver} {mount_point}");
+    }
+    assert!(!agent.directory.path().join("env").exists());
+    let large = vec![format!("A={}", "x".repeat(100 * 1024)); 12];
+    let large: Vec<_> = large.iter().map(String::as_str).collect();
+    assert_eq!(
+        refusal(agent.create("demo", &large).await).0,
+        Code::INVALID_ARGUMENT
+    );
+}
+
+#[tokio::test]
+async fn a_declared_volume_without_a_device_is_a_problem_and_no_obstacle() {
+    let volume = BakedVolume {
+        mount_point: MountPoint::try_from("/seed/storage/data").unwrap(),
+        owner: OwnerNames::default(),
+        mode: None,
+    };
+    let volumes = BTreeMap::from([(VolumeName::try_from("data").unwrap(), volume)]);
+    let instance = Instance {
+        name: "demo".into(),
+        volumes,
+    };
+    let agent = Agent::start_in(tempfile::tempdir().unwrap(), instance).await;
+    agent.create("demo", &[]).await.unwrap();
+    let status = agent.ctx.status.now();
+    assert_eq!(status.volumes.len(), 1);
+    assert_eq!(
+        status.volumes[0].problem,
+        "the host attached no device for it"
+    );
+    assert!(
+        status
+            .problems
+            .iter()
+            .any(|problem| problem.subject == "volume data")
+    );
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_ever_hold_nobody_up() {
+    let agent = Agent::start().await;
+    agent.create("demo", &[]).await.unwrap();
+    let (kata, wait) = (agent.kata(), agent.kata());
+    let oom = tokio::spawn(async move {
+        kata.get_oom_event(with_duration(Duration::ZERO), &GetOOMEventRequest::new())
+            .await
+    });
+    let init = tokio::spawn(async move {
+        let request = WaitProcessRequest {
+            container_id: "demo".into(),
+            ..Default::default()
+        };
+        wait.wait_process(with_duration(Duration::ZERO), &request)
+            .await
+    });
+    let health = HealthClient::new(agent.client.clone());
+    for _ in 0..100 {
+        let answer = health.check(limit(), &CheckRequest::new()).await.unwrap();
+        assert_eq!(answer.status, ServingStatus::SERVING.into());
+    }
+    assert!(!oom.is_finished() && !init.is_finished());
+    oom.abort();
+    init.abort();
+}
+
+#[tokio::test]
+async fn a_status_is_told_when_it_changes() {
+    let agent = Agent::start().await;
+    let seed = agent.seed();
+    let now = seed
+        .get_status(limit(), &GetStatusRequest::default())
+        .await
+        .unwrap();
+    let waiter = tokio::spawn(async move {
+        let after_revision = now.revision;
+        let request = GetStatusRequest {
+            after_revision,
+            wait_ms: 9000,
+            ..Default::default()
+        };
+        seed.get_status(limit(), &request).await
+    });
+    agent
+        .ctx
+        .status
+        .problem("volume data", "user app does not exist");
+    let changed = waiter.await.unwrap().unwrap();
+    assert_eq!(changed.problems.len(), 1);
+    assert!(changed.revision > now.revision);
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_refused_by_name() {
+    let agent = Agent::start().await;
+    let (code, message) = refusal(
+        agent
+            .kata()
+            .get_metrics(limit(), &GetMetricsRequest::new())
+            .await,
+    );
+    assert_eq!(code, Code::UNIMPLEMENTED);
+    assert!(message.contains("GetMetrics"), "{message}");
+    let details = agent
+        .kata()
+        .get_guest_details(limit(), &GuestDetailsRequest::new())
+        .await;
+    assert!(!details.unwrap().agent_details.supports_seccomp);
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_goes_on_where_it_was() {
+    let agent = Agent::start().await;
+    agent.create("demo", &["A=1"]).await.unwrap();
+    agent.start_container("demo").await.unwrap();
+    let Agent { directory, .. } = agent;
+    let again = Agent::start_in(directory, Instance::default()).await;
+    again.ctx.sandbox.released().await;
+    assert_eq!(
+        refusal(again.create("demo", &[]).await).0,
+        Code::ALREADY_EXISTS
+    );
+    again.start_container("demo").await.unwrap();
+}
