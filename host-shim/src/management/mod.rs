@@ -1,7 +1,8 @@
 //! The management socket: one Unix socket per instance on which the shim answers the `seed` command
 //! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
 //!
-//! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link. What the
+//! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, and [`words`] the
+//! names that they show. What the
 //! answers say comes from a [`Backend`]: this module knows no VM and no guest.
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 pub mod client;
 pub mod server;
+pub mod words;
 
 pub use client::{Client, ClientError};
 pub use server::{ServeError, Server, serve};

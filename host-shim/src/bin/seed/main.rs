@@ -1,3 +1,57 @@
-//! Entry.
+//! `seed`: one instance on this machine, from start to removal. Exit status: 0 done, 1 failed, 2 not
+//! understood; `seed exec` passes on the command's own.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod error;
+mod output;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use crate::{cli::Invocation, error::CliError};
+
+fn main() -> ExitCode {
+    start_logging();
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // Nowhere is left to say that this failed.
+            let _ = io::stderr().write_all(error.to_string().as_bytes());
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, CliError> {
+    match cli::parse(std::env::args_os())? {
+        Invocation::Text(text) => {
+            output::print(&text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Invocation::Command { global, command } => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|source| CliError::failure("this program cannot run", &source))?;
+            let result = runtime.block_on(commands::run(&global, command));
+            // A thread may still wait on a FIFO that nobody will open.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+/// Off, unless `SEED_LOG` says otherwise (`debug`, `seed_shim=trace`...).
+fn start_logging() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("SEED_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .init();
+    }
+}

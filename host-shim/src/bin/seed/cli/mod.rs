@@ -1,0 +1,168 @@
+//! The command line: what can be asked for. [`parse`] makes it of words; nothing is done here.
+
+use std::{path::PathBuf, time::Duration};
+
+use seed_shim::{
+    config::Accel,
+    containerd::volumes::VolumeArg,
+    logs::entry::Filter,
+    names::{ContainerId, Namespace},
+};
+
+mod help;
+mod parse;
+
+pub(crate) use parse::parse;
+
+/// What the user wants.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// A text to print: help or version.
+    Text(String),
+    /// Something to do.
+    Command {
+        /// What every command knows.
+        global: Global,
+        /// Which.
+        command: Command,
+    },
+}
+
+/// Flags that every command knows.
+#[derive(Debug)]
+pub(crate) struct Global {
+    /// The containerd namespace.
+    pub(crate) namespace: Namespace,
+    /// Print JSON.
+    pub(crate) json: bool,
+}
+
+/// The instance that is meant: a name, or the only one there is.
+pub(crate) type Which = Option<ContainerId>;
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// `seed run`
+    Run(Box<RunArgs>),
+    /// `seed ps`
+    Ps {
+        /// Of every namespace.
+        all: bool,
+    },
+    /// `seed status`
+    Status(Which),
+    /// `seed logs`
+    Logs(LogsArgs),
+    /// `seed keys`
+    Keys {
+        /// Which instance.
+        which: Which,
+        /// Print the other spelling.
+        tag: bool,
+    },
+    /// `seed restart`
+    Restart {
+        /// Which instance.
+        which: Which,
+        /// How long the orderly poweroff may take.
+        limit: Duration,
+        /// How far to wait.
+        wait: WaitFor,
+    },
+    /// `seed exec`
+    Exec(ExecArgs),
+    /// `seed stop`
+    Stop {
+        /// Which instance.
+        which: Which,
+        /// No orderly poweroff.
+        kill: bool,
+        /// How long the orderly poweroff may take.
+        limit: Duration,
+    },
+    /// `seed rm`
+    Rm {
+        /// Which instance.
+        id: ContainerId,
+        /// Really.
+        yes: bool,
+    },
+    /// `seed doctor`
+    Doctor,
+}
+
+/// How far `seed run` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    /// systemd says that it is done, well or not.
+    Running,
+    /// Environment, volumes and identity are ready.
+    Provisioned,
+    /// The same as `Provisioned`, without a look at the status: Start has returned.
+    None,
+}
+
+/// `seed run`.
+#[derive(Debug)]
+pub(crate) struct RunArgs {
+    /// The root on the host.
+    pub(crate) root: PathBuf,
+    /// The toplevel inside it.
+    pub(crate) toplevel: PathBuf,
+    /// The instance's name; the closure's own where none is given.
+    pub(crate) name: Option<ContainerId>,
+    /// The named size.
+    pub(crate) size: Option<String>,
+    /// The accelerator.
+    pub(crate) accel: Option<Accel>,
+    /// `none` or `user`.
+    pub(crate) network: Option<String>,
+    /// More kernel parameters.
+    pub(crate) kernel_params: Vec<String>,
+    /// `NAME=value` and files of such lines, in order: a later one wins.
+    pub(crate) env: Vec<EnvArg>,
+    /// Volumes.
+    pub(crate) volumes: Vec<VolumeArg>,
+    /// How far to wait.
+    pub(crate) wait: WaitFor,
+}
+
+/// One `--env` or `--env-file`.
+#[derive(Debug)]
+pub(crate) enum EnvArg {
+    /// `NAME=value`.
+    Assignment(String),
+    /// A file of lines `NAME=value`.
+    File(PathBuf),
+}
+
+/// `seed logs`.
+#[derive(Debug)]
+pub(crate) struct LogsArgs {
+    /// Which instance.
+    pub(crate) which: Which,
+    /// How many entries; `None` for all.
+    pub(crate) lines: Option<usize>,
+    /// Go on with what comes.
+    pub(crate) follow: bool,
+    /// Which entries.
+    pub(crate) filter: Filter,
+}
+
+/// `seed exec`.
+#[derive(Debug)]
+pub(crate) struct ExecArgs {
+    /// Which instance.
+    pub(crate) which: Which,
+    /// Program and arguments.
+    pub(crate) command: Vec<String>,
+    /// `NAME=value`.
+    pub(crate) env: Vec<String>,
+    /// The working directory.
+    pub(crate) cwd: String,
+    /// Pass on standard input.
+    pub(crate) stdin: bool,
+    /// Give it a terminal.
+    pub(crate) terminal: bool,
+}

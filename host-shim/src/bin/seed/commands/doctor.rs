@@ -1,0 +1,276 @@
+//! `seed doctor`: what this machine has and lacks, and what mends it.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use rustix::process::geteuid;
+use seed_shim::{
+    config::{Accel, Config},
+    containerd::shim::ShimBinary,
+    spec::Cpu,
+};
+use serde_json::json;
+
+use super::Context;
+use crate::{error::CliError, output};
+
+/// How much something matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// Instances run without it, worse.
+    Worse,
+    /// No instance runs without it.
+    Lacking,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Worse => "worse",
+            Self::Lacking => "lacking",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    /// What was found.
+    found: String,
+    /// What mends it. Empty when good.
+    remedy: String,
+}
+
+impl Finding {
+    fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            what,
+            verdict: Verdict::Good,
+            found: found.into(),
+            remedy: String::new(),
+        }
+    }
+}
+
+pub(super) fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
+    let findings = look(&context.config);
+    let lacking = findings
+        .iter()
+        .any(|finding| finding.verdict == Verdict::Lacking);
+    if context.global.json {
+        let list: Vec<_> = findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "what": finding.what,
+                    "verdict": finding.verdict.word(),
+                    "found": finding.found,
+                    "remedy": finding.remedy,
+                })
+            })
+            .collect();
+        output::print_json(&json!({ "ready": !lacking, "findings": list }))?;
+    } else {
+        let rows: Vec<[String; 3]> = findings
+            .iter()
+            .map(|f| [f.verdict.word().into(), f.what.into(), f.found.clone()])
+            .collect();
+        let mut text = output::table(0, &rows);
+        text.push('\n');
+        let advice: String = findings
+            .iter()
+            .filter(|finding| !finding.remedy.is_empty())
+            .map(|finding| format!("{}: {}\n", finding.what, finding.remedy))
+            .collect();
+        if !advice.is_empty() {
+            text += &format!("{advice}\n");
+        }
+        text += if lacking {
+            "No instance can run here yet.\n"
+        } else {
+            "Instances can run here.\n"
+        };
+        output::print(&text)?;
+    }
+    Ok(ExitCode::from(u8::from(lacking)))
+}
+
+/// The programs alone, as the error that `seed run` gives.
+pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
+    match programs(config)
+        .into_iter()
+        .find(|finding| finding.verdict == Verdict::Lacking)
+    {
+        None => Ok(()),
+        Some(Finding {
+            what,
+            found,
+            remedy,
+            ..
+        }) => Err(CliError::new(
+            format!("{what} is not installed: {found}"),
+            remedy,
+        )),
+    }
+}
+
+fn look(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![user(), shim()];
+    findings.extend(programs(config));
+    findings.extend([accelerator(config.accel), overlay()]);
+    findings.push(folder("run folder", &config.run_dir));
+    findings.push(folder("state folder", &config.state_dir));
+    findings
+}
+
+fn user() -> Finding {
+    if geteuid().is_root() {
+        return Finding::good("user", "root");
+    }
+    Finding {
+        what: "user",
+        verdict: Verdict::Lacking,
+        found: format!("uid {}", geteuid().as_raw()),
+        remedy: "run seed as root: the root file system is mounted and shared".into(),
+    }
+}
+
+fn shim() -> Finding {
+    match ShimBinary::find() {
+        Ok(shim) => Finding::good("shim", shim.path().display().to_string()),
+        Err(error) => Finding {
+            what: "shim",
+            verdict: Verdict::Lacking,
+            found: error.to_string(),
+            remedy: "install it in the folder of seed, or in PATH".into(),
+        },
+    }
+}
+
+/// The program's name, where the configuration says it is, what installs it.
+fn programs(config: &Config) -> Vec<Finding> {
+    let programs = &config.programs;
+    let table: [(&'static str, &Path, &str); 4] = [
+        ("qemu", &programs.qemu, "apt install qemu-system-x86"),
+        (
+            "virtiofsd",
+            &programs.virtiofsd,
+            "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2",
+        ),
+        ("swtpm", &programs.swtpm, "apt install swtpm"),
+        (
+            "vhost-device-vsock",
+            &programs.vhost_device_vsock,
+            "cargo install --locked vhost-device-vsock --version 0.3.0",
+        ),
+    ];
+    table
+        .into_iter()
+        .map(|(what, program, remedy)| match find(program) {
+            Some(path) => Finding::good(what, path.display().to_string()),
+            None => Finding {
+                what,
+                verdict: Verdict::Lacking,
+                found: missing(program),
+                remedy: remedy.into(),
+            },
+        })
+        .collect()
+}
+
+fn missing(program: &Path) -> String {
+    if program.components().count() > 1 {
+        format!("{} is no program", program.display())
+    } else {
+        format!("{} is not in PATH", program.display())
+    }
+}
+
+/// As the shim looks for it: a path as it is, a name in `PATH` and where Debian puts daemons.
+fn find(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return executable(program).then(|| program.to_owned());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/bin", "/usr/bin", "/usr/libexec"].map(PathBuf::from))
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(program))
+        .find(|path| executable(path))
+}
+
+fn executable(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+fn accelerator(asked: Accel) -> Finding {
+    let cpu = Cpu::look();
+    let (what, worse) = ("kvm", |found: &str, remedy: &str| Finding {
+        what: "kvm",
+        verdict: if asked == Accel::Kvm {
+            Verdict::Lacking
+        } else {
+            Verdict::Worse
+        },
+        found: found.into(),
+        remedy: remedy.into(),
+    });
+    match (cpu.has_flag, cpu.has_device) {
+        (true, true) => Finding::good(what, "/dev/kvm"),
+        (true, false) => worse(
+            "/dev/kvm cannot be written",
+            "modprobe kvm_intel or kvm_amd, and be root or in the group kvm",
+        ),
+        (false, _) => worse(
+            "the processor offers no virtualization (no vmx or svm flag)",
+            "QEMU translates instead, many times slower; enable virtualization in the firmware, or nested virtualization in the outer VM",
+        ),
+    }
+}
+
+fn overlay() -> Finding {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known
+        .lines()
+        .any(|line| line.split_whitespace().last() == Some("overlay"))
+    {
+        return Finding::good("overlayfs", "in the kernel");
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = Path::new("/lib/modules").join(release.trim());
+    if modules.join("kernel/fs/overlayfs").is_dir() {
+        return Finding::good("overlayfs", "as a module");
+    }
+    Finding {
+        what: "overlayfs",
+        verdict: Verdict::Lacking,
+        found: "not in the kernel".into(),
+        remedy: "use a kernel with CONFIG_OVERLAY_FS".into(),
+    }
+}
+
+fn folder(what: &'static str, path: &Path) -> Finding {
+    let existing = path
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"));
+    let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
+    if writable && existing.is_dir() {
+        return Finding::good(what, path.display().to_string());
+    }
+    Finding {
+        what,
+        verdict: Verdict::Lacking,
+        found: format!("{} cannot be written", existing.display()),
+        remedy: "name another folder in the shim's configuration (run_dir, state_dir)".into(),
+    }
+}

@@ -1,0 +1,133 @@
+//! One file a command. A command asks the library, prints, and turns errors into [`CliError`]s.
+
+use std::{env, fs, path::PathBuf, process::ExitCode};
+
+use seed_shim::{
+    config::{CONFIG_ENV, Config},
+    containerd::instance::Instance,
+    management::Client,
+    names::{ContainerId, Namespace},
+    paths::Paths,
+};
+
+use crate::{
+    cli::{Command, Global, Which},
+    error::CliError,
+};
+
+mod doctor;
+mod exec;
+mod keys;
+mod logs;
+mod ps;
+mod restart;
+mod rm;
+mod run;
+mod status;
+mod stop;
+mod wait;
+
+/// What every command works with.
+#[derive(Debug)]
+struct Context<'a> {
+    global: &'a Global,
+    config: Config,
+    /// The file that the user named, for the shim.
+    config_path: Option<PathBuf>,
+    paths: Paths,
+}
+
+/// Does what was asked.
+pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, CliError> {
+    let named = env::var_os(CONFIG_ENV)
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    let config_path = named.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let config = Config::load(config_path.as_deref())?;
+    let paths = Paths::new(&config);
+    let context = Context {
+        global,
+        config,
+        config_path,
+        paths,
+    };
+    match command {
+        Command::Run(args) => run::run(&context, *args).await,
+        Command::Ps { all } => ps::ps(&context, all).await,
+        Command::Status(which) => status::status(&context, which).await,
+        Command::Logs(args) => logs::logs(&context, args).await,
+        Command::Keys { which, tag } => keys::keys(&context, which, tag).await,
+        Command::Restart { which, limit, wait } => {
+            restart::restart(&context, which, limit, wait).await
+        }
+        Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Stop { which, kill, limit } => stop::stop(&context, which, kill, limit).await,
+        Command::Rm { id, yes } => rm::rm(&context, id, yes),
+        Command::Doctor => doctor::doctor(&context),
+    }
+}
+
+impl Context<'_> {
+    /// The instance of this name.
+    fn named(&self, id: ContainerId) -> Instance {
+        Instance::named(&self.paths, self.global.namespace.clone(), id)
+    }
+
+    /// The instance that is meant: the one of this name, or the only one.
+    fn pick(&self, which: Which) -> Result<Instance, CliError> {
+        if let Some(id) = which {
+            return Ok(self.named(id));
+        }
+        let mut ids = instances(&self.paths, &self.global.namespace);
+        match (ids.pop(), ids.as_slice()) {
+            (Some(only), []) => Ok(self.named(only)),
+            (None, _) => Err(CliError::new(
+                format!(
+                    "there is no instance in namespace {}",
+                    self.global.namespace
+                ),
+                "Start one with 'seed run', or name another --namespace.",
+            )),
+            (Some(last), others) => {
+                let names: Vec<&str> = others.iter().chain([&last]).map(|id| id.as_str()).collect();
+                Err(CliError::usage(
+                    format!("which instance? There are {}", names.join(", ")),
+                    "",
+                ))
+            }
+        }
+    }
+
+    /// A connection to the management socket of an instance that exists.
+    async fn client(&self, instance: &Instance) -> Result<Client, CliError> {
+        if !instance.paths().run_dir().exists() {
+            // Its record is missing, so this is the error that says so.
+            instance.record()?;
+        }
+        let client = Client::connect(&instance.paths().management_socket()).await;
+        client.map_err(|error| match error {
+            seed_shim::management::ClientError::Absent { .. } => CliError::new(
+                format!("instance {} has no shim: it was killed", instance.id()),
+                format!(
+                    "Start it again with 'seed restart {0}', or clean up with 'seed stop {0}'.",
+                    instance.id()
+                ),
+            ),
+            other => other.into(),
+        })
+    }
+}
+
+/// The names of the instances in a namespace, sorted.
+fn instances(paths: &Paths, namespace: &Namespace) -> Vec<ContainerId> {
+    let Ok(entries) = fs::read_dir(paths.namespace_dir(namespace)) else {
+        return Vec::new();
+    };
+    let mut ids: Vec<ContainerId> = entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| ContainerId::try_from(entry.file_name().to_str()?).ok())
+        .collect();
+    ids.sort();
+    ids
+}

@@ -1,0 +1,125 @@
+//! `seed ps`.
+
+use std::{fs, process::ExitCode, time::Duration};
+
+use seed_protocol::seed::management::InstanceStatus;
+use seed_shim::{
+    containerd::instance::Instance,
+    management::{Client, words},
+    names::Namespace,
+};
+use serde_json::{Value, json};
+
+use super::{Context, instances};
+use crate::{error::CliError, output};
+
+pub(super) async fn ps(context: &Context<'_>, all: bool) -> Result<ExitCode, CliError> {
+    let namespaces = if all {
+        namespaces(context)
+    } else {
+        vec![context.global.namespace.clone()]
+    };
+    let mut found = Vec::new();
+    for namespace in namespaces {
+        for id in instances(&context.paths, &namespace) {
+            let instance = Instance::named(&context.paths, namespace.clone(), id);
+            let status = status_of(&instance).await;
+            found.push((instance, status));
+        }
+    }
+    if context.global.json {
+        let list = found.iter().map(|(instance, status)| match status {
+            Some(status) => words::json(status),
+            None => dead(instance),
+        });
+        output::print_json(&Value::Array(list.collect()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let head = [
+        "NAME",
+        "NAMESPACE",
+        "STATE",
+        "STAGE",
+        "VCPUS",
+        "MEMORY",
+        "UP",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(
+        found
+            .iter()
+            .map(|(instance, status)| row(instance, status.as_ref())),
+    );
+    output::print(&output::table(0, &rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A run folder with nobody behind it.
+pub(super) fn dead(instance: &Instance) -> Value {
+    json!({
+        "namespace": instance.namespace().as_str(),
+        "name": instance.id().as_str(),
+        "state": "dead",
+        "stage": "none",
+    })
+}
+
+async fn status_of(instance: &Instance) -> Option<InstanceStatus> {
+    let client = Client::connect(&instance.paths().management_socket())
+        .await
+        .ok()?;
+    client.status(0, Duration::ZERO).await.ok()
+}
+
+fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 7] {
+    let name = instance.id().to_string();
+    let namespace = instance.namespace().to_string();
+    let Some(status) = status else {
+        let none = || "-".to_owned();
+        return [
+            name,
+            namespace,
+            "dead".into(),
+            none(),
+            none(),
+            none(),
+            none(),
+        ];
+    };
+    let up = fs::metadata(instance.paths().run_dir())
+        .and_then(|m| m.modified())
+        .ok();
+    let up = started(instance)
+        .or(up)
+        .and_then(|since| since.elapsed().ok());
+    [
+        name,
+        namespace,
+        words::state(status.state.enum_value_or_default()).into(),
+        words::stage(status.stage.enum_value_or_default()).into(),
+        status.vcpus.to_string(),
+        output::bytes(u64::from(status.memory_mib) << 20),
+        up.map_or_else(|| "-".into(), output::duration),
+    ]
+}
+
+/// The record is written last when the shim has begun.
+fn started(instance: &Instance) -> Option<std::time::SystemTime> {
+    fs::metadata(instance.paths().record())
+        .and_then(|m| m.modified())
+        .ok()
+}
+
+fn namespaces(context: &Context<'_>) -> Vec<Namespace> {
+    let Ok(entries) = fs::read_dir(context.paths.run_dir()) else {
+        return Vec::new();
+    };
+    let mut all: Vec<Namespace> = entries
+        .flatten()
+        // The Task API's sockets are there, not instances.
+        .filter(|entry| entry.file_name() != "s")
+        .filter_map(|entry| Namespace::try_from(entry.file_name().to_str()?).ok())
+        .collect();
+    all.sort();
+    all
+}

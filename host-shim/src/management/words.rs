@@ -1,0 +1,103 @@
+//! The words for stages and states, the same in every table, message and JSON document.
+
+use seed_protocol::seed::{
+    management::{InstanceStatus, State},
+    v1::Stage,
+};
+use serde_json::{Value, json};
+
+/// The word for a stage of the boot; `none` before the first.
+pub fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::STAGE_UNSPECIFIED => "none",
+        Stage::STAGE_VMM_STARTED => "vmm",
+        Stage::STAGE_KERNEL => "kernel",
+        Stage::STAGE_HELLO => "hello",
+        Stage::STAGE_PROVISIONED => "provisioned",
+        Stage::STAGE_SYSTEM_BUS => "bus",
+        Stage::STAGE_RUNNING => "running",
+        Stage::STAGE_DEGRADED => "degraded",
+    }
+}
+
+/// What a stage means, for people.
+pub fn stage_meaning(stage: Stage) -> &'static str {
+    match stage {
+        Stage::STAGE_UNSPECIFIED => "nothing started yet",
+        Stage::STAGE_VMM_STARTED => "virtual machine started",
+        Stage::STAGE_KERNEL => "kernel runs",
+        Stage::STAGE_HELLO => "agent answers",
+        Stage::STAGE_PROVISIONED => "environment, volumes and identity ready",
+        Stage::STAGE_SYSTEM_BUS => "systemd answers on the bus",
+        Stage::STAGE_RUNNING => "all units started",
+        Stage::STAGE_DEGRADED => "started, with failures",
+    }
+}
+
+/// The word for a state.
+pub fn state(state: State) -> &'static str {
+    match state {
+        State::STATE_UNSPECIFIED => "unknown",
+        State::STATE_CREATED => "created",
+        State::STATE_STARTING => "starting",
+        State::STATE_RUNNING => "running",
+        State::STATE_STOPPING => "stopping",
+        State::STATE_STOPPED => "stopped",
+        State::STATE_PAUSED => "paused",
+    }
+}
+
+/// The status as `seed status --json` prints it.
+pub fn json(status: &InstanceStatus) -> Value {
+    let stages = status.stages.iter().map(|reached| {
+        json!({
+            "stage": stage(reached.stage.enum_value_or_default()),
+            "since_create_ms": reached.since_create_ms,
+        })
+    });
+    let failed = status
+        .failed_units
+        .iter()
+        .map(|unit| json!({ "name": unit.name, "result": unit.result }));
+    let problems = status
+        .problems
+        .iter()
+        .map(|problem| json!({ "subject": problem.subject, "message": problem.message }));
+    let volumes = status.volumes.iter().map(|volume| {
+        json!({
+            "name": volume.name,
+            "mount_point": volume.mount_point,
+            "filesystem": volume.filesystem,
+            "created": volume.created,
+            "size_bytes": volume.size_bytes,
+            "problem": volume.problem,
+        })
+    });
+    let processes = status
+        .processes
+        .iter()
+        .map(|process| json!({ "name": process.name, "pid": process.pid }));
+    let exit = status
+        .exit
+        .as_ref()
+        .map(|exit| json!({ "status": exit.status, "reason": exit.reason, "at": exit.at_unix_ns }));
+    json!({
+        "namespace": status.namespace,
+        "name": status.id,
+        "state": state(status.state.enum_value_or_default()),
+        "stage": stage(status.stage.enum_value_or_default()),
+        "stages": stages.collect::<Vec<_>>(),
+        "system_state": status.system_state,
+        "failed_units": failed.collect::<Vec<_>>(),
+        "problems": problems.collect::<Vec<_>>(),
+        "volumes": volumes.collect::<Vec<_>>(),
+        "processes": processes.collect::<Vec<_>>(),
+        "exit": exit,
+        "accel": status.accel,
+        "vcpus": status.vcpus,
+        "memory_mib": status.memory_mib,
+        "agent_version": status.agent_version,
+        "boot_id": status.boot_id,
+        "log": { "entries": status.log_entries, "lag": status.log_lag },
+    })
+}
