@@ -1,1 +1,24 @@
-//! shim
+//! What containerd sees of us: one binary with a few commands, and the Task service behind a socket.
+//!
+//! [`cli`] reads the command line; [`start`], [`serve`] and [`delete`] are its commands; [`service`] adapts
+//! the Task API (v2 and v3 are the same messages under two names) to [`task`] and [`process`]; [`events`]
+//! publishes. Nothing in here knows QEMU or the guest.
+//!
+//! The contract: containerd's `core/runtime/v2/README.md`, 1.6 to 2.3.
+
+pub mod cli;
+pub mod delete;
+mod error;
+pub mod events;
+pub mod info;
+pub mod instance;
+pub mod logging;
+pub mod options;
+pub mod process;
+pub mod serve;
+pub mod service;
+pub mod start;
+pub mod state_file;
+pub mod task;
+
+pub use error::TaskError;

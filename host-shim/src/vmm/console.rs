@@ -88,14 +88,14 @@ pub fn tail(path: &Path, bytes: usize, lines: usize) -> Vec<String> {
     let text = read().unwrap_or_default();
     let all: Vec<String> = String::from_utf8_lossy(&text)
         .split('\n')
-        .map(|line| without_escapes(line).trim().to_owned())
+        .map(|line| plain(line).trim().to_owned())
         .filter(|line| !line.is_empty())
         .collect();
     all[all.len().saturating_sub(lines)..].to_vec()
 }
 
 /// `line` without terminal escape sequences and other control characters.
-fn without_escapes(line: &str) -> String {
+pub fn plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {

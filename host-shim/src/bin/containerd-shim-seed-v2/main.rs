@@ -1,3 +1,51 @@
-//! Entry.
+//! `containerd-shim-seed-v2`: what containerd starts for each instance. See [`seed_shim::shim`].
+//!
+//! Exit codes: 0 done; 1 it failed, and standard error says why; 2 the command line is wrong.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use seed_shim::shim::{
+    cli::{self, Command},
+    delete, info, serve, start,
+};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => return fail(2, &error),
+    };
+    let result: Result<Vec<u8>, Box<dyn Error>> = match &command {
+        Command::Version => Ok(info::version().into_bytes()),
+        Command::Info => info::run().map_err(Into::into),
+        Command::Start(target) => start::run(target).map_err(Into::into),
+        Command::Delete(target) => delete::run(target).map_err(Into::into),
+        Command::Serve(target) => serve::run(target).map(|()| Vec::new()).map_err(Into::into),
+    };
+    let written = result.and_then(|answer| {
+        let mut stdout = io::stdout();
+        stdout.write_all(&answer)?;
+        Ok(stdout.flush()?)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, error.as_ref()),
+    }
+}
+
+fn fail(code: u8, error: &dyn Error) -> ExitCode {
+    let mut text = format!("containerd-shim-seed-v2: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::from(code)
+}

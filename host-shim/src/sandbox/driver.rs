@@ -1,0 +1,612 @@
+//! The one task that owns a VM. It feeds [`state::Machine`] with events and does what it says; everybody
+//! else sends it requests through a [`Sandbox`] and reads the [`View`].
+//!
+//! Long work (launch, orders, drain) runs in tasks of its own that report back by an event, so that a kill is
+//! never behind it.
+
+use std::{
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant as StdInstant, SystemTime},
+};
+
+use seed_protocol::seed::v1::{Beacon, GuestStatus, Stage};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    exit_record::ExitRecord,
+    failure,
+    stages::Stages,
+    start,
+    state::{Action, Event, Exit, Kill, Machine as StateMachine, Phase, Timer},
+    view::{Ended, View},
+};
+use crate::{
+    agent::{self, Agent, BeaconListener, Journal},
+    config::Limits,
+    logs,
+    rootfs::Rootfs,
+    spec::VmSpec,
+    tpm::StateDir,
+    vmm::{self, Control, VmEvent, Vmm, VmmError},
+};
+
+/// SIGTERM.
+const SIGTERM: u32 = 15;
+
+/// What the guest may still say when it is killed without being asked.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// One long poll of the guest's status.
+const STATUS_POLL: Duration = Duration::from_secs(25);
+
+/// The pause after a status poll that failed.
+const STATUS_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a VM does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StartError {
+    /// It came up and failed, or did not come up.
+    #[error("{0}")]
+    Failed(String),
+    /// The driver is gone.
+    #[error("the instance has ended")]
+    Gone,
+}
+
+/// Whoever must hear of start and end, in this order. It must not block.
+pub trait Observer: Send + Sync + std::fmt::Debug {
+    /// It runs. `pid` is the VMM's.
+    fn started(&self, pid: u32);
+    /// It has ended. Only after [`Observer::started`].
+    fn ended(&self, pid: u32, ended: &Ended);
+}
+
+/// What a VM is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What to run.
+    pub spec: Arc<VmSpec>,
+    /// With what.
+    pub vmm: Arc<dyn Vmm>,
+    /// The instance's TPM, locked.
+    pub tpm: StateDir,
+    /// Its root, mounted.
+    pub rootfs: Rootfs,
+    /// Where the exit is written down.
+    pub bundle: PathBuf,
+    /// Where the journal goes besides the log's segments.
+    pub stdout: Option<logs::fifo::Output>,
+    /// Time limits.
+    pub limits: Limits,
+    /// Told of start and end.
+    pub observer: Arc<dyn Observer>,
+    /// When Create was called.
+    pub created: StdInstant,
+}
+
+enum Input {
+    Start(oneshot::Sender<Result<u32, StartError>>),
+    Kill(Kill),
+    Control(Control),
+    Launched(Result<vmm::Machine, VmmError>),
+    Vm(VmEvent),
+    Beacon(Beacon),
+    Provisioned(Result<(), agent::AgentError>),
+    Guest(Box<GuestStatus>),
+    Unheard,
+    CleanedUp,
+}
+
+/// A handle on one VM. Clones are cheap; the VM lives on without them.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    inputs: mpsc::UnboundedSender<Input>,
+    view: watch::Receiver<View>,
+    agent: Agent,
+    spec: Arc<VmSpec>,
+    log: Arc<std::sync::OnceLock<Arc<logs::Counters>>>,
+}
+
+impl Sandbox {
+    /// Begins a life. Nothing is started yet.
+    pub fn create(parts: Parts) -> Self {
+        let (inputs, received) = mpsc::unbounded_channel();
+        let (publish, view) = watch::channel(View::new());
+        let agent = Agent::new(parts.spec.paths.vsock_socket());
+        let log = Arc::new(std::sync::OnceLock::new());
+        let spec = Arc::clone(&parts.spec);
+        let (alive, _) = watch::channel(true);
+        let driver = Driver {
+            state: StateMachine::default(),
+            stages: Stages::new(parts.created),
+            spec: Arc::clone(&parts.spec),
+            vmm: parts.vmm,
+            tpm: Some(Arc::new(parts.tpm)),
+            rootfs: Some(parts.rootfs),
+            bundle: parts.bundle,
+            stdout: parts.stdout,
+            limits: parts.limits,
+            observer: parts.observer,
+            agent: agent.clone(),
+            inputs: inputs.downgrade(),
+            view: publish,
+            control: None,
+            beacons: None,
+            follower: None,
+            puller: None,
+            log: Arc::clone(&log),
+            alive,
+            timer: None,
+            reply: None,
+            announced: false,
+        };
+        tokio::spawn(driver.run(received));
+        Self { inputs, view, agent, spec, log }
+    }
+
+    /// Boots it, and returns when the guest has its orders. Gives the VMM's pid.
+    pub async fn start(&self) -> Result<u32, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Start(reply)).map_err(|_| StartError::Gone)?;
+        answer.await.map_err(|_| StartError::Gone)?
+    }
+
+    /// Ends it. The end itself is told by [`Sandbox::wait`].
+    pub fn kill(&self, kill: Kill) {
+        let _ = self.inputs.send(Input::Kill(kill));
+    }
+
+    /// Freezes it, or lets it run on.
+    pub async fn pause(&self, pause: bool) {
+        let control = if pause { Control::Pause } else { Control::Resume };
+        let _ = self.inputs.send(Input::Control(control));
+        let mut view = self.view.clone();
+        let _ = view.wait_for(|view| view.paused == pause || view.ended.is_some()).await;
+    }
+
+    /// What is known now.
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// What is known, as soon as its revision is not `revision`.
+    pub async fn changed(&self, revision: u64) -> View {
+        let mut view = self.view.clone();
+        match view.wait_for(|view| view.revision != revision).await {
+            Ok(view) => view.clone(),
+            Err(_) => self.view(),
+        }
+    }
+
+    /// Its end.
+    pub async fn wait(&self) -> Ended {
+        let mut view = self.view.clone();
+        let ended = view.wait_for(|view| view.ended.is_some()).await.ok();
+        ended.and_then(|view| view.ended.clone()).unwrap_or_else(|| Ended {
+            exit: Exit { status: 137, reason: "the shim lost it".into() },
+            at: SystemTime::now(),
+        })
+    }
+
+    /// The guest's agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// Entries in its log since its start, and how many more the guest has.
+    pub fn log_figures(&self) -> (u64, u64) {
+        self.log.get().map_or((0, 0), |counters| (counters.entries(), counters.lag()))
+    }
+}
+
+struct Driver {
+    state: StateMachine,
+    stages: Stages,
+    spec: Arc<VmSpec>,
+    vmm: Arc<dyn Vmm>,
+    tpm: Option<Arc<StateDir>>,
+    rootfs: Option<Rootfs>,
+    bundle: PathBuf,
+    stdout: Option<logs::fifo::Output>,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+    agent: Agent,
+    /// Weak, so that the driver ends when nobody can reach it any more.
+    inputs: mpsc::WeakUnboundedSender<Input>,
+    view: watch::Sender<View>,
+    control: Option<mpsc::UnboundedSender<Control>>,
+    beacons: Option<BeaconListener>,
+    follower: Option<JoinHandle<()>>,
+    puller: Option<logs::Handle>,
+    log: Arc<std::sync::OnceLock<Arc<logs::Counters>>>,
+    /// False when the VM has ended.
+    alive: watch::Sender<bool>,
+    timer: Option<(Timer, Instant)>,
+    reply: Option<oneshot::Sender<Result<u32, StartError>>>,
+    /// The end will be an event, because the start was one.
+    announced: bool,
+}
+
+impl Driver {
+    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        loop {
+            let timer = self.timer;
+            let over = async {
+                match timer {
+                    Some((_, at)) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => self.take(input),
+                    None => break,
+                },
+                () = over => {
+                    if let Some((timer, _)) = self.timer.take() {
+                        let what = self.overdue(timer);
+                        self.feed(Event::Deadline(timer, what));
+                    }
+                }
+            }
+        }
+        // Nobody is left to ask for anything: the handles are gone, so the VM goes too.
+        if let Some(control) = &self.control {
+            let _ = control.send(Control::Kill);
+        }
+    }
+
+    fn overdue(&self, timer: Timer) -> String {
+        match timer {
+            Timer::Hello => {
+                format!("the guest never said hello within {} s", self.limits.hello_seconds)
+            }
+            Timer::Poweroff => {
+                format!("the guest did not power off within {} s", self.limits.poweroff_seconds)
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Start(reply) => {
+                if self.state.phase() == Phase::Created {
+                    self.reply = Some(reply);
+                    self.feed(Event::Start);
+                } else {
+                    let text = "it was started already".to_owned();
+                    let _ = reply.send(Err(StartError::Failed(text)));
+                }
+            }
+            Input::Kill(kill) => self.feed(Event::Kill(kill)),
+            Input::Control(control) => self.tell(control),
+            Input::Launched(Ok(machine)) => self.launched(machine),
+            Input::Launched(Err(error)) => {
+                self.feed(Event::LaunchFailed(with_cause(&error)));
+            }
+            Input::Vm(event) => self.vm(event),
+            Input::Beacon(beacon) => self.beacon(&beacon),
+            Input::Provisioned(Ok(())) => self.feed(Event::Provisioned),
+            Input::Provisioned(Err(error)) => {
+                self.feed(Event::GuestFailed(format!(
+                    "the guest could not be provisioned: {}",
+                    with_cause(&error)
+                )));
+            }
+            Input::Guest(status) => {
+                self.stages.guest(&status);
+                self.publish(|view| view.guest = Some(*status));
+            }
+            Input::Unheard => self.tell(Control::PowerButton),
+            Input::CleanedUp => self.feed(Event::CleanedUp),
+        }
+    }
+
+    fn vm(&mut self, event: VmEvent) {
+        match event {
+            VmEvent::ConsoleSpoke => {
+                self.stages.reach(Stage::STAGE_KERNEL);
+                self.publish(|_| {});
+            }
+            VmEvent::Paused => self.publish(|view| view.paused = true),
+            VmEvent::Resumed => self.publish(|view| view.paused = false),
+            VmEvent::Ended(end) => {
+                self.control = None;
+                self.alive.send_replace(false);
+                self.feed(Event::VmEnded(end));
+            }
+        }
+    }
+
+    fn launched(&mut self, machine: vmm::Machine) {
+        let vmm::Machine { processes, control, mut events } = machine;
+        self.control = Some(control);
+        self.stages.reach(Stage::STAGE_VMM_STARTED);
+        let pid = processes.first().map_or(0, |process| process.pid);
+        self.publish(|view| (view.pid, view.processes) = (pid, processes));
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let Some(inputs) = inputs.upgrade() else { break };
+                let _ = inputs.send(Input::Vm(event));
+            }
+        });
+        self.feed(Event::Launched);
+    }
+
+    fn beacon(&mut self, beacon: &Beacon) {
+        if !beacon.error.is_empty() {
+            let text = vmm::console::plain(&beacon.error);
+            tracing::warn!(sandbox_id = %self.spec.id, error = text, "guest reports a failure");
+            self.feed(Event::GuestFailed(format!("the guest's agent failed: {text}")));
+        } else if beacon.stage.enum_value() == Ok(Stage::STAGE_HELLO)
+            && self.state.phase() == Phase::Booting
+        {
+            self.stages.hello(Duration::from_micros(beacon.boottime_us));
+            let boot_id = beacon.boot_id.chars().filter(char::is_ascii_hexdigit).take(32).collect();
+            self.publish(|view| view.boot_id = boot_id);
+            self.follow();
+            self.feed(Event::Hello);
+        }
+    }
+
+    /// Begins to follow status and journal.
+    fn follow(&mut self) {
+        let agent = self.agent.apart();
+        let inputs = self.inputs.clone();
+        self.follower = Some(tokio::spawn(async move {
+            let mut revision = 0;
+            loop {
+                let status = agent.status(revision, STATUS_POLL).await;
+                let Some(inputs) = inputs.upgrade() else { return };
+                match status {
+                    Ok(status) if status.revision != revision => {
+                        revision = status.revision;
+                        let _ = inputs.send(Input::Guest(Box::new(status)));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        drop(inputs);
+                        tracing::debug!(%error, "guest status is not to be had");
+                        sleep(STATUS_PAUSE).await;
+                        revision = 0;
+                    }
+                }
+            }
+        }));
+        let journal = Journal::new(&self.agent, self.alive.subscribe());
+        let puller =
+            logs::puller::spawn(journal, self.spec.paths.logs_dir(), self.stdout.take());
+        let _ = self.log.set(puller.counters());
+        self.puller = Some(puller);
+    }
+
+    fn feed(&mut self, event: Event) {
+        tracing::debug!(sandbox_id = %self.spec.id, ?event, "event");
+        let before = self.state.phase();
+        let actions = self.state.on(event);
+        let phase = self.state.phase();
+        if phase != before && phase != Phase::Stopped {
+            tracing::info!(sandbox_id = %self.spec.id, ?phase, "phase");
+            self.publish(|view| view.phase = phase);
+        }
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch => self.launch(),
+            Action::Arm(timer) => {
+                let limit = match timer {
+                    Timer::Hello => self.limits.hello(),
+                    Timer::Poweroff => self.limits.poweroff(),
+                };
+                self.timer = Some((timer, Instant::now() + limit));
+            }
+            Action::Disarm => self.timer = None,
+            Action::Provision => self.provision(),
+            Action::Started => {
+                let pid = self.view.borrow().pid;
+                self.announced = true;
+                self.observer.started(pid);
+                self.answer(Ok(pid));
+            }
+            Action::StartFailed(reason) => self.answer(Err(StartError::Failed(reason))),
+            Action::AskPoweroff => self.ask_poweroff(),
+            Action::PowerButton => self.tell(Control::PowerButton),
+            Action::DrainAndKill => self.drain_and_kill(),
+            Action::KillVm => self.tell(Control::Kill),
+            Action::CleanUp => self.clean_up(),
+            Action::Exited(exit) => self.exited(exit),
+        }
+    }
+
+    fn launch(&mut self) {
+        let paths = &self.spec.paths;
+        // The lock on the TPM state says that whatever is there is of a shim that was killed.
+        remove_dir(&paths.vm_dir());
+        let prepared = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(paths.vm_dir())
+            .and_then(|()| agent::listen_for_beacons(&paths.vsock_listener(self.spec.beacon_port)));
+        let (listener, mut beacons) = match prepared {
+            Ok(prepared) => prepared,
+            Err(source) => {
+                let path = paths.vm_dir();
+                let error = VmmError::File { path, source };
+                return self.feed(Event::LaunchFailed(with_cause(&error)));
+            }
+        };
+        self.beacons = Some(listener);
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            while let Some(beacon) = beacons.recv().await {
+                let Some(inputs) = inputs.upgrade() else { break };
+                let _ = inputs.send(Input::Beacon(beacon));
+            }
+        });
+        let Some(tpm) = self.tpm.clone() else { return };
+        let (vmm, spec) = (Arc::clone(&self.vmm), Arc::clone(&self.spec));
+        self.spawn(async move { Input::Launched(vmm.launch(&spec, &tpm).await) });
+    }
+
+    fn provision(&mut self) {
+        let (agent, spec) = (self.agent.clone(), Arc::clone(&self.spec));
+        let limits = self.limits.clone();
+        self.spawn(async move {
+            Input::Provisioned(start::provision(&agent, &spec, &limits).await)
+        });
+    }
+
+    fn ask_poweroff(&mut self) {
+        let (agent, id) = (self.agent.clone(), self.spec.id.clone());
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            if let Err(error) = agent.signal(&id, None, SIGTERM).await {
+                tracing::warn!(sandbox_id = %id, %error, "agent did not take the power-off");
+                if let Some(inputs) = inputs.upgrade() {
+                    let _ = inputs.send(Input::Unheard);
+                }
+            }
+        });
+    }
+
+    fn drain_and_kill(&mut self) {
+        let Some(control) = self.control.clone() else { return };
+        let puller = self.puller.take();
+        tokio::spawn(async move {
+            if let Some(puller) = puller {
+                puller.drain(LAST_WORDS).await;
+            }
+            let _ = control.send(Control::Kill);
+        });
+    }
+
+    fn clean_up(&mut self) {
+        self.alive.send_replace(false);
+        self.beacons = None;
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+        }
+        let puller = self.puller.take();
+        let limit = self.limits.drain();
+        self.spawn(async move {
+            if let Some(puller) = puller {
+                puller.drain(limit).await;
+            }
+            Input::CleanedUp
+        });
+    }
+
+    fn exited(&mut self, exit: Exit) {
+        let ended = Ended { exit, at: SystemTime::now() };
+        let pid = self.view.borrow().pid;
+        tracing::info!(
+            sandbox_id = %self.spec.id,
+            status = ended.exit.status,
+            reason = ended.exit.reason,
+            "instance ended"
+        );
+        if ended.exit.status != 0 && self.announced {
+            if let Err(error) = failure::keep_console(&self.spec.paths) {
+                tracing::warn!(%error, "console log was not kept");
+            }
+        }
+        if let Err(error) = ExitRecord::new(pid, &ended).write(&self.bundle) {
+            tracing::warn!(%error, "exit was not written down");
+        }
+        self.rootfs = None;
+        self.tpm = None;
+        self.stdout = None;
+        remove_dir(&self.spec.paths.vm_dir());
+        if self.announced {
+            self.observer.ended(pid, &ended);
+        }
+        self.publish(|view| {
+            view.phase = Phase::Stopped;
+            view.processes.clear();
+            view.ended = Some(ended);
+        });
+    }
+
+    fn answer(&mut self, result: Result<u32, StartError>) {
+        let stage = self.view.borrow().stage();
+        let result = result.map_err(|error| match error {
+            StartError::Failed(reason) => {
+                StartError::Failed(failure::explain(&reason, stage, &self.spec.paths))
+            }
+            StartError::Gone => StartError::Gone,
+        });
+        if let Err(error) = &result {
+            tracing::error!(sandbox_id = %self.spec.id, %error, "start failed");
+        }
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+
+    fn tell(&self, control: Control) {
+        if let Some(sender) = &self.control {
+            let _ = sender.send(control);
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = Input> + Send + 'static) {
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            let input = work.await;
+            if let Some(inputs) = inputs.upgrade() {
+                let _ = inputs.send(input);
+            }
+        });
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut View)) {
+        let stages = self.stages.list();
+        self.view.send_modify(|view| {
+            view.revision += 1;
+            view.stages = stages;
+            change(view);
+        });
+    }
+}
+
+fn remove_dir(path: &std::path::Path) {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "folder was not removed");
+        }
+        _ => {}
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! The orders that a guest gets after its hello: one connection, four calls.
+
+use crate::{
+    agent::{Agent, AgentError},
+    config::Limits,
+    spec::VmSpec,
+};
+
+/// Connects, names the sandbox, hands over environment and volumes, and lets the boot go on.
+pub(super) async fn provision(
+    agent: &Agent,
+    spec: &VmSpec,
+    limits: &Limits,
+) -> Result<(), AgentError> {
+    let limit = limits.provision();
+    agent.connect(limit).await?;
+    agent.create_sandbox(spec, limit).await?;
+    agent.create_container(spec, limit).await?;
+    agent.start_container(&spec.id, limit).await
+}

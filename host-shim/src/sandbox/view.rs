@@ -1,0 +1,62 @@
+//! What is known of a VM, kept by the driver and read by everybody else.
+
+use std::time::{Duration, SystemTime};
+
+use seed_protocol::seed::v1::{GuestStatus, Stage};
+
+use super::state::{Exit, Phase};
+use crate::vmm::ProcessInfo;
+
+/// How and when it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Status and reason.
+    pub exit: Exit,
+    /// When, on the host's clock.
+    pub at: SystemTime,
+}
+
+/// One state of the knowledge.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Rises with every change, from 1.
+    pub revision: u64,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// The processors are frozen.
+    pub paused: bool,
+    /// The VMM's pid; before there is one, the shim's.
+    pub pid: u32,
+    /// Every process of the VM.
+    pub processes: Vec<ProcessInfo>,
+    /// Stages of the boot with their time since Create, in order.
+    pub stages: Vec<(Stage, Duration)>,
+    /// The guest's boot id.
+    pub boot_id: String,
+    /// The guest's own last word.
+    pub guest: Option<GuestStatus>,
+    /// Set once it has ended and is cleaned up.
+    pub ended: Option<Ended>,
+}
+
+impl View {
+    /// Before anything has happened.
+    pub(super) fn new() -> Self {
+        Self {
+            revision: 1,
+            phase: Phase::Created,
+            paused: false,
+            pid: std::process::id(),
+            processes: Vec::new(),
+            stages: Vec::new(),
+            boot_id: String::new(),
+            guest: None,
+            ended: None,
+        }
+    }
+
+    /// The furthest stage.
+    pub fn stage(&self) -> Stage {
+        self.stages.last().map_or(Stage::STAGE_UNSPECIFIED, |(stage, _)| *stage)
+    }
+}

@@ -1,0 +1,171 @@
+//! The `delete` command: called when a shim is gone, after a crash or an orderly end. It kills what a dead
+//! shim left, removes its files, and tells the true exit status. It never touches volumes, TPM state or
+//! logs, and a second call finds nothing to do.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+
+use containerd_shim_protos::{
+    api::DeleteResponse,
+    protobuf::{Message, well_known_types::timestamp::Timestamp},
+};
+use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{cli::Target, state_file::StateFile};
+use crate::{
+    config::Config,
+    paths::{InstancePaths, Paths},
+    sandbox::ExitRecord,
+    sys,
+};
+
+/// The status of a VM that a dead shim took with it.
+const KILLED: u32 = 137;
+
+/// How long killed processes are waited for. containerd gives the whole command five seconds.
+const GONE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why the answer could not be given.
+#[derive(Debug, Error)]
+pub enum DeleteError {
+    /// The working directory.
+    #[error("the working directory cannot be read")]
+    Directory(#[source] io::Error),
+    /// The answer.
+    #[error("the answer cannot be encoded")]
+    Encode(#[source] containerd_shim_protos::protobuf::Error),
+}
+
+#[derive(Debug, Deserialize)]
+struct PidEntry {
+    name: String,
+    pid: u32,
+    start: Option<u64>,
+}
+
+/// Cleans up, and returns the `DeleteResponse` to print.
+pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
+    let bundle = match &target.bundle {
+        Some(bundle) => bundle.clone(),
+        None => env::current_dir().map_err(DeleteError::Directory)?,
+    };
+    let state = StateFile::read(&bundle).ok();
+    let config = match &state {
+        Some(state) => state.config.clone(),
+        None => Config::load(None).unwrap_or_default(),
+    };
+    let paths = Paths::new(&config).instance(&target.namespace, &target.id);
+    let pids = read_pids(&paths);
+    kill_all(&pids);
+    let socket = state.map(|state| state.socket);
+    remove(&paths, socket.as_deref());
+    let record = ExitRecord::read(&bundle);
+    let vmm = pids.iter().find(|entry| entry.name == "qemu").map(|entry| entry.pid);
+    let response = match record {
+        Some(record) => DeleteResponse {
+            pid: record.pid,
+            exit_status: record.status,
+            exited_at: Some(Timestamp::from(record.at())).into(),
+            ..DeleteResponse::default()
+        },
+        None => DeleteResponse {
+            pid: vmm.unwrap_or_default(),
+            exit_status: KILLED,
+            exited_at: Some(Timestamp::from(SystemTime::now())).into(),
+            ..DeleteResponse::default()
+        },
+    };
+    response.write_to_bytes().map_err(DeleteError::Encode)
+}
+
+fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
+    let read = fs::read(paths.pids()).ok();
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Kills the processes of the list that are still the same ones, and waits until they are gone.
+fn kill_all(pids: &[PidEntry]) {
+    let alive = |entry: &&PidEntry| {
+        entry.start.is_some() && sys::start_time(entry.pid) == entry.start
+    };
+    // The VMM before its daemons, and the shim not at all: if it lives, it is not ours to end here.
+    for entry in pids.iter().filter(|entry| entry.name != "shim").filter(alive) {
+        let fd = sys::pid(entry.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        // Looked at again: the pidfd now names whatever process has the pid.
+        if let Some(fd) = fd.filter(|_| alive(&entry)) {
+            let _ = sys::signal(fd, Signal::KILL);
+        }
+    }
+    let until = Instant::now() + GONE_LIMIT;
+    while pids.iter().filter(|e| e.name != "shim").any(|e| alive(&e)) && Instant::now() < until {
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn remove(paths: &InstancePaths, socket: Option<&Path>) {
+    let files: [PathBuf; 1] = [paths.management_socket()];
+    for file in files.iter().map(PathBuf::as_path).chain(socket) {
+        let _ = fs::remove_file(file);
+    }
+    let _ = fs::remove_dir_all(paths.vm_dir());
+    // Only if nothing else is in it.
+    let _ = fs::remove_dir(paths.run_dir());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::names::{ContainerId, Namespace};
+
+    #[test]
+    fn what_a_dead_shim_left_is_removed_and_a_second_call_is_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("bundle");
+        fs::create_dir(&bundle).unwrap();
+        let config = Config {
+            run_dir: dir.path().join("run"),
+            state_dir: dir.path().join("state"),
+            ..Config::default()
+        };
+        let target = Target {
+            namespace: Namespace::try_from("default").unwrap(),
+            id: ContainerId::try_from("demo").unwrap(),
+            address: String::new(),
+            bundle: Some(bundle.clone()),
+            debug: false,
+        };
+        let paths = Paths::new(&config).instance(&target.namespace, &target.id);
+        let socket = dir.path().join("task.sock");
+        fs::create_dir_all(paths.vm_dir()).unwrap();
+        fs::create_dir_all(paths.tpm_dir()).unwrap();
+        fs::write(&socket, "").unwrap();
+        StateFile { config, socket: socket.clone() }.write(&bundle).unwrap();
+        let mut left =
+            Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let mut other =
+            Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let entries = serde_json::json!([
+            {"name": "qemu", "pid": left.id(), "start": sys::start_time(left.id())},
+            {"name": "swtpm", "pid": other.id(), "start": 1},
+        ]);
+        fs::write(paths.pids(), entries.to_string()).unwrap();
+
+        let first = DeleteResponse::parse_from_bytes(&run(&target).unwrap()).unwrap();
+        assert_eq!((first.exit_status, first.pid), (KILLED, left.id()));
+        assert!(!left.wait().unwrap().success());
+        assert_eq!(other.try_wait().unwrap(), None, "a pid of somebody else was killed");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!paths.run_dir().exists() && !socket.exists());
+        assert!(paths.tpm_dir().exists());
+        run(&target).unwrap();
+    }
+}

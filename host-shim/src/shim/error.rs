@@ -1,0 +1,126 @@
+//! What can go wrong behind the Task API, and the one place that turns it into a ttrpc status.
+
+use seed_protocol::status;
+use thiserror::Error;
+use ttrpc::Code;
+
+use crate::{
+    agent::AgentError,
+    logs::fifo::OutputError,
+    management::ServeError,
+    names::NameError,
+    rootfs::RootfsError,
+    sandbox::{StartError, with_cause},
+    spec::{BundleError, SpecError},
+    tpm::StateDirError,
+    vmm::VmmError,
+};
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum TaskError {
+    /// A name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The spec.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The root file system.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The TPM's state.
+    #[error(transparent)]
+    Tpm(#[from] StateDirError),
+    /// The VMM.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The container's stdout.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The management socket.
+    #[error(transparent)]
+    Management(#[from] ServeError),
+    /// The start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The guest's agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A file of ours.
+    #[error("{what} cannot be used")]
+    File {
+        /// Which.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What was asked cannot be meant.
+    #[error("{0}")]
+    Invalid(String),
+    /// What the caller names does not exist.
+    #[error("{0} does not exist")]
+    NotFound(String),
+    /// What the caller wants to make exists.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// Right request, wrong moment.
+    #[error("{0}")]
+    State(String),
+    /// A method that we do not do.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+}
+
+impl From<TaskError> for ttrpc::Error {
+    fn from(error: TaskError) -> Self {
+        let text = with_cause(&error);
+        match error {
+            TaskError::Name(_)
+            | TaskError::Bundle(_)
+            | TaskError::Spec(_)
+            | TaskError::Output(_)
+            | TaskError::Invalid(_) => status::invalid(text),
+            TaskError::NotFound(_) => status::not_found(text),
+            TaskError::Exists(_) => status::already_exists(text),
+            TaskError::Tpm(StateDirError::InUse(_))
+            | TaskError::State(_)
+            | TaskError::Vmm(VmmError::Program(_)) => status::failed_precondition(text),
+            TaskError::Unsupported(method) => status::unimplemented(method),
+            TaskError::Agent(error) => match error.code() {
+                Some(Code::NOT_FOUND) => status::not_found(text),
+                Some(Code::INVALID_ARGUMENT) => status::invalid(text),
+                Some(Code::FAILED_PRECONDITION) => status::failed_precondition(text),
+                _ => status::unavailable(text),
+            },
+            TaskError::Tpm(_)
+            | TaskError::Vmm(_)
+            | TaskError::Rootfs(_)
+            | TaskError::Management(_)
+            | TaskError::Start(_)
+            | TaskError::File { .. } => status::internal(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(error: TaskError) -> Code {
+        let error = ttrpc::Error::from(error);
+        status::of(&error).unwrap().0
+    }
+
+    #[test]
+    fn what_containerd_acts_on_is_told_apart() {
+        assert_eq!(code(TaskError::NotFound("container a".into())), Code::NOT_FOUND);
+        assert_eq!(code(TaskError::Exists("container a".into())), Code::ALREADY_EXISTS);
+        assert_eq!(code(TaskError::Unsupported("Checkpoint")), Code::UNIMPLEMENTED);
+        let in_use = StateDirError::InUse("/var/lib/seed/tpm/default/a".into());
+        assert_eq!(code(TaskError::Tpm(in_use)), Code::FAILED_PRECONDITION);
+        assert_eq!(code(TaskError::Start(StartError::Failed("x".into()))), Code::INTERNAL);
+    }
+}

@@ -1,0 +1,252 @@
+//! Events for containerd: forwarded in the order in which they happened, over a connection that is made
+//! anew when it broke. Without an address they go nowhere. A containerd that is down loses events only
+//! after the queue is full; `Wait` heals that.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
+
+use containerd_shim_protos::{
+    events::task::{
+        TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskPaused,
+        TaskResumed, TaskStart,
+    },
+    protobuf::{Message, MessageField, well_known_types::{any::Any, timestamp::Timestamp}},
+    shim::{event::Envelope, events::ForwardRequest},
+    shim_async::EventsClient,
+    topics,
+};
+use tokio::{sync::mpsc, time::sleep};
+use ttrpc::context;
+
+use crate::{
+    names::{ContainerId, Namespace},
+    sandbox::{Ended, Observer},
+};
+
+/// Events that wait for containerd.
+const QUEUE: usize = 1024;
+
+/// How often one event is tried, and the pause in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One forward.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Published by containerd's clients under this metadata key.
+const NAMESPACE_KEY: &str = "containerd-namespace-ttrpc";
+
+/// Something that containerd wants to know.
+pub(super) trait Event: Message {
+    /// Its topic.
+    const TOPIC: &'static str;
+    /// Its type, bare, as containerd has it.
+    const TYPE: &'static str;
+}
+
+macro_rules! topic {
+    ($($message:ident => $topic:ident;)*) => {
+        $(impl Event for $message {
+            const TOPIC: &'static str = topics::$topic;
+            const TYPE: &'static str = concat!("containerd.events.", stringify!($message));
+        })*
+    };
+}
+
+topic! {
+    TaskCreate => TASK_CREATE_EVENT_TOPIC;
+    TaskStart => TASK_START_EVENT_TOPIC;
+    TaskExit => TASK_EXIT_EVENT_TOPIC;
+    TaskDelete => TASK_DELETE_EVENT_TOPIC;
+    TaskExecAdded => TASK_EXEC_ADDED_EVENT_TOPIC;
+    TaskExecStarted => TASK_EXEC_STARTED_EVENT_TOPIC;
+    TaskPaused => TASK_PAUSED_EVENT_TOPIC;
+    TaskResumed => TASK_RESUMED_EVENT_TOPIC;
+}
+
+/// Where events go. Clones share one queue.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    namespace: Namespace,
+    queue: Option<mpsc::UnboundedSender<Envelope>>,
+}
+
+impl Publisher {
+    /// Forwards to the ttrpc socket at `address`; an empty one means that nobody listens.
+    pub fn start(address: &str, namespace: &Namespace) -> Self {
+        let namespace = namespace.clone();
+        if address.is_empty() {
+            return Self { namespace, queue: None };
+        }
+        let (queue, events) = mpsc::unbounded_channel();
+        let address = match address.split_once("://") {
+            Some(_) => address.to_owned(),
+            None => format!("unix://{address}"),
+        };
+        tokio::spawn(forward_all(address, namespace.clone(), events));
+        Self { namespace, queue: Some(queue) }
+    }
+
+    pub(super) fn publish<E: Event>(&self, event: &E) {
+        let Some(queue) = &self.queue else { return };
+        let value = match event.write_to_bytes() {
+            Ok(value) => value,
+            Err(error) => return tracing::warn!(%error, "event was not encoded"),
+        };
+        let envelope = Envelope {
+            timestamp: timestamp(SystemTime::now()),
+            namespace: self.namespace.to_string(),
+            topic: E::TOPIC.to_owned(),
+            event: Some(Any { type_url: E::TYPE.to_owned(), value, ..Any::default() }).into(),
+            ..Envelope::default()
+        };
+        let _ = queue.send(envelope);
+    }
+}
+
+/// The end of the queue: forwards one after the other.
+async fn forward_all(
+    address: String,
+    namespace: Namespace,
+    mut events: mpsc::UnboundedReceiver<Envelope>,
+) {
+    let mut client = None;
+    let mut waiting = VecDeque::new();
+    while let Some(event) = events.recv().await {
+        waiting.push_back(event);
+        while let Ok(more) = events.try_recv() {
+            waiting.push_back(more);
+            if waiting.len() > QUEUE {
+                tracing::warn!("event was dropped: containerd takes none");
+                waiting.pop_front();
+            }
+        }
+        while let Some(event) = waiting.pop_front() {
+            forward(&address, &namespace, &mut client, event).await;
+        }
+    }
+}
+
+async fn forward(
+    address: &str,
+    namespace: &Namespace,
+    client: &mut Option<EventsClient>,
+    event: Envelope,
+) {
+    let topic = event.topic.clone();
+    let request = ForwardRequest { envelope: Some(event).into(), ..ForwardRequest::default() };
+    for attempt in 1..=TRIES {
+        if client.is_none() {
+            *client = ttrpc::r#async::Client::connect(address).await.map(EventsClient::new).ok();
+        }
+        if let Some(events) = client.as_ref() {
+            let mut context = context::with_duration(LIMIT);
+            context.add(NAMESPACE_KEY.to_owned(), namespace.to_string());
+            match events.forward(context, &request).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, topic, attempt, "event was not taken"),
+            }
+            *client = None;
+        }
+        sleep(PAUSE).await;
+    }
+    tracing::warn!(topic, "event was dropped: containerd does not take it");
+}
+
+/// A time as protobuf has it.
+pub(super) fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
+    Some(Timestamp::from(at)).into()
+}
+
+/// Tells containerd of one task's start and end.
+#[derive(Debug)]
+pub(super) struct TaskObserver {
+    pub(super) publisher: Publisher,
+    pub(super) id: ContainerId,
+}
+
+impl Observer for TaskObserver {
+    fn started(&self, pid: u32) {
+        let container_id = self.id.to_string();
+        self.publisher.publish(&TaskStart { container_id, pid, ..TaskStart::default() });
+    }
+
+    fn ended(&self, pid: u32, ended: &Ended) {
+        self.publisher.publish(&TaskExit {
+            container_id: self.id.to_string(),
+            id: self.id.to_string(),
+            pid,
+            exit_status: ended.exit.status,
+            exited_at: timestamp(ended.at),
+            ..TaskExit::default()
+        });
+    }
+}
+
+/// The stdio part of `TaskCreate`.
+pub(super) fn task_io(stdio: &super::task::Stdio) -> MessageField<TaskIO> {
+    Some(TaskIO {
+        stdin: stdio.stdin.clone(),
+        stdout: stdio.stdout.clone(),
+        stderr: stdio.stderr.clone(),
+        terminal: stdio.terminal,
+        ..TaskIO::default()
+    })
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use containerd_shim_protos::{
+        api::Empty,
+        shim_async::{Events, create_events},
+    };
+    use ttrpc::r#async::{Server, TtrpcContext};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Containerd(Arc<Mutex<Vec<(String, String)>>>);
+
+    #[async_trait]
+    impl Events for Containerd {
+        async fn forward(&self, context: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+            assert_eq!(context.metadata[NAMESPACE_KEY], ["default"]);
+            let envelope = request.envelope;
+            self.0.lock().unwrap().push((envelope.topic.clone(), envelope.event.type_url.clone()));
+            Ok(Empty::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn events_arrive_in_their_order_also_when_containerd_comes_late() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = format!("unix://{}", dir.path().join("ttrpc.sock").display());
+        let namespace = Namespace::try_from("default").unwrap();
+        let publisher = Publisher::start(&address, &namespace);
+        publisher.publish(&TaskCreate::new());
+        publisher.publish(&TaskStart::new());
+        publisher.publish(&TaskExit::new());
+        sleep(Duration::from_millis(100)).await;
+        let containerd = Containerd::default();
+        let seen = Arc::clone(&containerd.0);
+        let mut server =
+            Server::new().bind(&address).unwrap().register_service(create_events(Arc::new(containerd)));
+        server.start().await.unwrap();
+        for _ in 0..100 {
+            if seen.lock().unwrap().len() == 3 {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        let seen = seen.lock().unwrap().clone();
+        let topics: Vec<&str> = seen.iter().map(|(topic, _)| topic.as_str()).collect();
+        assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit"]);
+        assert_eq!(seen[0].1, "containerd.events.TaskCreate");
+    }
+}

@@ -1,0 +1,158 @@
+//! From an instance's view to `seed.management.v1`: the management socket's [`Backend`].
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use seed_protocol::seed::{
+    management::{Exit, InstanceStatus, Keys, Process, StageTime, State},
+    v1::{
+        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+    },
+};
+use tokio::time::timeout;
+use ttrpc::Code;
+
+use crate::{
+    agent::AgentError,
+    management::{Backend, BackendError},
+    sandbox::{Phase, Sandbox, View, unix_ns, with_cause},
+};
+
+/// Log figures change without a new view: how often a waiting caller gets them all the same.
+const FIGURES: Duration = Duration::from_secs(1);
+
+/// One instance behind its management socket.
+#[derive(Debug)]
+pub struct Instance(Sandbox);
+
+impl Instance {
+    /// The instance of this sandbox.
+    pub fn new(sandbox: Sandbox) -> Self {
+        Self(sandbox)
+    }
+
+    fn ready(&self) -> Result<(), BackendError> {
+        let text = match self.0.view().phase {
+            Phase::Provisioning | Phase::Running | Phase::PoweringOff => return Ok(()),
+            Phase::Created | Phase::Launching | Phase::Booting => {
+                "the guest is not up yet: wait until it has said hello"
+            }
+            Phase::Ending | Phase::Cleaning | Phase::Stopped => "the instance has ended",
+        };
+        Err(BackendError::NotReady(text.to_owned()))
+    }
+}
+
+#[async_trait]
+impl Backend for Instance {
+    async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus {
+        let until = Instant::now() + wait;
+        let mut view = self.0.view();
+        while view.revision == after_revision && Instant::now() < until {
+            let left = until.saturating_duration_since(Instant::now()).min(FIGURES);
+            if let Ok(changed) = timeout(left, self.0.changed(after_revision)).await {
+                view = changed;
+            }
+        }
+        status(&self.0, view)
+    }
+
+    async fn keys(&self) -> Result<Keys, BackendError> {
+        self.ready()?;
+        let identity = self.0.agent().identity().await.map_err(backend)?;
+        Ok(Keys {
+            recipient: identity.recipient,
+            tag_recipient: identity.tag_recipient,
+            ..Keys::default()
+        })
+    }
+
+    async fn list_units(
+        &self,
+        request: ListUnitsRequest,
+    ) -> Result<ListUnitsResponse, BackendError> {
+        self.ready()?;
+        self.0.agent().list_units(&request).await.map_err(backend)
+    }
+
+    async fn control_unit(
+        &self,
+        request: ControlUnitRequest,
+    ) -> Result<ControlUnitResponse, BackendError> {
+        self.ready()?;
+        self.0.agent().control_unit(&request).await.map_err(backend)
+    }
+}
+
+fn backend(error: AgentError) -> BackendError {
+    let AgentError::Refused { code, message, .. } = error else {
+        return BackendError::Unavailable(with_cause(&error));
+    };
+    match code {
+        Code::INVALID_ARGUMENT => BackendError::Invalid(message),
+        Code::NOT_FOUND => BackendError::NotFound(message),
+        Code::FAILED_PRECONDITION => BackendError::NotReady(message),
+        Code::UNAVAILABLE => BackendError::Unavailable(message),
+        _ => BackendError::Internal(message),
+    }
+}
+
+fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
+    let spec = sandbox.spec();
+    let (log_entries, log_lag) = sandbox.log_figures();
+    let guest = view.guest.clone().unwrap_or_default();
+    InstanceStatus {
+        revision: view.revision,
+        namespace: spec.namespace.to_string(),
+        id: spec.id.to_string(),
+        state: state(&view).into(),
+        stage: view.stage().into(),
+        stages: view
+            .stages
+            .iter()
+            .map(|(stage, at)| StageTime {
+                stage: (*stage).into(),
+                since_create_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+                ..StageTime::default()
+            })
+            .collect(),
+        system_state: guest.system_state,
+        failed_units: guest.failed_units,
+        problems: guest.problems,
+        volumes: guest.volumes,
+        accel: spec.accel.as_str().to_owned(),
+        processes: view
+            .processes
+            .iter()
+            .map(|p| Process { name: p.name.to_owned(), pid: p.pid, ..Process::default() })
+            .collect(),
+        exit: view
+            .ended
+            .as_ref()
+            .map(|ended| Exit {
+                status: ended.exit.status,
+                reason: ended.exit.reason.clone(),
+                at_unix_ns: unix_ns(ended.at),
+                ..Exit::default()
+            })
+            .into(),
+        agent_version: guest.agent_version,
+        boot_id: view.boot_id,
+        vcpus: spec.vcpus.get(),
+        memory_mib: spec.memory.get(),
+        log_entries,
+        log_lag,
+        ..InstanceStatus::default()
+    }
+}
+
+fn state(view: &View) -> State {
+    match view.phase {
+        Phase::Running if view.paused => State::STATE_PAUSED,
+        Phase::Created => State::STATE_CREATED,
+        Phase::Launching | Phase::Booting | Phase::Provisioning => State::STATE_STARTING,
+        Phase::Running => State::STATE_RUNNING,
+        Phase::PoweringOff | Phase::Ending | Phase::Cleaning => State::STATE_STOPPING,
+        Phase::Stopped => State::STATE_STOPPED,
+    }
+}

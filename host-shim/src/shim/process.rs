@@ -1,0 +1,371 @@
+//! An exec: a process in the guest whose streams are pumped between the agent and containerd's FIFOs.
+//!
+//! The output is read until the agent says that it is at its end, and only then the exit status is asked for,
+//! so that no byte is behind it. FIFOs are opened without blocking: a peer that is late or gone stops nobody.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use containerd_shim_protos::{
+    events::task::{TaskExecStarted, TaskExit},
+    protobuf::well_known_types::any::Any,
+};
+use seed_protocol::kata::oci;
+use serde::Deserialize;
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::pipe,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+
+use super::{
+    TaskError,
+    events::{Publisher, timestamp},
+    task::Stdio,
+};
+use crate::{
+    agent::{Agent, AgentError, Stream},
+    names::{ContainerId, ExecId},
+    sandbox::{Ended, Exit, Sandbox},
+};
+
+/// One read or write of a stream.
+const CHUNK_BYTES: u32 = 32 * 1024;
+
+/// The status of a process whose end nobody saw.
+const LOST: u32 = 137;
+
+/// Where in its life an exec is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecPhase {
+    /// Known, not started.
+    Created,
+    /// Runs in the guest.
+    Running,
+    /// Has ended.
+    Stopped(Ended),
+}
+
+/// An exec.
+#[derive(Debug)]
+pub struct Exec {
+    id: ExecId,
+    container: ContainerId,
+    stdio: Stdio,
+    process: Mutex<Option<oci::Process>>,
+    phase: watch::Sender<ExecPhase>,
+    close_stdin: Arc<Notify>,
+}
+
+/// `process` of the OCI runtime configuration, as far as it means something in the guest.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Process {
+    #[serde(default)]
+    terminal: bool,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    #[serde(default)]
+    cwd: String,
+    #[serde(default)]
+    user: User,
+    console_size: Option<ConsoleSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct User {
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+    #[serde(default)]
+    additional_gids: Vec<u32>,
+    #[serde(default)]
+    username: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConsoleSize {
+    height: u32,
+    width: u32,
+}
+
+fn process(spec: &Any, terminal: bool) -> Result<oci::Process, TaskError> {
+    let wrong = |error: serde_json::Error| TaskError::Invalid(format!("exec's process: {error}"));
+    let Process { terminal: asked, args, env, cwd, user, console_size } =
+        serde_json::from_slice(&spec.value).map_err(wrong)?;
+    if args.first().is_none_or(String::is_empty) {
+        return Err(TaskError::Invalid("exec's process has no args".into()));
+    }
+    let User { uid, gid, additional_gids, username } = user;
+    let user = oci::User {
+        UID: uid,
+        GID: gid,
+        AdditionalGids: additional_gids,
+        Username: username,
+        ..oci::User::default()
+    };
+    let size = console_size.map(|size| oci::Box {
+        Height: size.height,
+        Width: size.width,
+        ..oci::Box::default()
+    });
+    Ok(oci::Process {
+        Terminal: terminal || asked,
+        ConsoleSize: size.into(),
+        User: Some(user).into(),
+        Args: args,
+        Env: env,
+        Cwd: cwd,
+        ..oci::Process::default()
+    })
+}
+
+impl Exec {
+    /// An exec of the process that `spec` describes.
+    pub fn new(
+        container: ContainerId,
+        id: ExecId,
+        stdio: Stdio,
+        spec: &Any,
+    ) -> Result<Self, TaskError> {
+        let process = Mutex::new(Some(process(spec, stdio.terminal)?));
+        let (phase, _) = watch::channel(ExecPhase::Created);
+        Ok(Self { id, container, stdio, process, phase, close_stdin: Arc::default() })
+    }
+
+    /// Its streams.
+    pub fn stdio(&self) -> &Stdio {
+        &self.stdio
+    }
+
+    /// Where in its life it is.
+    pub fn phase(&self) -> ExecPhase {
+        self.phase.borrow().clone()
+    }
+
+    /// Its end.
+    pub async fn wait(&self) -> Ended {
+        let mut phase = self.phase.subscribe();
+        match phase.wait_for(|phase| matches!(phase, ExecPhase::Stopped(_))).await.as_deref() {
+            Ok(ExecPhase::Stopped(ended)) => ended.clone(),
+            Ok(ExecPhase::Created | ExecPhase::Running) | Err(_) => lost("the exec was forgotten"),
+        }
+    }
+
+    /// No more input comes.
+    pub fn close_stdin(&self) {
+        self.close_stdin.notify_one();
+    }
+
+    /// Starts it. Returns when the guest has taken it.
+    pub async fn start(
+        self: &Arc<Self>,
+        sandbox: &Sandbox,
+        publisher: &Publisher,
+    ) -> Result<u32, TaskError> {
+        let taken = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(process) = taken else {
+            return Err(TaskError::State(format!("exec {} was started already", self.id)));
+        };
+        let streams = Streams::open(&self.stdio)?;
+        let agent = sandbox.agent().apart();
+        let pid = sandbox.view().pid;
+        if let Err(error) = agent.exec(&self.container, &self.id, process).await {
+            self.stop(lost("it was not started"));
+            return Err(error.into());
+        }
+        self.phase.send_replace(ExecPhase::Running);
+        publisher.publish(&TaskExecStarted {
+            container_id: self.container.to_string(),
+            exec_id: self.id.to_string(),
+            pid,
+            ..TaskExecStarted::default()
+        });
+        let (exec, sandbox) = (Arc::clone(self), sandbox.clone());
+        let publisher = publisher.clone();
+        tokio::spawn(async move {
+            let ended = tokio::select! {
+                ended = exec.run(&agent, streams) => ended,
+                _ = sandbox.wait() => lost("the VM has ended"),
+            };
+            publisher.publish(&TaskExit {
+                container_id: exec.container.to_string(),
+                id: exec.id.to_string(),
+                pid,
+                exit_status: ended.exit.status,
+                exited_at: timestamp(ended.at),
+                ..TaskExit::default()
+            });
+            exec.stop(ended);
+        });
+        Ok(pid)
+    }
+
+    fn stop(&self, ended: Ended) {
+        self.phase.send_replace(ExecPhase::Stopped(ended));
+    }
+
+    async fn run(&self, agent: &Agent, streams: Streams) -> Ended {
+        let Streams { stdin, mut stdout, mut stderr } = streams;
+        let input = self.pump_input(agent.clone(), stdin);
+        let output = self.pump_output(agent, Stream::Stdout, &mut stdout);
+        // A terminal has one output; asking for the other would wait for nothing.
+        if self.stdio.terminal {
+            output.await;
+        } else {
+            let errors = self.pump_output(agent, Stream::Stderr, &mut stderr);
+            tokio::join!(output, errors);
+        }
+        let waited = agent.wait(&self.container, &self.id).await;
+        input.abort();
+        match waited {
+            Ok(status) => Ended {
+                exit: Exit {
+                    status: u32::try_from(status).unwrap_or(LOST),
+                    reason: "the process ended".into(),
+                },
+                at: SystemTime::now(),
+            },
+            Err(error) => {
+                tracing::warn!(exec_id = %self.id, %error, "exec's end was not seen");
+                lost("its end was not seen")
+            }
+        }
+    }
+
+    async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<pipe::Sender>) {
+        loop {
+            let data = match agent.read(&self.container, &self.id, stream, CHUNK_BYTES).await {
+                Ok(data) if data.is_empty() => return,
+                Ok(data) => data,
+                Err(error) => {
+                    tracing::warn!(exec_id = %self.id, ?stream, %error, "exec's output ends early");
+                    return;
+                }
+            };
+            if let Some(fifo) = to
+                && let Err(error) = fifo.write_all(&data).await
+            {
+                tracing::warn!(exec_id = %self.id, ?stream, %error, "exec's output has no reader");
+                *to = None;
+            }
+        }
+    }
+
+    fn pump_input(&self, agent: Agent, from: Option<pipe::Receiver>) -> JoinHandle<()> {
+        let (container, id) = (self.container.clone(), self.id.clone());
+        let closed = Arc::clone(&self.close_stdin);
+        tokio::spawn(async move {
+            if let Some(from) = from
+                && let Err(error) = feed(&agent, &container, &id, &from, &closed).await
+            {
+                tracing::debug!(exec_id = %id, %error, "exec takes no more input");
+            }
+            if let Err(error) = agent.close_stdin(&container, &id).await {
+                tracing::debug!(exec_id = %id, %error, "exec's input was not closed");
+            }
+        })
+    }
+}
+
+/// Passes input on until its writer is gone, or until it is said that no more comes and the FIFO is empty.
+async fn feed(
+    agent: &Agent,
+    container: &ContainerId,
+    id: &ExecId,
+    from: &pipe::Receiver,
+    closed: &Notify,
+) -> Result<(), AgentError> {
+    let mut buffer = vec![0; CHUNK_BYTES as usize];
+    let mut no_more = false;
+    loop {
+        match from.try_read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                let mut rest = &buffer[..count];
+                while !rest.is_empty() {
+                    let taken = agent.write_stdin(container, id, rest.to_vec()).await?;
+                    let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+                    rest = rest.get(taken..).unwrap_or_default();
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !no_more => {
+                tokio::select! {
+                    readable = from.readable() => if readable.is_err() { return Ok(()) },
+                    () = closed.notified() => no_more = true,
+                }
+            }
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+fn lost(why: &str) -> Ended {
+    Ended { exit: Exit { status: LOST, reason: why.to_owned() }, at: SystemTime::now() }
+}
+
+struct Streams {
+    stdin: Option<pipe::Receiver>,
+    stdout: Option<pipe::Sender>,
+    stderr: Option<pipe::Sender>,
+}
+
+impl Streams {
+    fn open(stdio: &Stdio) -> Result<Self, TaskError> {
+        let wrap = |path: &str| {
+            let what = format!("FIFO {path}");
+            move |source| TaskError::File { what, source }
+        };
+        let sender = |path: &str| match path {
+            "" => Ok(None),
+            // Both ends: opening does not wait for a reader, and one that comes back finds it open.
+            path => {
+                let opened = pipe::OpenOptions::new().read_write(true).open_sender(path);
+                opened.map(Some).map_err(wrap(path))
+            }
+        };
+        let stdin = match stdio.stdin.as_str() {
+            "" => None,
+            // Only the reading end, so that the writer's end is an end.
+            path => Some(pipe::OpenOptions::new().open_receiver(path).map_err(wrap(path))?),
+        };
+        let stderr = if stdio.terminal { None } else { sender(&stdio.stderr)? };
+        Ok(Self { stdin, stdout: sender(&stdio.stdout)?, stderr })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Any {
+        Any { value: text.as_bytes().to_vec(), ..Any::default() }
+    }
+
+    #[test]
+    fn an_oci_process_becomes_the_agents() {
+        let text = r#"{"terminal": true, "args": ["sh", "-c", "id"], "env": ["A=b"], "cwd": "/",
+            "user": {"uid": 1000, "gid": 100, "additionalGids": [5]},
+            "consoleSize": {"height": 24, "width": 80}, "capabilities": {}, "noNewPrivileges": true}"#;
+        let process = process(&spec(text), false).unwrap();
+        assert!(process.Terminal);
+        assert_eq!(process.User.AdditionalGids, [5]);
+        assert_eq!(process.ConsoleSize.Width, 80);
+    }
+
+    #[test]
+    fn a_process_without_a_command_is_refused() {
+        for text in ["", "{}", r#"{"args": []}"#, r#"{"args": [""]}"#] {
+            let result = process(&spec(text), false);
+            assert!(matches!(result, Err(TaskError::Invalid(_))), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The `serve` command: the shim itself. Started by [`start`](super::start) in a session of its own; it
+//! listens, says so on its standard output, and lives until containerd has no more use for it.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use thiserror::Error;
+use tokio::{net::UnixListener, sync::Notify};
+use ttrpc::r#async::{Server, transport::Listener};
+
+use super::{
+    cli::Target,
+    events::Publisher,
+    logging,
+    service::Service,
+    state_file::{StateFile, StateFileError},
+    task::Environment,
+};
+use crate::{sys, vmm::qemu::Qemu};
+
+/// The line that says "I listen".
+pub(super) const READY: &str = "ready\n";
+
+/// Where containerd takes events.
+const EVENTS_ENV: &str = "TTRPC_ADDRESS";
+
+/// Why the shim does not run.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// What `start` wrote.
+    #[error(transparent)]
+    State(#[from] StateFileError),
+    /// Its own log.
+    #[error("log of bundle {} cannot be opened", bundle.display())]
+    Log {
+        /// The bundle.
+        bundle: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its own session and mounts.
+    #[error("{what} failed")]
+    Process {
+        /// Which call.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket.
+    #[error("task socket {} cannot be made", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// ttrpc refuses to start.
+    #[error("task server does not start")]
+    Server(#[source] ttrpc::Error),
+}
+
+/// Serves until containerd says that it is over. Must be called before any thread exists.
+pub fn run(target: &Target) -> Result<(), ServeError> {
+    let process = |what| move |source| ServeError::Process { what, source };
+    let bundle = std::env::current_dir().map_err(process("reading the working directory"))?;
+    let state = StateFile::read(&bundle)?;
+    let log = logging::Log::open(&bundle)
+        .map_err(|source| ServeError::Log { bundle: bundle.clone(), source })?;
+    let level = if target.debug { "debug" } else { &state.config.log_level };
+    logging::start(log, level);
+    // Already a leader where `start` made us one by other means.
+    let _ = rustix::process::setsid();
+    sys::unshare_mounts().map_err(process("making a mount namespace"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(process("starting the runtime"))?;
+    let result = runtime.block_on(serve(target, &state, Arc::new(qemu(&state))));
+    remove_socket(&state.socket);
+    result
+}
+
+fn qemu(state: &StateFile) -> Qemu {
+    Qemu::new(state.config.programs.clone(), state.config.limits.clone())
+}
+
+async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(), ServeError> {
+    let listener = listen(&state.socket)?;
+    let events = std::env::var(EVENTS_ENV).unwrap_or_default();
+    let environment = Environment {
+        namespace: target.namespace.clone(),
+        config: state.config.clone(),
+        vmm,
+        publisher: Publisher::start(&events, &target.namespace),
+    };
+    let shutdown = Arc::new(Notify::new());
+    let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
+    let mut server = Server::new()
+        .add_listener(Listener::from(listener))
+        .register_service(service.methods());
+    server.start().await.map_err(ServeError::Server)?;
+    say_ready().map_err(|source| ServeError::Process { what: "saying that it listens", source })?;
+    tracing::info!(sandbox_id = %target.id, namespace = %target.namespace, "shim serves");
+    shutdown.notified().await;
+    tracing::info!(sandbox_id = %target.id, "shim ends");
+    // The answer to Shutdown is on its way: this waits for it.
+    let _ = server.shutdown().await;
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let wrap = |source| ServeError::Socket { path: path.to_owned(), source };
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(wrap)?;
+    }
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // `start` has found nobody behind it: it is of a shim that was killed.
+            fs::remove_file(path).map_err(wrap)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }
+    .map_err(wrap)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(wrap)?;
+    Ok(listener)
+}
+
+/// Tells `start`, and lets go of its pipes: containerd waits until nobody holds them.
+fn say_ready() -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(READY.as_bytes())?;
+    stdout.flush()?;
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+fn remove_socket(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "task socket was not removed");
+        }
+        _ => {}
+    }
+}

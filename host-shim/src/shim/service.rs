@@ -1,0 +1,409 @@
+//! The Task service: adapts requests to [`Task`] and [`Exec`], and answers back. v2 and v3 are the same
+//! messages under two names, so one implementation is registered twice.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+use containerd_shim_protos::{
+    api::{
+        CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+        StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    events::task::{TaskCreate, TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
+    shim_async::{self, create_task},
+};
+use tokio::sync::{Mutex, Notify};
+use ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
+
+use super::{
+    TaskError,
+    events::{task_io, timestamp},
+    process::{Exec, ExecPhase},
+    task::{Environment, Request, Stdio, Task},
+};
+use crate::{
+    names::ExecId,
+    rootfs::RootMount,
+    sandbox::{Ended, Kill, Phase},
+};
+
+/// The name under which containerd 2 calls.
+const V3: &str = "containerd.task.v3.Task";
+
+/// The name under which containerd 1 calls.
+const V2: &str = "containerd.task.v2.Task";
+
+/// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
+/// poweroff; image builders use them as stop signals).
+const TERMINATE: [u32; 5] = [15, 2, 30, 37, 38];
+const SIGKILL: u32 = 9;
+
+/// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
+const MEANINGLESS: [u32; 2] = [28, 18];
+
+/// The service of one shim.
+#[derive(Debug)]
+pub struct Service {
+    environment: Environment,
+    task: RwLock<Option<Arc<Task>>>,
+    /// One Create or Delete at a time.
+    changing: Mutex<()>,
+    shutdown: Arc<Notify>,
+}
+
+type Result<T> = ttrpc::Result<T>;
+
+impl Service {
+    /// A service without a task. `shutdown` is notified when containerd is done with us.
+    pub fn new(environment: Environment, shutdown: Arc<Notify>) -> Self {
+        Self { environment, task: RwLock::default(), changing: Mutex::default(), shutdown }
+    }
+
+    /// The services to register: the same one under both names.
+    pub fn methods(self: &Arc<Self>) -> HashMap<String, TtrpcService> {
+        let service = || Arc::clone(self) as Arc<dyn shim_async::Task + Send + Sync>;
+        let mut both = create_task(service());
+        if let Some(v2) = create_task(service()).remove(V3) {
+            both.insert(V2.to_owned(), v2);
+        }
+        both
+    }
+
+    fn current(&self) -> Option<Arc<Task>> {
+        self.task.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, task: Option<Arc<Task>>) {
+        *self.task.write().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    fn task(&self, id: &str) -> std::result::Result<Arc<Task>, TaskError> {
+        let missing = || TaskError::NotFound(format!("container {id}"));
+        self.current().filter(|task| task.id.as_str() == id).ok_or_else(missing)
+    }
+}
+
+fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
+    request
+        .rootfs
+        .iter()
+        .map(|mount| RootMount {
+            kind: mount.type_.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        })
+        .collect()
+}
+
+fn status(phase: Phase, paused: bool) -> Status {
+    match phase {
+        Phase::Created | Phase::Launching | Phase::Booting | Phase::Provisioning => Status::CREATED,
+        Phase::Running if paused => Status::PAUSED,
+        // Until its end is known it runs: containerd takes "stopped" for "the status is final".
+        Phase::Running | Phase::PoweringOff | Phase::Ending | Phase::Cleaning => Status::RUNNING,
+        Phase::Stopped => Status::STOPPED,
+    }
+}
+
+fn stdio_of(response: &mut StateResponse, stdio: &Stdio) {
+    response.stdin = stdio.stdin.clone();
+    response.stdout = stdio.stdout.clone();
+    response.stderr = stdio.stderr.clone();
+    response.terminal = stdio.terminal;
+}
+
+fn ended_of(response: &mut StateResponse, ended: &Ended) {
+    response.exit_status = ended.exit.status;
+    response.exited_at = timestamp(ended.at);
+}
+
+#[async_trait]
+impl shim_async::Task for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> Result<CreateTaskResponse> {
+        let _changing = self.changing.lock().await;
+        if !request.checkpoint.is_empty() {
+            return Err(TaskError::Unsupported("Create from a checkpoint").into());
+        }
+        if let Some(task) = self.current() {
+            let error = if task.id.as_str() == request.id {
+                TaskError::Exists(format!("container {}", request.id))
+            } else {
+                TaskError::State(format!(
+                    "container {} has this shim: an instance is a machine of its own",
+                    task.id
+                ))
+            };
+            return Err(error.into());
+        }
+        let stdio = Stdio {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let task = Task::create(
+            &self.environment,
+            Request {
+                id: request.id.clone(),
+                bundle: request.bundle.clone().into(),
+                mounts: mounts(&request),
+                stdio: stdio.clone(),
+            },
+        )
+        .await?;
+        let pid = task.pid();
+        self.set(Some(Arc::new(task)));
+        self.environment.publisher.publish(&TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: task_io(&stdio),
+            pid,
+            ..TaskCreate::default()
+        });
+        Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Result<StartResponse> {
+        let task = self.task(&request.id)?;
+        let pid = if request.exec_id.is_empty() {
+            task.sandbox.start().await.map_err(TaskError::from)?
+        } else {
+            let exec = task.exec(&request.exec_id)?;
+            exec.start(&task.sandbox, &self.environment.publisher).await?
+        };
+        Ok(StartResponse { pid, ..StartResponse::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Result<DeleteResponse> {
+        let _changing = self.changing.lock().await;
+        let task = self.task(&request.id)?;
+        let pid = task.pid();
+        let ended = if request.exec_id.is_empty() {
+            let ended = task.delete().await?;
+            self.set(None);
+            self.environment.publisher.publish(&TaskDelete {
+                container_id: request.id,
+                pid,
+                exit_status: ended.exit.status,
+                exited_at: timestamp(ended.at),
+                ..TaskDelete::default()
+            });
+            ended
+        } else {
+            let ended = match task.exec(&request.exec_id)?.phase() {
+                ExecPhase::Stopped(ended) => ended,
+                ExecPhase::Created => Ended {
+                    exit: crate::sandbox::Exit { status: 0, reason: "never started".into() },
+                    at: std::time::SystemTime::now(),
+                },
+                ExecPhase::Running => {
+                    return Err(
+                        TaskError::State(format!("exec {} still runs", request.exec_id)).into()
+                    );
+                }
+            };
+            task.remove_exec(&request.exec_id);
+            ended
+        };
+        Ok(DeleteResponse {
+            pid,
+            exit_status: ended.exit.status,
+            exited_at: timestamp(ended.at),
+            ..DeleteResponse::default()
+        })
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Result<StateResponse> {
+        let task = self.task(&request.id)?;
+        let view = task.sandbox.view();
+        let mut response = StateResponse {
+            id: request.id,
+            bundle: task.bundle.to_string_lossy().into_owned(),
+            pid: view.pid,
+            exec_id: request.exec_id.clone(),
+            ..StateResponse::default()
+        };
+        if request.exec_id.is_empty() {
+            stdio_of(&mut response, &task.stdio);
+            response.status = status(view.phase, view.paused).into();
+            if let Some(ended) = &view.ended {
+                ended_of(&mut response, ended);
+            }
+        } else {
+            let exec = task.exec(&request.exec_id)?;
+            stdio_of(&mut response, exec.stdio());
+            response.status = match exec.phase() {
+                ExecPhase::Created => Status::CREATED,
+                ExecPhase::Running => Status::RUNNING,
+                ExecPhase::Stopped(ended) => {
+                    ended_of(&mut response, &ended);
+                    Status::STOPPED
+                }
+            }
+            .into();
+        }
+        Ok(response)
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Result<PidsResponse> {
+        let task = self.task(&request.id)?;
+        // Never an empty list while the task is known: containerd would take it for leaked.
+        let process = ProcessInfo { pid: task.pid(), ..ProcessInfo::default() };
+        Ok(PidsResponse { processes: vec![process], ..PidsResponse::default() })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Result<Empty> {
+        self.freeze(&request.id, true).await?;
+        let container_id = request.id;
+        let event = TaskPaused { container_id, ..TaskPaused::default() };
+        self.environment.publisher.publish(&event);
+        Ok(Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Result<Empty> {
+        self.freeze(&request.id, false).await?;
+        let container_id = request.id;
+        let event = TaskResumed { container_id, ..TaskResumed::default() };
+        self.environment.publisher.publish(&event);
+        Ok(Empty::new())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> Result<Empty> {
+        Err(TaskError::Unsupported("Checkpoint").into())
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Result<Empty> {
+        let task = self.task(&request.id)?;
+        if !request.exec_id.is_empty() {
+            let exec = task.exec(&request.exec_id)?;
+            if exec.phase() != ExecPhase::Running {
+                return Err(TaskError::NotFound(format!(
+                    "running process of exec {}",
+                    request.exec_id
+                ))
+                .into());
+            }
+            let id = ExecId::try_from(request.exec_id.as_str()).map_err(TaskError::from)?;
+            let agent = task.sandbox.agent();
+            agent.signal(&task.id, Some(&id), request.signal).await.map_err(TaskError::from)?;
+            return Ok(Empty::new());
+        }
+        if task.sandbox.view().phase == Phase::Stopped {
+            return Err(TaskError::NotFound(format!("running container {}", task.id)).into());
+        }
+        match request.signal {
+            SIGKILL => task.sandbox.kill(Kill::Now),
+            signal if TERMINATE.contains(&signal) => task.sandbox.kill(Kill::Terminate),
+            signal if MEANINGLESS.contains(&signal) => {}
+            signal => {
+                return Err(TaskError::Invalid(format!(
+                    "signal {signal} means nothing to a machine: use SIGTERM or SIGKILL"
+                ))
+                .into());
+            }
+        }
+        Ok(Empty::new())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Result<Empty> {
+        let task = self.task(&request.id)?;
+        let id = ExecId::try_from(request.exec_id.as_str()).map_err(TaskError::from)?;
+        let stdio = Stdio {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let exec = Exec::new(task.id.clone(), id.clone(), stdio, &request.spec)?;
+        task.add_exec(id, exec)?;
+        self.environment.publisher.publish(&TaskExecAdded {
+            container_id: request.id,
+            exec_id: request.exec_id,
+            ..TaskExecAdded::default()
+        });
+        Ok(Empty::new())
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Result<Empty> {
+        let task = self.task(&request.id)?;
+        // An instance has no terminal of its own: its stdout is its journal.
+        if !request.exec_id.is_empty() {
+            task.exec(&request.exec_id)?;
+            let id = ExecId::try_from(request.exec_id.as_str()).map_err(TaskError::from)?;
+            let (rows, columns) = (request.height, request.width);
+            let resized = task.sandbox.agent().resize(&task.id, &id, rows, columns).await;
+            resized.map_err(TaskError::from)?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Result<Empty> {
+        let task = self.task(&request.id)?;
+        if !request.exec_id.is_empty() && request.stdin {
+            task.exec(&request.exec_id)?.close_stdin();
+        }
+        Ok(Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> Result<Empty> {
+        Err(TaskError::Unsupported("Update").into())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Result<WaitResponse> {
+        let task = self.task(&request.id)?;
+        let ended = if request.exec_id.is_empty() {
+            task.sandbox.wait().await
+        } else {
+            task.exec(&request.exec_id)?.wait().await
+        };
+        Ok(WaitResponse {
+            exit_status: ended.exit.status,
+            exited_at: timestamp(ended.at),
+            ..WaitResponse::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> Result<StatsResponse> {
+        Err(TaskError::Unsupported("Stats").into())
+    }
+
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Result<ConnectResponse> {
+        let task_pid = self.current().filter(|t| t.id.as_str() == request.id).map(|t| t.pid());
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: task_pid.unwrap_or_default(),
+            version: seed_protocol::version::SEED.to_owned(),
+            ..ConnectResponse::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> Result<Empty> {
+        if request.now || self.current().is_none() {
+            self.shutdown.notify_one();
+        }
+        Ok(Empty::new())
+    }
+}
+
+impl Service {
+    async fn freeze(&self, id: &str, pause: bool) -> std::result::Result<(), TaskError> {
+        let task = self.task(id)?;
+        if task.sandbox.view().phase != Phase::Running {
+            return Err(TaskError::State(format!("container {id} does not run")));
+        }
+        task.sandbox.pause(pause).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! The `start` command: makes a server for the bundle in the working directory, waits until it listens, and
+//! gives its address in the form that this containerd understands.
+//!
+//! | containerd | tells itself by | answer |
+//! |---|---|---|
+//! | 1.6 | no `MAX_SHIM_VERSION` | the bare address |
+//! | 1.7, 2.0 to 2.2 | `MAX_SHIM_VERSION` | JSON, version 2 |
+//! | 2.3 and later | `BootstrapParams` on stdin | `BootstrapResult`, version 3 |
+
+use std::{
+    env, fs, io,
+    io::Read,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use containerd_shim_protos::{
+    bootstrap_api::{BootstrapParams, BootstrapResult},
+    protobuf::{Message, well_known_types::any::Any},
+};
+use serde_json::json;
+use thiserror::Error;
+
+use super::{
+    cli::Target,
+    options::{self, OptionsError},
+    serve::READY,
+    state_file::{StateFile, StateFileError},
+};
+use crate::{
+    config::{Config, ConfigError},
+    paths::Paths,
+};
+
+/// The longest input that is read. Options are small.
+const MAX_STDIN_BYTES: u64 = 1 << 20;
+
+/// The file that containerd 1.6 reads instead of asking again.
+const ADDRESS_FILE: &str = "address";
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The options.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] StateFileError),
+    /// A system call.
+    #[error("{what} failed")]
+    Io {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server ended at once.
+    #[error("the shim ended at its start: {0}")]
+    Ended(String),
+}
+
+/// The form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Bare,
+    Json,
+    Bootstrap,
+}
+
+/// Makes the server, or finds it. Returns what is to be printed.
+pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
+    let wrap = |what| move |source| StartError::Io { what, source };
+    let bundle = env::current_dir().map_err(wrap("reading the working directory"))?;
+    let mut input = Vec::new();
+    let stdin = io::stdin().lock().take(MAX_STDIN_BYTES);
+    { stdin }.read_to_end(&mut input).map_err(wrap("reading the options"))?;
+    let (bootstrap, options) = read_input(&input, target);
+    let config_path = options.as_ref().map(options::config_path).transpose()?.flatten();
+    let config = Config::load(config_path.as_deref().map(Path::new))?;
+    let socket = Paths::new(&config).task_socket(&target.namespace, &target.id, &target.address);
+    if UnixStream::connect(&socket).is_err() {
+        StateFile { config, socket: socket.clone() }.write(&bundle)?;
+        spawn(target, &bundle)?;
+    }
+    let address = format!("unix://{}", socket.display());
+    fs::write(bundle.join(ADDRESS_FILE), &address).map_err(wrap("writing the address file"))?;
+    let form = match (bootstrap, env::var_os("MAX_SHIM_VERSION")) {
+        (true, _) => Form::Bootstrap,
+        (false, Some(_)) => Form::Json,
+        (false, None) => Form::Bare,
+    };
+    answer(form, &address)
+}
+
+/// Whether the input is the bootstrap protocol's, and the options in it.
+fn read_input(input: &[u8], target: &Target) -> (bool, Option<Any>) {
+    if let Ok(params) = BootstrapParams::parse_from_bytes(input)
+        && params.instance_id == target.id.as_str()
+        && params.namespace == target.namespace.as_str()
+    {
+        let ours = |any: &Any| any.type_url.rsplit('/').next() == Some(options::TYPE_URL);
+        let mut values = params.extensions.into_iter().filter_map(|e| e.value.into_option());
+        return (true, values.find(ours));
+    }
+    (false, Any::parse_from_bytes(input).ok().filter(|any| !any.type_url.is_empty()))
+}
+
+fn answer(form: Form, address: &str) -> Result<Vec<u8>, StartError> {
+    let protocol = "ttrpc";
+    match form {
+        Form::Bare => Ok(address.as_bytes().to_vec()),
+        Form::Json => {
+            let answer = json!({"version": 2, "address": address, "protocol": protocol});
+            Ok(answer.to_string().into_bytes())
+        }
+        Form::Bootstrap => {
+            let result = BootstrapResult {
+                version: 3,
+                address: address.to_owned(),
+                protocol: protocol.to_owned(),
+                ..BootstrapResult::default()
+            };
+            result.write_to_bytes().map_err(|error| StartError::Io {
+                what: "encoding the answer",
+                source: io::Error::other(error),
+            })
+        }
+    }
+}
+
+fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
+    let wrap = |what| move |source| StartError::Io { what, source };
+    let program: PathBuf = env::current_exe().map_err(wrap("finding this program"))?;
+    let mut command = Command::new(program);
+    command
+        .args(["-namespace", target.namespace.as_str(), "-id", target.id.as_str()])
+        .args(["-address", target.address.as_str()])
+        .args(target.debug.then_some("-debug"))
+        .arg("serve")
+        .current_dir(bundle)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(wrap("starting the shim"))?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.as_mut() {
+        // Ends with the pipe: the server closes it when it listens, or by dying.
+        stdout.read_to_string(&mut said).map_err(wrap("waiting for the shim"))?;
+    }
+    if said == READY {
+        return Ok(());
+    }
+    let mut why = String::new();
+    if let Some(stderr) = child.stderr.as_mut() {
+        stderr.read_to_string(&mut why).map_err(wrap("waiting for the shim"))?;
+    }
+    let _ = child.wait();
+    Err(StartError::Ended(why.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim_protos::bootstrap_api::Extension;
+
+    use super::*;
+    use crate::names::{ContainerId, Namespace};
+
+    fn target() -> Target {
+        Target {
+            namespace: Namespace::try_from("default").unwrap(),
+            id: ContainerId::try_from("demo").unwrap(),
+            address: String::new(),
+            bundle: None,
+            debug: false,
+        }
+    }
+
+    #[test]
+    fn every_containerd_gets_the_answer_that_it_reads() {
+        let address = "unix:///run/seed/s/abc";
+        assert_eq!(answer(Form::Bare, address).unwrap(), address.as_bytes());
+        let json: serde_json::Value =
+            serde_json::from_slice(&answer(Form::Json, address).unwrap()).unwrap();
+        assert_eq!(json["version"], 2);
+        assert_eq!(json["protocol"], "ttrpc");
+        let bytes = answer(Form::Bootstrap, address).unwrap();
+        assert_eq!(BootstrapResult::parse_from_bytes(&bytes).unwrap().address, address);
+    }
+
+    #[test]
+    fn options_are_found_in_both_kinds_of_input() {
+        let any = options::with_config_path("/c.toml");
+        let (bootstrap, found) = read_input(&any.write_to_bytes().unwrap(), &target());
+        assert_eq!((bootstrap, found.as_ref()), (false, Some(&any)));
+        let params = BootstrapParams {
+            instance_id: "demo".into(),
+            namespace: "default".into(),
+            extensions: vec![Extension { value: Some(any.clone()).into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let (bootstrap, found) = read_input(&params.write_to_bytes().unwrap(), &target());
+        assert_eq!((bootstrap, found), (true, Some(any)));
+        assert_eq!(read_input(b"", &target()), (false, None));
+    }
+}

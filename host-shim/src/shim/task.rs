@@ -1,0 +1,202 @@
+//! The one instance of a shim, as containerd's Task API sees it: made from a bundle, started, waited for,
+//! deleted. Validation is complete before anything is started, and a failed Create leaves nothing.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{
+    TaskError,
+    events::{Publisher, TaskObserver},
+    instance::Instance,
+    process::Exec,
+};
+use crate::{
+    config::Config,
+    logs::fifo::Output,
+    management,
+    names::{ContainerId, ExecId, Namespace},
+    paths::{InstancePaths, Paths},
+    rootfs::{RootMount, Rootfs},
+    sandbox::{Ended, Kill, Parts, Phase, Sandbox},
+    spec::{self, Bundle, Cpu, Inputs},
+    tpm::StateDir,
+    vmm::Vmm,
+};
+
+/// More execs than this at once are refused.
+const MAX_EXECS: usize = 512;
+
+/// Where streams of a process go: paths of FIFOs, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stdio {
+    /// Input.
+    pub stdin: String,
+    /// Output, or the terminal.
+    pub stdout: String,
+    /// Errors.
+    pub stderr: String,
+    /// There is a terminal.
+    pub terminal: bool,
+}
+
+/// What Create is asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The container.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its root's mounts.
+    pub mounts: Vec<RootMount>,
+    /// Its streams.
+    pub stdio: Stdio,
+}
+
+/// What a task needs of its shim.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The containerd namespace.
+    pub namespace: Namespace,
+    /// The configuration.
+    pub config: Config,
+    /// What runs VMs.
+    pub vmm: Arc<dyn Vmm>,
+    /// Where events go.
+    pub publisher: Publisher,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct Task {
+    /// The container.
+    pub id: ContainerId,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Its VM.
+    pub sandbox: Sandbox,
+    paths: InstancePaths,
+    execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
+    management: Mutex<Option<management::Server>>,
+}
+
+impl Task {
+    /// Reads and checks everything that a start needs. Nothing runs yet.
+    pub async fn create(environment: &Environment, request: Request) -> Result<Self, TaskError> {
+        let created = Instant::now();
+        let Environment { namespace, config, vmm, publisher } = environment;
+        let Request { id, bundle: bundle_path, mounts, stdio } = request;
+        let id = ContainerId::try_from(id.as_str())?;
+        let paths = Paths::new(config).instance(namespace, &id);
+        vmm.check()?;
+        let bundle = Bundle::read(&bundle_path)?;
+        let tpm = StateDir::lock(&paths)?;
+        let rootfs = Rootfs::mount(&bundle.root, &mounts)?;
+        let spec = spec::build(&Inputs {
+            namespace,
+            id: &id,
+            paths: &paths,
+            bundle: &bundle,
+            rootfs: rootfs.path(),
+            accel: config.accel,
+            cpu: Cpu::look(),
+        })?;
+        let stdout = Output::open(&stdio.stdout)?;
+        make_dir(paths.run_dir())?;
+        let observer = TaskObserver { publisher: publisher.clone(), id: id.clone() };
+        let sandbox = Sandbox::create(Parts {
+            spec: Arc::new(spec),
+            vmm: Arc::clone(vmm),
+            tpm,
+            rootfs,
+            bundle: bundle_path.clone(),
+            stdout,
+            limits: config.limits.clone(),
+            observer: Arc::new(observer),
+            created,
+        });
+        let backend = Arc::new(Instance::new(sandbox.clone()));
+        let server = management::serve(&paths.management_socket(), backend).await?;
+        Ok(Self {
+            id,
+            bundle: bundle_path,
+            stdio,
+            sandbox,
+            paths,
+            execs: Mutex::default(),
+            management: Mutex::new(Some(server)),
+        })
+    }
+
+    /// The pid that stands for the task.
+    pub fn pid(&self) -> u32 {
+        self.sandbox.view().pid
+    }
+
+    /// Registers an exec.
+    pub fn add_exec(&self, id: ExecId, exec: Exec) -> Result<(), TaskError> {
+        if self.sandbox.view().phase != Phase::Running {
+            return Err(TaskError::State(format!("container {} does not run", self.id)));
+        }
+        let mut execs = lock(&self.execs);
+        if execs.contains_key(&id) {
+            return Err(TaskError::Exists(format!("exec {id} of container {}", self.id)));
+        }
+        if execs.len() >= MAX_EXECS {
+            return Err(TaskError::State(format!("container {} has {MAX_EXECS} execs", self.id)));
+        }
+        execs.insert(id, Arc::new(exec));
+        Ok(())
+    }
+
+    /// Finds an exec.
+    pub fn exec(&self, id: &str) -> Result<Arc<Exec>, TaskError> {
+        let missing = || TaskError::NotFound(format!("exec {id} of container {}", self.id));
+        let id = ExecId::try_from(id)?;
+        lock(&self.execs).get(&id).cloned().ok_or_else(missing)
+    }
+
+    /// Forgets an exec.
+    pub fn remove_exec(&self, id: &str) {
+        if let Ok(id) = ExecId::try_from(id) {
+            lock(&self.execs).remove(&id);
+        }
+    }
+
+    /// Ends a task that has ended or was never started, and removes what is left of it. Twice is harmless.
+    pub async fn delete(&self) -> Result<Ended, TaskError> {
+        match self.sandbox.view().phase {
+            Phase::Created => self.sandbox.kill(Kill::Now),
+            Phase::Stopped | Phase::Cleaning => {}
+            _ => return Err(TaskError::State(format!("container {} still runs", self.id))),
+        }
+        let ended = self.sandbox.wait().await;
+        let server = lock(&self.management).take();
+        if let Some(server) = server {
+            server.stop().await;
+        }
+        // `seed run` keeps its own files there; containerd's instances have none, and leave no folder.
+        let _ = fs::remove_dir(self.paths.run_dir());
+        Ok(ended)
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), TaskError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|source| TaskError::File { what: path.display().to_string(), source })
+}
+
+/// A lock whose holder panicked holds data that is as good as before: nothing in here is changed half-way.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
