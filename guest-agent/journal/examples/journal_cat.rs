@@ -49,7 +49,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     for problem in journal.problems() {
-        writeln!(io::stderr(), "{}: {:?}", problem.path.display(), problem.error)?;
+        writeln!(
+            io::stderr(),
+            "{}: {:?}",
+            problem.path.display(),
+            problem.error
+        )?;
     }
     Ok(())
 }
@@ -64,9 +69,15 @@ fn print_entry(out: &mut impl Write, stream: &[u8; 16], entry: &Entry<'_>) -> io
     )?;
     writeln!(out, "__REALTIME_TIMESTAMP={}", head.realtime_us)?;
     writeln!(out, "__MONOTONIC_TIMESTAMP={}", head.monotonic_us)?;
-    writeln!(out, "__SEQNUM={}\n__SEQNUM_ID={stream}\n_BOOT_ID={boot}", head.seqnum)?;
+    writeln!(
+        out,
+        "__SEQNUM={}\n__SEQNUM_ID={stream}\n_BOOT_ID={boot}",
+        head.seqnum
+    )?;
     for field in &entry.fields {
-        let Some((name, value)) = field.split() else { continue };
+        let Some((name, value)) = field.split() else {
+            continue;
+        };
         if name == b"_BOOT_ID" {
             continue;
         }
@@ -92,7 +103,9 @@ fn hexadecimal(id: &[u8; 16]) -> String {
 fn machine_id(text: &str) -> Result<[u8; 16], Box<dyn Error>> {
     let mut id = [0; 16];
     for (index, byte) in id.iter_mut().enumerate() {
-        let digits = text.get(index * 2..index * 2 + 2).ok_or("a machine id has 32 digits")?;
+        let digits = text
+            .get(index * 2..index * 2 + 2)
+            .ok_or("a machine id has 32 digits")?;
         *byte = u8::from_str_radix(digits, 16)?;
     }
     Ok(id)

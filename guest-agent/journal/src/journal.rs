@@ -191,7 +191,10 @@ impl Journal {
     /// Learns what changed in the directories and the active files.
     pub(crate) fn look(&mut self) {
         if self.directories.may_have_changed() {
-            self.slots.scan(&mut self.directories, &self.machine_id);
+            if self.slots.scan(&mut self.directories, &self.machine_id) {
+                // What the cursors stood on may be gone: the next position is checked by content.
+                self.reading = None;
+            }
         } else {
             self.slots.look_at_active();
         }

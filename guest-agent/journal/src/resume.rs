@@ -92,7 +92,7 @@ impl Resume {
             reset: false,
         };
         let stream = all.iter().find(|stream| stream.id == position.seqnum_id);
-        if continuing && stream.is_some() {
+        if continuing && stream.is_some_and(|stream| position.seqnum <= stream.tail_seqnum) {
             self.suspect = None;
             return Some(plain);
         }

@@ -218,8 +218,9 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Brings the list up to date with the directories. Files of other machines are not ours.
-    pub(crate) fn scan(&mut self, directories: &mut Directories, machine_id: &[u8; 16]) {
+    /// Brings the list up to date with the directories. Files of other machines are not ours. True when a
+    /// file that was known is gone.
+    pub(crate) fn scan(&mut self, directories: &mut Directories, machine_id: &[u8; 16]) -> bool {
         let names = directories.list(self.slots.iter().map(Slot::name));
         let mut old = std::mem::take(&mut self.slots);
         self.problems.clear();
@@ -240,41 +241,47 @@ impl Slots {
                 self.slots.extend(known);
                 continue;
             }
-            self.adopt(name, known, machine_id);
+            old.extend(self.adopt(name, known, machine_id));
         }
         self.sort();
+        !old.is_empty()
     }
 
-    fn adopt(&mut self, name: Name, known: Option<Slot>, machine_id: &[u8; 16]) {
+    /// Gives back what was known under this inode number when that is not the same file any more.
+    fn adopt(&mut self, name: Name, known: Option<Slot>, machine_id: &[u8; 16]) -> Option<Slot> {
         let header = match JournalFile::open(&name.path) {
             Ok(file) => file.header,
             Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 // Renamed or deleted since the listing. A known one is kept until the next listing decides.
                 self.slots.extend(known);
-                return;
+                return None;
             }
             Err(error) => {
                 self.problems.push((name, error));
-                return;
+                return known;
             }
         };
         if header.machine_id != *machine_id {
-            return;
+            return known;
         }
         match known {
             Some(mut slot) if slot.header.file_id == header.file_id => {
                 slot.name = name;
                 slot.header = header;
                 self.slots.push(slot);
+                None
             }
-            Some(_) | None => self.slots.push(Slot {
-                name,
-                header,
-                file: None,
-                serial: 0,
-                placed: false,
-                exhausted: false,
-            }),
+            other => {
+                self.slots.push(Slot {
+                    name,
+                    header,
+                    file: None,
+                    serial: 0,
+                    placed: false,
+                    exhausted: false,
+                });
+                other
+            }
         }
     }
 

@@ -1,0 +1,156 @@
+//! Reads and encodes a whole journal and prints one JSON object with what it cost, and the same for
+//! `journalctl` on the same files: `journal_bench PARENT MACHINE_ID [--peers]`. CPU seconds are the process's
+//! own (user and system), entries per CPU second follow from them.
+#![forbid(unsafe_code)]
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use seed_journal::{Journal, Mark, Position};
+use seed_protocol::journal::{BatchDecoder, BatchEncoder};
+
+const BATCH_BYTES: usize = 128 * 1024;
+
+struct Row {
+    name: String,
+    entries: u64,
+    cpu_seconds: f64,
+    wall_seconds: f64,
+    bytes: u64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (parent, id, peers) = match arguments.as_slice() {
+        [parent, id] => (parent, id, false),
+        [parent, id, flag] if flag == "--peers" => (parent, id, true),
+        _ => return Err("usage: journal_bench PARENT MACHINE_ID [--peers]".into()),
+    };
+    let mut rows = vec![encode(parent, id, false)?, encode(parent, id, true)?];
+    let entries = rows[0].entries;
+    if peers {
+        for form in ["cat", "export", "json"] {
+            rows.extend(journalctl(&PathBuf::from(parent).join(id), form, entries));
+        }
+    }
+    let private = private_kib()?;
+    let mut out = io::stdout().lock();
+    write!(out, "{{\"private_kib\": {private}, \"rows\": [")?;
+    for (index, row) in rows.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        write!(
+            out,
+            "{comma}{{\"name\": \"{}\", \"entries\": {}, \"cpu_s\": {:.3}, \"wall_s\": {:.3}, \"bytes\": {}, \
+             \"entries_per_cpu_s\": {:.0}}}",
+            row.name,
+            row.entries,
+            row.cpu_seconds,
+            row.wall_seconds,
+            row.bytes,
+            f64::from(u32::try_from(row.entries)?) / row.cpu_seconds,
+        )?;
+    }
+    writeln!(out, "]}}")?;
+    Ok(())
+}
+
+fn encode(parent: &str, id: &str, decode: bool) -> Result<Row, Box<dyn Error>> {
+    let begin = (Instant::now(), cpu_seconds("self")?);
+    let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
+    let mut position = Position::START;
+    let (mut entries, mut bytes, mut fields) = (0, 0, 0);
+    let mut batch = BatchEncoder::new(BATCH_BYTES);
+    loop {
+        let outcome = journal.read_after(&position, &mut batch)?;
+        let mark = batch.last().as_ref().map(Mark::from);
+        position = Position {
+            seqnum_id: outcome.seqnum_id,
+            seqnum: outcome.last,
+            mark,
+        };
+        entries += u64::from(outcome.count);
+        let block = batch.take();
+        bytes += block.len() as u64;
+        if decode {
+            let mut scratch = Vec::new();
+            let mut decoder = BatchDecoder::new(&block)?;
+            while decoder.read_into(&mut scratch)?.is_some() {
+                fields += scratch.len();
+            }
+        }
+        if outcome.caught_up {
+            break;
+        }
+    }
+    let name = if decode {
+        format!("encode and decode {fields} fields")
+    } else {
+        "encode".to_owned()
+    };
+    Ok(Row {
+        name,
+        entries,
+        cpu_seconds: cpu_seconds("self")? - begin.1,
+        wall_seconds: begin.0.elapsed().as_secs_f64(),
+        bytes,
+    })
+}
+
+/// None when there is no journalctl, or it fails.
+fn journalctl(directory: &PathBuf, form: &str, entries: u64) -> Option<Row> {
+    let begin = Instant::now();
+    let mut child = Command::new("journalctl")
+        .args(["--quiet", "--no-pager", "--output", form, "--directory"])
+        .arg(directory)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let bytes = io::copy(child.stdout.as_mut()?, &mut io::sink()).ok()?;
+    // Its output is at its end, its process still there: its times can be read.
+    let cpu_seconds = cpu_seconds(&child.id().to_string()).ok()?;
+    let status = child.wait().ok()?;
+    let wall_seconds = begin.elapsed().as_secs_f64();
+    let name = format!("journalctl -o {form}");
+    status.success().then_some(Row {
+        name,
+        entries,
+        cpu_seconds,
+        wall_seconds,
+        bytes,
+    })
+}
+
+/// The first field of schedstat is the time on a CPU in nanoseconds.
+fn cpu_seconds(process: &str) -> Result<f64, Box<dyn Error>> {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat"))?;
+    let nanoseconds: f64 = text.split(' ').next().ok_or("empty schedstat")?.parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
+fn private_kib() -> Result<u64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("Private_Dirty:"))
+        .ok_or("no line")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
+}
+
+fn machine_id(text: &str) -> Result<[u8; 16], Box<dyn Error>> {
+    let mut id = [0; 16];
+    for (index, byte) in id.iter_mut().enumerate() {
+        let digits = text
+            .get(index * 2..index * 2 + 2)
+            .ok_or("a machine id has 32 digits")?;
+        *byte = u8::from_str_radix(digits, 16)?;
+    }
+    Ok(id)
+}

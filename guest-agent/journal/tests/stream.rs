@@ -1,0 +1,431 @@
+//! What journald does to its files while they are read: rotation, deletion, the flush from /run to /var, a killed VM, a
+//! restored snapshot, lost state, split files. The writer in `common` plays journald.
+
+mod common;
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use common::{Got, MACHINE, read_from, writer::Writer};
+use seed_journal::{Gap, GapReason, Journal, Position, ReadOutcome};
+use seed_protocol::journal::EntryHead;
+
+const PERSISTENT: [u8; 16] = [0xaa; 16];
+const VOLATILE: [u8; 16] = [0xbb; 16];
+const OTHER: [u8; 16] = [0xcc; 16];
+
+/// Two parents, as /var/log/journal and /run/log/journal.
+struct Machine {
+    folder: tempfile::TempDir,
+    files: u8,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for parent in ["var", "run"] {
+            fs::create_dir_all(folder.path().join(parent).join("5eed".repeat(8))).unwrap();
+        }
+        Self { folder, files: 0 }
+    }
+
+    fn path(&self, parent: &str, name: &str) -> PathBuf {
+        self.folder
+            .path()
+            .join(parent)
+            .join("5eed".repeat(8))
+            .join(name)
+    }
+
+    fn create(&mut self, parent: &str, name: &str, seqnum_id: [u8; 16]) -> Writer {
+        self.files += 1;
+        Writer::create(
+            &self.path(parent, name),
+            self.files.is_multiple_of(2),
+            seqnum_id,
+            self.files,
+        )
+    }
+
+    fn journal(&self) -> Journal {
+        let parents = ["var", "run"].map(|parent| self.folder.path().join(parent));
+        Journal::open(&parents, MACHINE)
+    }
+}
+
+/// Entry `number` of boot `boot`; the same arguments are the same entry, whatever its seqnum.
+fn head(seqnum: u64, boot: u8, number: u64) -> EntryHead {
+    EntryHead {
+        seqnum,
+        realtime_us: 1_000_000 * u64::from(boot) + number,
+        monotonic_us: number,
+        boot_id: [boot; 16],
+        xor_hash: number.wrapping_mul(77) ^ u64::from(boot),
+    }
+}
+
+fn append(writer: &mut Writer, seqnum: u64, boot: u8, number: u64) {
+    let message = format!("MESSAGE=boot {boot} entry {number}");
+    let unit = format!("_SYSTEMD_UNIT=unit{}.service", number % 3);
+    writer.append(
+        &head(seqnum, boot, number),
+        &[message.as_bytes(), unit.as_bytes(), b"_UID=0"],
+    );
+}
+
+fn messages(got: &[Got]) -> Vec<String> {
+    got.iter().map(Got::message).collect()
+}
+
+fn expected(boot: u8, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
+    numbers
+        .into_iter()
+        .map(|number| format!("boot {boot} entry {number}"))
+        .collect()
+}
+
+/// Reads all there is, as a caller does: waits and asks again while nothing comes.
+fn read(journal: &mut Journal, position: &mut Position) -> (Vec<String>, Vec<ReadOutcome>) {
+    let (mut got, mut outcomes) = read_from(journal, position, 4096);
+    while got.is_empty() && journal.wait_for_change(Duration::from_millis(400)) {
+        (got, outcomes) = read_from(journal, position, 4096);
+    }
+    (messages(&got), outcomes)
+}
+
+fn gaps(outcomes: &[ReadOutcome]) -> Vec<Gap> {
+    outcomes.iter().filter_map(|outcome| outcome.gap).collect()
+}
+
+fn was_reset(outcomes: &[ReadOutcome]) -> bool {
+    outcomes.iter().any(|outcome| outcome.reset)
+}
+
+#[test]
+fn a_journal_that_comes_later_is_read_from_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = folder.path().join("log");
+    let mut journal = Journal::open(std::slice::from_ref(&parent), MACHINE);
+    let mut position = Position::START;
+    assert_eq!(read(&mut journal, &mut position).0, Vec::<String>::new());
+    let directory = parent.join("5eed".repeat(8));
+    fs::create_dir_all(&directory).unwrap();
+    let mut writer = Writer::create(&directory.join("system.journal"), true, PERSISTENT, 1);
+    assert_eq!(read(&mut journal, &mut position).0, Vec::<String>::new());
+    append(&mut writer, 1, 1, 1);
+    assert!(journal.wait_for_change(Duration::from_secs(5)));
+    assert_eq!(read(&mut journal, &mut position).0, expected(1, [1]));
+}
+
+#[test]
+fn each_appended_entry_is_seen_once() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    for number in 1..200 {
+        append(&mut writer, number, 1, number);
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!(got, expected(1, [number]));
+        assert_eq!(outcomes[0].tail_seqnum, number);
+    }
+}
+
+#[test]
+fn rotation_is_not_noticed_by_the_caller() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    let mut all = Vec::new();
+    for number in 1..=120 {
+        append(&mut writer, number, 1, number);
+        if number % 7 == 0 {
+            writer.archive(&machine.path("var", &format!("system@{number}.journal")));
+            writer = machine.create("var", "system.journal", PERSISTENT);
+        }
+        if number % 5 == 0 {
+            let (got, outcomes) = read(&mut journal, &mut position);
+            assert_eq!((gaps(&outcomes), was_reset(&outcomes)), (vec![], false));
+            all.extend(got);
+        }
+    }
+    assert_eq!(all, expected(1, 1..=120));
+    let again = read(&mut machine.journal(), &mut Position::START.clone()).0;
+    assert_eq!(again, all);
+}
+
+#[test]
+fn a_deleted_file_is_an_exact_gap() {
+    let mut machine = Machine::new();
+    let mut position = Position::START;
+    let mut journal = machine.journal();
+    for file in 0..5 {
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        for number in file * 10 + 1..=file * 10 + 10 {
+            append(&mut writer, number, 1, number);
+        }
+        if file == 0 {
+            assert_eq!(read(&mut journal, &mut position).0.len(), 10);
+        }
+        writer.archive(&machine.path("var", &format!("system@{file}.journal")));
+    }
+    position = Position {
+        seqnum: 4,
+        mark: None,
+        ..position
+    };
+    fs::remove_file(machine.path("var", "system@1.journal")).unwrap();
+    fs::remove_file(machine.path("var", "system@3.journal")).unwrap();
+    let (got, outcomes) = read(&mut journal, &mut position);
+    assert_eq!(got, expected(1, (5..=10).chain(21..=30).chain(41..=50)));
+    let gap = |from, to| Gap {
+        from,
+        to,
+        reason: GapReason::Vacuumed,
+    };
+    assert_eq!(gaps(&outcomes), [gap(11, 20), gap(31, 40)]);
+    assert_eq!(gaps(&outcomes)[0].count(), 10);
+}
+
+#[test]
+fn files_that_share_numbers_are_merged() {
+    let mut machine = Machine::new();
+    let mut system = machine.create("var", "system.journal", PERSISTENT);
+    let mut user = machine.create("var", "user-1000.journal", PERSISTENT);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    let mut all = Vec::new();
+    for number in 1..=300 {
+        let writer = if number * number % 7 < 3 {
+            &mut system
+        } else {
+            &mut user
+        };
+        append(writer, number, 1, number);
+        if number % 11 == 0 {
+            let (got, outcomes) = read(&mut journal, &mut position);
+            assert_eq!(gaps(&outcomes), vec![]);
+            all.extend(got);
+        }
+    }
+    all.extend(read(&mut journal, &mut position).0);
+    assert_eq!(all, expected(1, 1..=300));
+}
+
+#[test]
+fn the_flush_from_run_to_var_loses_and_doubles_nothing() {
+    // With and without an older journal in /var, and with a reader that was restarted meanwhile.
+    for (history, restart) in [(0, false), (25, false), (25, true)] {
+        let mut machine = Machine::new();
+        let mut persistent = machine.create("var", "system.journal", PERSISTENT);
+        for number in 1..=history {
+            append(&mut persistent, number, 1, number);
+        }
+        let mut journal = machine.journal();
+        let mut position = Position::START;
+        assert_eq!(
+            read(&mut journal, &mut position).0,
+            expected(1, 1..=history)
+        );
+
+        let mut volatile = machine.create("run", "system.journal", VOLATILE);
+        for number in 1..=30 {
+            append(&mut volatile, number, 2, number);
+        }
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!(got, expected(2, 1..=30));
+        assert!(!was_reset(&outcomes));
+        assert_eq!(position.seqnum_id, VOLATILE);
+        for number in 31..=34 {
+            append(&mut volatile, number, 2, number);
+        }
+        // journald copies, deletes /run's file, and goes on in /var.
+        for number in 1..=34 {
+            append(&mut persistent, history + number, 2, number);
+        }
+        drop(volatile);
+        fs::remove_dir_all(machine.folder.path().join("run")).unwrap();
+        append(&mut persistent, history + 35, 2, 35);
+        if restart {
+            journal = machine.journal();
+        }
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!(got, expected(2, 31..=35));
+        assert_eq!((was_reset(&outcomes), gaps(&outcomes)), (false, vec![]));
+        assert_eq!(
+            (position.seqnum_id, position.seqnum),
+            (PERSISTENT, history + 35)
+        );
+    }
+}
+
+#[test]
+fn a_read_in_the_middle_of_the_flush_doubles_nothing() {
+    let mut machine = Machine::new();
+    let mut persistent = machine.create("var", "system.journal", PERSISTENT);
+    append(&mut persistent, 1, 1, 1);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    assert_eq!(read(&mut journal, &mut position).0, expected(1, [1]));
+    // The reader comes when half of /run's entries are in /var already.
+    let mut volatile = machine.create("run", "system.journal", VOLATILE);
+    for number in 1..=20 {
+        append(&mut volatile, number, 2, number);
+    }
+    for number in 1..=10 {
+        append(&mut persistent, 1 + number, 2, number);
+    }
+    assert_eq!(read(&mut journal, &mut position).0, expected(2, 1..=10));
+    assert_eq!(read(&mut journal, &mut position).0, expected(2, 11..=20));
+    for number in 11..=20 {
+        append(&mut persistent, 1 + number, 2, number);
+    }
+    fs::remove_dir_all(machine.folder.path().join("run")).unwrap();
+    assert_eq!(read(&mut journal, &mut position).0, Vec::<String>::new());
+    append(&mut persistent, 22, 2, 21);
+    assert_eq!(read(&mut journal, &mut position).0, expected(2, [21]));
+}
+
+#[test]
+fn numbers_that_a_killed_machine_gives_out_again_are_told_by_content() {
+    // 40 entries were delivered, 30 of them survived on the disk; the next boot writes 5 or 25 of its own.
+    for (new, restart) in [(5, false), (5, true), (25, false), (25, true)] {
+        let mut machine = Machine::new();
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        for number in 1..=40 {
+            append(&mut writer, number, 1, number);
+        }
+        let mut journal = machine.journal();
+        let mut position = Position::START;
+        assert_eq!(read(&mut journal, &mut position).0.len(), 40);
+        drop(writer);
+        fs::remove_file(machine.path("var", "system.journal")).unwrap();
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        for number in 1..=30 {
+            append(&mut writer, number, 1, number);
+        }
+        for number in 1..=new {
+            append(&mut writer, 30 + number, 2, number);
+        }
+        if restart {
+            journal = machine.journal();
+        }
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!(got, expected(2, 1..=new));
+        assert!(was_reset(&outcomes));
+        append(&mut writer, 31 + new, 2, new + 1);
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!((got, was_reset(&outcomes)), (expected(2, [new + 1]), false));
+    }
+}
+
+#[test]
+fn a_restored_snapshot_goes_on_with_what_was_logged_since() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    for number in 1..=40 {
+        append(&mut writer, number, 1, number);
+    }
+    let mut position = Position::START;
+    assert_eq!(read(&mut machine.journal(), &mut position).0.len(), 40);
+    drop(writer);
+    fs::remove_file(machine.path("var", "system.journal")).unwrap();
+    // Back to entry 30 of the same boot; the clock was set since.
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    for number in 1..=30 {
+        append(&mut writer, number, 1, number);
+    }
+    for number in 31..=45 {
+        let since = EntryHead {
+            realtime_us: 5_000_000 + number,
+            xor_hash: 1,
+            ..head(number, 1, number)
+        };
+        writer.append(&since, &[format!("MESSAGE=since {number}").as_bytes()]);
+    }
+    let (got, outcomes) = read(&mut machine.journal(), &mut position);
+    assert_eq!(
+        got,
+        (31..=45)
+            .map(|number| format!("since {number}"))
+            .collect::<Vec<_>>()
+    );
+    assert!(was_reset(&outcomes));
+}
+
+#[test]
+fn a_new_writer_is_a_reset_and_read_from_its_beginning() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    append(&mut writer, 1, 1, 1);
+    append(&mut writer, 2, 1, 2);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    assert_eq!(read(&mut journal, &mut position).0, expected(1, 1..=2));
+    append(&mut writer, 3, 1, 3);
+    writer.archive(&machine.path("var", "system@old.journal"));
+    let mut writer = machine.create("var", "system.journal", OTHER);
+    append(&mut writer, 7, 2, 1);
+    let (got, outcomes) = read(&mut journal, &mut position);
+    // What is left of the old writer comes first.
+    assert_eq!((got, was_reset(&outcomes)), (expected(1, [3]), false));
+    let (got, outcomes) = read(&mut journal, &mut position);
+    assert_eq!((got, was_reset(&outcomes)), (expected(2, [1]), true));
+    // All state lost, nothing of the known boots is left, no mark is known.
+    fs::remove_file(machine.path("var", "system@old.journal")).unwrap();
+    let mut unknown = Position {
+        seqnum_id: [1; 16],
+        seqnum: 99,
+        mark: None,
+    };
+    let (got, outcomes) = read(&mut journal, &mut unknown);
+    assert_eq!((got, was_reset(&outcomes)), (expected(2, [1]), true));
+}
+
+#[test]
+fn the_same_position_asked_twice_gives_the_same_answer() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    for number in 1..=50 {
+        append(&mut writer, number, 1, number);
+    }
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    let first = read(&mut journal, &mut position).0;
+    for after in [0, 49, 20, 50, 21] {
+        let mut again = Position {
+            seqnum: after,
+            mark: None,
+            ..position
+        };
+        assert_eq!(
+            read(&mut journal, &mut again).0,
+            first[usize::try_from(after).unwrap()..]
+        );
+    }
+}
+
+#[test]
+fn waiting_ends_with_the_change_and_not_without() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    append(&mut writer, 1, 1, 1);
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    read(&mut journal, &mut position);
+    // The listing is done once more when the directory had just changed.
+    while journal.wait_for_change(Duration::from_millis(30)) {
+        read(&mut journal, &mut position);
+    }
+    assert!(!journal.wait_for_change(Duration::from_millis(60)));
+    let late = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
+        append(&mut writer, 2, 1, 2);
+        std::time::Instant::now()
+    });
+    assert!(journal.wait_for_change(Duration::from_secs(20)));
+    let woken = std::time::Instant::now();
+    let written = late.join().unwrap();
+    assert!(woken.saturating_duration_since(written) < Duration::from_secs(2));
+    assert_eq!(read(&mut journal, &mut position).0, expected(1, [2]));
+}
