@@ -18,6 +18,7 @@
 mod key;
 pub mod lockout;
 pub mod nv;
+mod oaep;
 mod parent;
 mod public;
 mod rc;

@@ -86,6 +86,12 @@ pub enum PublicError {
     /// The coordinates are not on the curve.
     #[error("the public key is not a point of P-256")]
     BadPoint,
+    /// An RSA key of a size that no storage root key has.
+    #[error("RSA keys of {bits} bits are not supported")]
+    RsaSize {
+        /// Size of the modulus.
+        bits: usize,
+    },
     /// The key is of another kind than needed.
     #[error("the key is not an ECC P-256 key")]
     NotP256,

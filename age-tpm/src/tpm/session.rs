@@ -17,7 +17,8 @@ use zeroize::Zeroizing;
 
 use crate::random;
 
-use super::public::{Name, Public};
+use super::oaep;
+use super::public::{Name, Public, PublicError};
 use super::wire::{Reader, WireError, Writer};
 use super::{Command, Protect, RH_NULL, Tpm, TpmError};
 
@@ -257,6 +258,9 @@ fn kdfa(key: &[u8], label: &[u8], u: &[u8], v: &[u8], bytes: usize) -> Zeroizing
     out
 }
 
+/// Label of salts, with its final zero (Part 1, annexes B.10.2 and C.6.3).
+const SALT_LABEL: &[u8] = b"SECRET\0";
+
 /// The secret that a session key is derived from.
 struct Salt {
     secret: Zeroizing<Vec<u8>>,
@@ -266,24 +270,35 @@ struct Salt {
 
 /// A fresh salt, and the form in which only the holder of `key` can read it.
 fn new_salt(key: &Public) -> Result<Salt, TpmError> {
-    let public = key.ecc_point().map_err(|source| TpmError::Public {
+    let unusable = |source| TpmError::Public {
         what: "storage root key",
         source,
-    })?;
+    };
+    if let Some((modulus, exponent)) = key.rsa() {
+        let mut secret = Zeroizing::new(vec![0; DIGEST_BYTES]);
+        random::fill(&mut secret).map_err(TpmError::Random)?;
+        let encrypted = oaep::encrypt(modulus, exponent, SALT_LABEL, &secret)
+            .map_err(TpmError::Random)?
+            .ok_or(unusable(PublicError::RsaSize {
+                bits: modulus.len() * 8,
+            }))?;
+        return Ok(Salt {
+            secret,
+            encrypted: Zeroizing::new(encrypted),
+        });
+    }
+    let public = key.ecc_point().map_err(unusable)?;
     let ephemeral = random::p256_secret().map_err(TpmError::Random)?;
     let point = ephemeral.public_key().to_encoded_point(false);
     let own = public.to_encoded_point(false);
     let (Some(eph_x), Some(eph_y), Some(own_x)) = (point.x(), point.y(), own.x()) else {
-        return Err(TpmError::Public {
-            what: "storage root key",
-            source: super::PublicError::BadPoint,
-        });
+        return Err(unusable(PublicError::BadPoint));
     };
     let shared = diffie_hellman(ephemeral.to_nonzero_scalar(), public.as_affine());
     // KDFe: one SHA-256 block is exactly the 256 bits of salt wanted.
     let salt = Sha256::new_with_prefix(1_u32.to_be_bytes())
         .chain_update(shared.raw_secret_bytes())
-        .chain_update(b"SECRET\0")
+        .chain_update(SALT_LABEL)
         .chain_update(eph_x)
         .chain_update(own_x)
         .finalize();

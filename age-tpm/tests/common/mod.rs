@@ -7,7 +7,7 @@
 )]
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -36,6 +36,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 pub(crate) struct Swtpm {
     child: Child,
     dir: TempDir,
+    listen: Tcti,
 }
 
 impl Swtpm {
@@ -46,15 +47,29 @@ impl Swtpm {
             return None;
         }
         let dir = TempDir::new().unwrap();
-        let child = spawn(dir.path());
-        Some(Self { child, dir })
+        let listen = Tcti::SwtpmUnix(dir.path().join("tpm"));
+        let child = spawn(dir.path(), &listen);
+        Some(Self { child, dir, listen })
     }
 
     /// SIGKILL, as a power cut would, and a new process on the same state.
     pub(crate) fn power_cut(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.child = spawn(self.dir.path());
+        self.kill();
+        self.child = spawn(self.dir.path(), &self.listen);
+    }
+
+    /// A new process on the same state that listens on TCP, which is all that ESYS can do.
+    pub(crate) fn move_to_tcp(&mut self) {
+        self.kill();
+        self.listen = free_ports();
+        self.child = spawn(self.dir.path(), &self.listen);
+    }
+
+    /// A new process on the same state that listens on the Unix socket again.
+    pub(crate) fn move_to_unix(&mut self) {
+        self.kill();
+        self.listen = Tcti::SwtpmUnix(self.dir.path().join("tpm"));
+        self.child = spawn(self.dir.path(), &self.listen);
     }
 
     /// Kills it for good; the socket is left without a listener.
@@ -65,7 +80,7 @@ impl Swtpm {
 
     /// Where to find it.
     pub(crate) fn tcti(&self) -> Tcti {
-        Tcti::SwtpmUnix(self.dir.path().join("tpm"))
+        self.listen.clone()
     }
 
     /// An open connection. swtpm serves one at a time, so drop it before the next.
@@ -81,24 +96,47 @@ impl Swtpm {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
-    let socket = dir.join("tpm");
-    let _ = std::fs::remove_file(&socket);
-    let _ = std::fs::remove_file(dir.join("ctrl"));
-    let child = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+/// Two neighbouring free ports: libtss2 takes the control channel to be one above the data channel.
+fn free_ports() -> Tcti {
+    let host = "127.0.0.1".to_owned();
+    loop {
+        let first = TcpListener::bind((host.as_str(), 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        if port < u16::MAX && TcpListener::bind((host.as_str(), port + 1)).is_ok() {
+            return Tcti::SwtpmTcp { host, port };
+        }
+    }
+}
+
+fn spawn(dir: &Path, listen: &Tcti) -> Child {
+    let mut command = Command::new("swtpm");
+    command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
+    command
         .arg("--tpmstate")
-        .arg(format!("dir={}", dir.display()))
-        .arg("--server")
-        .arg(format!("type=unixio,path={}", socket.display()))
-        .arg("--ctrl")
-        .arg(format!("type=unixio,path={}/ctrl", dir.display()))
+        .arg(format!("dir={}", dir.display()));
+    let (data, control) = match listen {
+        Tcti::SwtpmUnix(socket) => {
+            let control = dir.join("ctrl");
+            for old in [socket, &control] {
+                let _ = std::fs::remove_file(old);
+            }
+            let unix = |path: &Path| format!("type=unixio,path={}", path.display());
+            (unix(socket), unix(&control))
+        }
+        Tcti::SwtpmTcp { port, .. } => (
+            format!("type=tcp,port={port}"),
+            format!("type=tcp,port={}", port + 1),
+        ),
+        Tcti::Device(path) => unreachable!("swtpm does not listen on {}", path.display()),
+    };
+    command.arg("--server").arg(data).arg("--ctrl").arg(control);
+    let child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let begin = Instant::now();
-    while UnixStream::connect(&socket).is_err() {
+    while listen.connect().is_err() {
         assert!(begin.elapsed() < START_TIMEOUT, "swtpm does not listen");
         thread::sleep(Duration::from_millis(5));
     }
