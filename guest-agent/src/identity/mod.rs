@@ -54,6 +54,8 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Holder {
     file: Arc<Path>,
+    /// Where the TPM is; the environment or the default says so for `None`.
+    tpm: Option<Tcti>,
     outcome: Arc<watch::Sender<Result<Identity, IdentityError>>>,
 }
 
@@ -63,15 +65,24 @@ impl Holder {
         let outcome = watch::Sender::new(Err(IdentityError::NotYet));
         Self {
             file: file.into(),
+            tpm: None,
             outcome: Arc::new(outcome),
+        }
+    }
+
+    /// The same with the TPM at this address, whatever the environment says.
+    pub fn with_tpm(file: PathBuf, tpm: Tcti) -> Self {
+        Self {
+            tpm: Some(tpm),
+            ..Self::new(file)
         }
     }
 
     /// Makes or finds the identity, on a thread that may block: some milliseconds, and some seconds where
     /// the TPM's driver is still being loaded. May be called again.
     pub async fn provision(&self) -> Result<(), IdentityError> {
-        let file = Arc::clone(&self.file);
-        let outcome = match task::spawn_blocking(move || ensure(&file)).await {
+        let (file, tpm) = (Arc::clone(&self.file), self.tpm.clone());
+        let outcome = match task::spawn_blocking(move || ensure(&file, tpm)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(IdentityError::Failed(
                 "provisioning the identity broke off".to_owned(),
@@ -89,8 +100,11 @@ impl Holder {
     }
 }
 
-fn ensure(file: &Path) -> Result<Identity, IdentityError> {
-    let tcti = Tcti::from_env().map_err(|error| IdentityError::Failed(error.to_string()))?;
+fn ensure(file: &Path, tpm: Option<Tcti>) -> Result<Identity, IdentityError> {
+    let tcti = match tpm {
+        Some(tcti) => tcti,
+        None => Tcti::from_env().map_err(|error| IdentityError::Failed(error.to_string()))?,
+    };
     if let Tcti::Device(device) = &tcti
         && !device::appears(device)
     {

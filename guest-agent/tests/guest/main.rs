@@ -7,6 +7,7 @@
     reason = "a test may panic, and so may what it is made of"
 )]
 
+mod agent;
 mod exec;
 mod systemd;
 
@@ -30,7 +31,7 @@ fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
     if let Some(reason) = missing() {
         // Past libtest's capture: a skip must be seen.
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped: {reason}").unwrap();
+        writeln!(stderr, "SKIPPED guest tests: {reason}").unwrap();
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
