@@ -1,0 +1,300 @@
+//! The journal's way over the host: a guest that is played by a script, a puller, segments on a real disk,
+//! a FIFO with a reader that stalls. What must hold: every entry once and in order, or a gap that says so.
+
+use std::{
+    collections::VecDeque,
+    io::Read,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use seed_protocol::{
+    journal::{BatchEncoder, EntryHead},
+    seed::v1::{JournalBatch, ReadJournalRequest},
+};
+use seed_shim::logs::{
+    JournalSource, SourceError,
+    entry::{Record, records},
+    fifo::Output,
+    puller::{spawn, spawn_with},
+    reader::{Item, Reader},
+    store::Limits,
+};
+
+const ID: [u8; 16] = [7; 16];
+
+/// A guest with a journal of `total` entries, which answers what is asked in batches of at most `batch`.
+/// Each answer may be spoiled first.
+struct Guest {
+    total: u64,
+    batch: u64,
+    trouble: Arc<Mutex<VecDeque<Trouble>>>,
+    calls: Arc<AtomicUsize>,
+    /// What comes after the last entry: an error, or waiting.
+    ends: bool,
+}
+
+enum Trouble {
+    Unreachable,
+    /// The answer begins so many entries too early.
+    Repeat(u64),
+    /// The answer leaves out so many entries.
+    Skip(u64),
+    /// The block is cut.
+    Broken,
+}
+
+impl Guest {
+    fn new(total: u64, batch: u64, trouble: impl IntoIterator<Item = Trouble>) -> Self {
+        Self {
+            total,
+            batch,
+            trouble: Arc::new(Mutex::new(trouble.into_iter().collect())),
+            calls: Arc::default(),
+            ends: true,
+        }
+    }
+}
+
+fn block(from: u64, to: u64) -> Vec<u8> {
+    let mut encoder = BatchEncoder::new(4 << 20);
+    for seqnum in from..=to {
+        let head = EntryHead {
+            seqnum,
+            realtime_us: 1_763_766_062_000_000 + seqnum,
+            ..Default::default()
+        };
+        let message = format!("MESSAGE=entry {seqnum}");
+        let fields = [
+            (Some(1), &b"SYSLOG_IDENTIFIER=app"[..]),
+            (None, message.as_bytes()),
+        ];
+        encoder.push(&head, fields).unwrap();
+    }
+    encoder.finish()
+}
+
+#[async_trait]
+impl JournalSource for Guest {
+    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let after = request.after.get_or_default();
+        assert!(after.seqnum_id.is_empty() || after.seqnum_id == ID);
+        let mut first = after.seqnum + 1;
+        let trouble = self.trouble.lock().unwrap().pop_front();
+        match &trouble {
+            Some(Trouble::Unreachable) => return Err(SourceError::Unreachable("gone".into())),
+            Some(Trouble::Repeat(n)) => first = first.saturating_sub(*n).max(1),
+            Some(Trouble::Skip(n)) => first += n,
+            Some(Trouble::Broken) | None => {}
+        }
+        if first > self.total {
+            if self.ends {
+                return Err(SourceError::Ended);
+            }
+            tokio::time::sleep(Duration::from_millis(request.wait_ms.into())).await;
+            return Ok(JournalBatch {
+                seqnum_id: ID.to_vec(),
+                ..Default::default()
+            });
+        }
+        let last = self.total.min(first + self.batch - 1);
+        let mut block = block(first, last);
+        if matches!(trouble, Some(Trouble::Broken)) {
+            block.pop();
+        }
+        Ok(JournalBatch {
+            seqnum_id: ID.to_vec(),
+            first_seqnum: first,
+            last_seqnum: last,
+            count: u32::try_from(last - first + 1).unwrap(),
+            block,
+            tail_seqnum: self.total,
+            ..Default::default()
+        })
+    }
+}
+
+/// Every entry's number, a gap as its bounds negated.
+fn stored(dir: &Path) -> Vec<i64> {
+    let number = |n: u64| i64::try_from(n).unwrap();
+    let mut reader = Reader::from_start(dir);
+    let mut found = Vec::new();
+    while let Some(item) = reader.next().unwrap() {
+        let Item::Frame(frame) = item else {
+            panic!("segments are missing")
+        };
+        for record in records(&frame) {
+            match record {
+                Record::Entry(entry) => found.push(number(entry.head.seqnum)),
+                Record::Gap { gap, .. } => found.extend([-number(gap.first), -number(gap.last)]),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn repeats_and_lost_connections_neither_double_nor_lose_an_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let trouble = [
+        Trouble::Unreachable,
+        Trouble::Repeat(3),
+        Trouble::Repeat(7),
+        Trouble::Unreachable,
+        Trouble::Repeat(500),
+    ];
+    let handle = spawn(Guest::new(1000, 7, trouble), dir.path(), None);
+    let counters = handle.counters();
+    while counters.entries() < 1000 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(10)).await;
+    assert_eq!(stored(dir.path()), (1..=1000).collect::<Vec<_>>());
+    assert_eq!(
+        (counters.entries(), counters.lag(), counters.missing()),
+        (1000, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn what_is_missing_is_recorded_with_its_exact_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let trouble = [Trouble::Repeat(0), Trouble::Skip(4), Trouble::Broken];
+    let handle = spawn(Guest::new(30, 5, trouble), dir.path(), None);
+    let counters = handle.counters();
+    while counters.entries() < 21 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(10)).await;
+    let expected: Vec<i64> = (1..=5)
+        .chain([-6, -9])
+        .chain(10..=14)
+        .chain([-15, -19])
+        .chain(20..=30)
+        .collect();
+    assert_eq!(stored(dir.path()), expected);
+    assert_eq!(counters.missing(), 9);
+}
+
+#[tokio::test]
+async fn a_puller_that_is_dropped_anywhere_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        segment_bytes: 2000,
+        total_bytes: 1 << 20,
+    };
+    for round in 0..20 {
+        let handle = spawn_with(Guest::new(300, 3, []), dir.path(), None, limits);
+        // Long enough for some batches, dropped in the middle of whatever it does then.
+        tokio::time::sleep(Duration::from_micros(round * 150)).await;
+        drop(handle);
+        // The abort takes effect, and the lock goes.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let handle = spawn_with(Guest::new(300, 3, []), dir.path(), None, limits);
+    while stored(dir.path()).last() != Some(&300) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(10)).await;
+    assert_eq!(stored(dir.path()), (1..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_drain_takes_what_the_guest_still_has_and_ends_at_its_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut guest = Guest::new(500, 10, []);
+    guest.ends = false;
+    let handle = spawn(guest, dir.path(), None);
+    handle.drain(Duration::from_secs(10)).await;
+    assert_eq!(stored(dir.path()).len(), 500);
+
+    struct Hangs;
+    #[async_trait]
+    impl JournalSource for Hangs {
+        async fn read(&mut self, _: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
+            std::future::pending().await
+        }
+    }
+    let handle = spawn(Hangs, &dir.path().join("other"), None);
+    let begun = std::time::Instant::now();
+    handle.drain(Duration::from_millis(300)).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+fn fifo(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("stdout");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_stdout_that_nobody_reads_stops_nothing_and_loses_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path());
+    let output = Output::open(path.to_str().unwrap()).unwrap();
+    // A pipe takes 64 KiB; these are several times as much.
+    let total = 20_000;
+    let handle = spawn(Guest::new(total, 500, []), &dir.path().join("logs"), output);
+    let counters = handle.counters();
+    while counters.entries() < total {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(
+        stored(&dir.path().join("logs")).len(),
+        20_000,
+        "the pull does not wait for stdout"
+    );
+
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        text
+    });
+    handle.drain(Duration::from_secs(20)).await;
+    let text = reader.await.unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 20_000);
+    assert_eq!(lines[0], "2025-11-21T23:01:02.000001Z app: entry 1");
+    for (line, number) in lines.iter().zip(1..) {
+        assert!(line.ends_with(&format!(": entry {number}")), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn stdout_begins_with_this_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("logs");
+    let handle = spawn(Guest::new(10, 3, []), &logs, None);
+    while stored(&logs).len() < 10 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(10)).await;
+
+    let file = dir.path().join("stdout.log");
+    let output = Output::open(&format!("file://{}", file.display())).unwrap();
+    let handle = spawn(Guest::new(12, 3, []), &logs, output);
+    let text = || std::fs::read_to_string(&file).unwrap();
+    while text().lines().count() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(10)).await;
+    assert_eq!(
+        text(),
+        "2025-11-21T23:01:02.000011Z app: entry 11\n2025-11-21T23:01:02.000012Z app: entry 12\n"
+    );
+}
