@@ -10,6 +10,8 @@
 mod common;
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/legacy.rs"]
+mod legacy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -260,6 +262,45 @@ fn a_go_key_in_lockout_after_power_cuts_is_revived_at_the_next_start() {
         assert_eq!(decrypt(&rig).stdout, b"still here");
     }
     assert!(!Lockout::read(&mut rig.swtpm.open()).unwrap().active);
+}
+
+#[test]
+fn an_identity_of_version_1_still_opens_with_both_plugins() {
+    let Some(rig) = Rig::start("go version 1") else {
+        return;
+    };
+    let mut bytes = read(&rig.our_identity("v2")).to_bytes();
+    bytes[0] = 1;
+    bytes.truncate(220);
+    let v1 = Identity::from_bytes(&bytes).unwrap();
+    let file = rig.dir.join("v1");
+    fs::write(&file, format!("{v1}\n")).unwrap();
+    let to = v1.recipient().to_tag_text();
+    let sealed = run_ok(rig.with_ours(&rig.age13).args(["-r", &to]), b"old key");
+    for mut decrypt in [rig.with_ours(&rig.age13), rig.with_go(&rig.age13)] {
+        assert_eq!(
+            run_ok(decrypt.arg("-d").arg("-i").arg(&file), &sealed),
+            b"old key"
+        );
+    }
+}
+
+#[test]
+fn an_old_tpm_ecc_file_opens_with_both_plugins() {
+    let Some(rig) = Rig::start("go tpm-ecc") else {
+        return;
+    };
+    for file in [
+        rig.go_identity("go-id", &[], None),
+        rig.our_identity("our-id"),
+    ] {
+        let sealed = legacy::seal(&read(&file).recipient(), b"an old secret");
+        for mut decrypt in [rig.with_ours(&rig.age13), rig.with_go(&rig.age13)] {
+            let output = run(decrypt.arg("-d").arg("-i").arg(&file), &sealed);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.stdout, b"an old secret", "{said}");
+        }
+    }
 }
 
 #[test]
