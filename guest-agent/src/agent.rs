@@ -30,6 +30,9 @@ const HOST_LIMIT: Duration = Duration::from_secs(300);
 /// else is left: the host's last pull of the journal is on its way.
 const LAST_PULL: Duration = Duration::from_millis(500);
 
+/// The subject of problems with the age identity.
+const IDENTITY: &str = "identity";
+
 /// Why the agent ended.
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -69,6 +72,9 @@ impl Context {
             warn!(%error, "the record of this boot cannot be read");
             None
         });
+        if let Some(record) = &record {
+            record.restore(&status, &[IDENTITY]);
+        }
         Arc::new(Self {
             sandbox: sandbox::Handle::new(record.as_ref()),
             execs: exec::Sessions::new(systemd.clone()),
@@ -83,13 +89,14 @@ impl Context {
     /// Makes or finds the identity. Without one the boot goes on, and the status says why.
     pub async fn provision_identity(&self) {
         if let Err(error) = self.identity.provision().await {
-            self.status.problem("identity", sentence(&error));
+            self.status.problem(IDENTITY, sentence(&error));
         }
     }
 
     /// Writes down what has been done, for an agent that starts again.
     pub fn remember(&self) {
-        let written = sandbox::write_record(&self.config.paths.record_file, &self.sandbox.state());
+        let (path, state) = (&self.config.paths.record_file, self.sandbox.state());
+        let written = sandbox::write_record(path, &state, &self.status);
         if let Err(error) = written {
             warn!(%error, "the record of this boot cannot be written");
         }

@@ -1,16 +1,18 @@
 //! `/run/seed/agent.json`: what has been done at this boot. It is written when the container has been
-//! provisioned and again when it is started, and read once, by an agent that systemd starts again.
+//! provisioned and again when it is started, and read once, by an agent that systemd starts again: so it
+//! knows what not to do twice, and what to tell of the volumes.
 //! `/run` is empty at every boot, so a record never outlives its boot.
 
 use std::{fs, io, path::Path};
 
+use seed_protocol::seed::v1;
 use serde::{Deserialize, Serialize};
 
 use super::{ContainerId, State};
-use crate::sys::file;
+use crate::{status::Board, sys::file};
 
 /// A record may say no more than this.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: u64 = 256 * 1024;
 
 const MODE: u32 = 0o600;
 
@@ -22,21 +24,60 @@ pub struct Record {
     container_id: Option<String>,
     /// The boot may go on.
     started: bool,
+    /// What became of the volumes.
+    volumes: Vec<VolumeRecord>,
+    /// What went wrong at this boot: subject and message.
+    problems: Vec<(String, String)>,
+}
+
+/// A line of the status' table of volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VolumeRecord {
+    name: String,
+    mount_point: String,
+    filesystem: String,
+    created: bool,
+    size_bytes: u64,
+    problem: String,
 }
 
 impl Record {
-    /// The record of `state`, when it is worth one.
-    pub fn of(state: &State) -> Option<Self> {
+    /// The record of `state` and of what `board` shows, when it is worth one.
+    pub fn of(state: &State, board: &Board) -> Option<Self> {
         let (container_id, started) = match state {
             State::Created(id) => (Some(id.to_string()), false),
             State::Started(id) => (Some(id.to_string()), true),
             State::Alone => (None, true),
             State::Waiting | State::Ready | State::Provisioning(_) => return None,
         };
+        let v1::GuestStatus {
+            volumes, problems, ..
+        } = board.now();
+        let volumes = volumes.into_iter().map(VolumeRecord::from).collect();
+        let problems = problems
+            .into_iter()
+            .map(|p| (p.subject, p.message))
+            .collect();
         Some(Self {
             container_id,
             started,
+            volumes,
+            problems,
         })
+    }
+
+    /// Puts what was known of volumes and problems back on `board`. What concerns `redone` subjects is
+    /// left out: it is found out anew.
+    pub fn restore(&self, board: &Board, redone: &[&str]) {
+        if !self.volumes.is_empty() {
+            board.set_volumes(self.volumes.iter().cloned().map(v1::Volume::from).collect());
+        }
+        for (subject, message) in &self.problems {
+            if !redone.contains(&subject.as_str()) {
+                board.problem(subject.as_str(), message.as_str());
+            }
+        }
     }
 
     /// The state that this records.
@@ -47,6 +88,50 @@ impl Record {
             (Some(Ok(id)), true) => State::Started(id),
             (None, true) => State::Alone,
             (Some(Err(_)), _) | (None, false) => State::Waiting,
+        }
+    }
+}
+
+impl From<v1::Volume> for VolumeRecord {
+    fn from(volume: v1::Volume) -> Self {
+        let v1::Volume {
+            name,
+            mount_point,
+            filesystem,
+            created,
+            size_bytes,
+            problem,
+            special_fields: _,
+        } = volume;
+        Self {
+            name,
+            mount_point,
+            filesystem,
+            created,
+            size_bytes,
+            problem,
+        }
+    }
+}
+
+impl From<VolumeRecord> for v1::Volume {
+    fn from(record: VolumeRecord) -> Self {
+        let VolumeRecord {
+            name,
+            mount_point,
+            filesystem,
+            created,
+            size_bytes,
+            problem,
+        } = record;
+        Self {
+            name,
+            mount_point,
+            filesystem,
+            created,
+            size_bytes,
+            problem,
+            ..Self::default()
         }
     }
 }
@@ -64,9 +149,9 @@ pub fn read(path: &Path) -> io::Result<Option<Record>> {
     Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
 }
 
-/// Writes the record of `state`, when it is worth one.
-pub fn write(path: &Path, state: &State) -> io::Result<()> {
-    let Some(record) = Record::of(state) else {
+/// Writes the record of `state` and `board`, when it is worth one.
+pub fn write(path: &Path, state: &State, board: &Board) -> io::Result<()> {
+    let Some(record) = Record::of(state, board) else {
         return Ok(());
     };
     file::write_atomic(path, &serde_json::to_vec(&record)?, MODE)
@@ -81,14 +166,36 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.json");
         assert_eq!(read(&path).unwrap(), None);
-        write(&path, &State::Ready).unwrap();
+        let board = Board::new();
+        write(&path, &State::Ready, &board).unwrap();
         assert_eq!(read(&path).unwrap(), None);
         let id = ContainerId::try_from("demo").unwrap();
         for state in [State::Created(id.clone()), State::Started(id), State::Alone] {
-            write(&path, &state).unwrap();
+            write(&path, &state, &board).unwrap();
             assert_eq!(read(&path).unwrap().unwrap().state(), state);
         }
         fs::write(&path, "{").unwrap();
         assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn volumes_and_problems_are_shown_again_but_not_what_is_done_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.json");
+        let board = Board::new();
+        let volume = v1::Volume {
+            name: "data".to_owned(),
+            size_bytes: 7,
+            ..Default::default()
+        };
+        board.set_volumes(vec![volume]);
+        board.problem("volume data", "user app does not exist");
+        board.problem("identity", "no TPM");
+        write(&path, &State::Alone, &board).unwrap();
+        let again = Board::new();
+        read(&path).unwrap().unwrap().restore(&again, &["identity"]);
+        let (before, after) = (board.now(), again.now());
+        assert_eq!(after.volumes, before.volumes);
+        assert_eq!(after.problems, before.problems[..1]);
     }
 }
