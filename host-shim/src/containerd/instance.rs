@@ -168,7 +168,10 @@ impl Instance {
     /// A connection to its shim.
     pub async fn task(&self, record: &Record) -> Result<TaskClient, InstanceError> {
         match &record.address {
-            Some(address) => Ok(TaskClient::connect(address).await?),
+            Some(address) => match TaskClient::connect(address).await {
+                Err(TaskError::Absent(_)) => Err(InstanceError::Left(self.id.clone())),
+                other => Ok(other?),
+            },
             None => Err(InstanceError::Left(self.id.clone())),
         }
     }

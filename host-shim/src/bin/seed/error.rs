@@ -84,15 +84,27 @@ impl fmt::Display for CliError {
     }
 }
 
-/// The error and its causes on one line.
+/// The error and its causes on one line. What a cause says that is said already is left out.
 pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let mut text = plain(error);
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
+        let said = plain(inner);
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = inner.source();
     }
     text
+}
+
+/// Without the number that the standard library adds to errors of the system.
+fn plain(error: &dyn Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(at) if text.ends_with(')') => text[..at].to_owned(),
+        _ => text,
+    }
 }
 
 impl From<io::Error> for CliError {

@@ -190,7 +190,7 @@ fn missing(program: &Path) -> String {
     if program.components().count() > 1 {
         format!("{} is no program", program.display())
     } else {
-        format!("{} is not in PATH", program.display())
+        format!("no {} in PATH", program.display())
     }
 }
 

@@ -68,13 +68,13 @@ fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId
     };
     let env = environment(&args.env)?;
     let volumes = volumes::join(&boot.seed, &args.volumes)?;
+    doctor::programs_or_error(&context.config)?;
     if !geteuid().is_root() {
         return Err(CliError::new(
             "an instance cannot be started without root: its root file system is an overlay mount",
             format!("Run it as root: sudo seed run {}", args.root.display()),
         ));
     }
-    doctor::programs_or_error(&context.config)?;
     let record = Record {
         version: record::VERSION,
         root,
@@ -94,8 +94,12 @@ fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId
 
 fn root(path: &Path) -> Result<PathBuf, CliError> {
     let remedy = "Give the folder that holds the instance's root file system.";
-    let root = fs::canonicalize(path)
-        .map_err(|error| CliError::new(format!("root {}: {error}", path.display()), remedy))?;
+    let root = fs::canonicalize(path).map_err(|error| {
+        CliError::new(
+            format!("root {}: {}", path.display(), chain(&error)),
+            remedy,
+        )
+    })?;
     if root.is_dir() {
         return Ok(root);
     }
@@ -122,7 +126,7 @@ fn environment(args: &[EnvArg]) -> Result<Vec<String>, CliError> {
             EnvArg::Assignment(text) => assignments.push(text.clone()),
             EnvArg::File(path) => {
                 let text = fs::read_to_string(path).map_err(|error| {
-                    let what = format!("environment file {}: {error}", path.display());
+                    let what = format!("environment file {}: {}", path.display(), chain(&error));
                     CliError::new(what, "Name a file that exists and is UTF-8 text.")
                 })?;
                 let lines = text

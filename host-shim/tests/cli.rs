@@ -1,0 +1,372 @@
+//! Golden runs of the `seed` command line: each file in `tests/cli/` is a session as a terminal would show
+//! it, `$ seed ...` and below what it printed (stderr after stdout) and `? STATUS`. Every error text has one.
+//! `UPDATE_SNAPSHOTS=1` writes what is printed now.
+//!
+//! What runs behind the command line is played here where a session needs it: a Task server, a management
+//! server, a log on disk. No VM starts.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use containerd_shim_protos::{
+    api::{StateRequest, StateResponse, Status},
+    shim_async::{Task, create_task},
+    ttrpc::{self, asynchronous::TtrpcContext},
+};
+use seed_protocol::{
+    journal::{BatchEncoder, EntryHead},
+    seed::{
+        management::{InstanceStatus, Keys, StageTime, State},
+        v1::{
+            ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Problem,
+            Stage, Volume,
+        },
+    },
+};
+use seed_shim::{
+    logs::{
+        segment::{Frame, Gap, GapReason},
+        store::{Limits, Store},
+    },
+    management::{self, Backend, BackendError},
+};
+
+/// A run and a state folder, and a configuration that names them.
+struct Lab {
+    dir: tempfile::TempDir,
+    servers: Vec<Box<dyn std::any::Any>>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("sc")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let lab = Self {
+            dir,
+            servers: Vec::new(),
+        };
+        let config = "run_dir = '[LAB]/r'\nstate_dir = '[LAB]/s'\n[programs]\n\
+            qemu = '[LAB]/bin/qemu'\nvirtiofsd = '[LAB]/bin/virtiofsd'\nswtpm = '[LAB]/bin/swtpm'\n\
+            vhost_device_vsock = '[LAB]/bin/vhost-device-vsock'\n";
+        fs::write(lab.path("shim.toml"), lab.fill(config)).unwrap();
+        lab
+    }
+
+    /// Makes stand-ins for the programs that instances need.
+    fn programs(&self, names: &[&str]) {
+        fs::create_dir_all(self.path("bin")).unwrap();
+        for name in names {
+            let path = self.path("bin").join(name);
+            fs::write(&path, "#!/bin/sh\n").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn fill(&self, text: &str) -> String {
+        text.replace("[LAB]", &self.dir.path().display().to_string())
+    }
+
+    fn instance(&self, name: &str) -> PathBuf {
+        let dir = self.path("r/default").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// The record of an instance whose shim listens, or does not, on `socket`.
+    fn record(&self, name: &str, socket: &Path) {
+        let record = serde_json::json!({
+            "version": 1, "root": "/guest", "toplevel": "/seed-system", "size": null, "accel": null,
+            "network": null, "kernel_params": [], "env": ["A=1"], "volumes": [], "config": null,
+            "shim": "/nonexistent/containerd-shim-seed-v2",
+            "address": { "socket": socket, "version": 2 },
+        });
+        fs::write(
+            self.instance(name).join("instance.json"),
+            record.to_string(),
+        )
+        .unwrap();
+    }
+
+    /// An instance whose Task server says this.
+    async fn task(&mut self, name: &str, status: Status) {
+        let socket = self.path(&format!("{name}.sock"));
+        let v3 = create_task(Arc::new(FakeTask(status)));
+        // The command line speaks v2, as it was told; the generated service is named v3.
+        let v2 = v3
+            .into_values()
+            .map(|service| ("containerd.task.v2.Task".to_owned(), service));
+        let mut server = ttrpc::asynchronous::Server::new()
+            .bind(&format!("unix://{}", socket.display()))
+            .unwrap()
+            .register_service(v2.collect());
+        server.start().await.unwrap();
+        self.servers.push(Box::new(server));
+        self.record(name, &socket);
+    }
+
+    async fn management(&mut self, name: &str, status: InstanceStatus) {
+        let socket = self.instance(name).join("management.sock");
+        let server = management::serve(&socket, Arc::new(Fake(status)))
+            .await
+            .unwrap();
+        self.servers.push(Box::new(server));
+    }
+
+    /// Replays the session in `tests/cli/<name>.txt` and compares.
+    async fn check(&self, name: &str) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cli/{name}.txt"));
+        let golden = fs::read_to_string(&file).unwrap();
+        let mut printed = String::new();
+        for line in golden.lines().filter(|line| line.starts_with("$ seed")) {
+            let words = self.fill(line.trim_start_matches("$ seed"));
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            let (config, path) = (self.path("shim.toml"), self.path("bin"));
+            // The servers live in this runtime, so the wait must not block it.
+            let output = tokio::task::spawn_blocking(move || {
+                Command::new(env!("CARGO_BIN_EXE_seed"))
+                    .args(words)
+                    .env("SEED_CONFIG", config)
+                    .env("PATH", path)
+                    .env("TZ", "UTC")
+                    .stdin(Stdio::null())
+                    .output()
+                    .unwrap()
+            });
+            let output = output.await.unwrap();
+            printed += &format!("{line}\n");
+            for stream in [&output.stdout, &output.stderr] {
+                printed += &String::from_utf8_lossy(stream);
+            }
+            printed += &format!("? {}\n", output.status.code().unwrap());
+        }
+        let printed = printed.replace(&self.dir.path().display().to_string(), "[LAB]");
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            fs::write(&file, &printed).unwrap();
+        }
+        let golden = fs::read_to_string(&file).unwrap();
+        assert!(
+            printed == golden,
+            "tests/cli/{name}.txt differs; now it is:\n{printed}"
+        );
+    }
+}
+
+struct FakeTask(Status);
+
+#[async_trait]
+impl Task for FakeTask {
+    async fn state(&self, _: &TtrpcContext, _: StateRequest) -> ttrpc::Result<StateResponse> {
+        Ok(StateResponse {
+            status: self.0.into(),
+            ..Default::default()
+        })
+    }
+}
+
+struct Fake(InstanceStatus);
+
+#[async_trait]
+impl Backend for Fake {
+    async fn status(&self, _: u64, _: Duration) -> InstanceStatus {
+        self.0.clone()
+    }
+    async fn keys(&self) -> Result<Keys, BackendError> {
+        match self.0.state.enum_value_or_default() {
+            State::STATE_RUNNING => Ok(Keys {
+                recipient: "age1tpm1qexample".into(),
+                tag_recipient: "age1tag1qexample".into(),
+                ..Default::default()
+            }),
+            _ => Err(BackendError::NotReady(
+                "the guest has not said hello yet".into(),
+            )),
+        }
+    }
+    async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
+        Err(BackendError::NotReady("no".into()))
+    }
+    async fn control_unit(
+        &self,
+        _: ControlUnitRequest,
+    ) -> Result<ControlUnitResponse, BackendError> {
+        Err(BackendError::NotReady("no".into()))
+    }
+}
+
+fn status(name: &str, state: State) -> InstanceStatus {
+    let stage = |stage: Stage, since_create_ms| StageTime {
+        stage: stage.into(),
+        since_create_ms,
+        ..Default::default()
+    };
+    InstanceStatus {
+        revision: 1,
+        namespace: "default".into(),
+        id: name.into(),
+        state: state.into(),
+        stage: Stage::STAGE_RUNNING.into(),
+        stages: vec![
+            stage(Stage::STAGE_VMM_STARTED, 310),
+            stage(Stage::STAGE_RUNNING, 14_400),
+        ],
+        system_state: "running".into(),
+        volumes: vec![Volume {
+            name: "data".into(),
+            mount_point: "/seed/storage/data".into(),
+            filesystem: "ext4".into(),
+            created: true,
+            size_bytes: 64 << 20,
+            ..Default::default()
+        }],
+        problems: vec![Problem {
+            subject: "volume more".into(),
+            message: "user \u{1b}[31mapp does not exist".into(),
+            ..Default::default()
+        }],
+        accel: "tcg".into(),
+        vcpus: 1,
+        memory_mib: 512,
+        log_entries: 12,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn words_that_are_not_understood() {
+    Lab::new().check("usage").await;
+}
+
+#[tokio::test]
+async fn help_texts() {
+    Lab::new().check("help").await;
+}
+
+#[tokio::test]
+async fn instances_that_are_not_there() {
+    Lab::new().check("absent").await;
+}
+
+#[tokio::test]
+async fn input_that_is_refused_before_anything_is_made() {
+    let lab = Lab::new();
+    for root in ["empty", "broken", "good"] {
+        fs::create_dir_all(lab.path(root).join("seed-system")).unwrap();
+    }
+    fs::write(lab.path("broken/seed-system/boot.json"), "{").unwrap();
+    let boot = r#"{"org.nixos.bootspec.v1": {"system": "x86_64-linux", "label": "demo",
+        "toplevel": "/seed-system", "init": "/seed-system/init", "kernel": "/seed-system/kernel",
+        "kernelParams": [], "initrd": "/seed-system/initrd"}}"#;
+    fs::write(lab.path("good/seed-system/boot.json"), boot).unwrap();
+    fs::write(lab.path("file"), "").unwrap();
+    lab.programs(&["qemu", "virtiofsd", "vhost-device-vsock"]);
+    lab.check("refused").await;
+    assert!(
+        !lab.path("r").exists() && !lab.path("s").exists(),
+        "something was left"
+    );
+}
+
+#[tokio::test]
+async fn names_that_are_taken() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: without root every 'seed run' is refused for that reason");
+        return;
+    }
+    let mut lab = Lab::new();
+    let boot = r#"{"org.nixos.bootspec.v1": {"system": "x86_64-linux", "label": "demo",
+        "toplevel": "/seed-system", "init": "/seed-system/init", "kernel": "/seed-system/kernel",
+        "kernelParams": [], "initrd": "/seed-system/initrd"}}"#;
+    fs::create_dir_all(lab.path("root/seed-system")).unwrap();
+    fs::write(lab.path("root/seed-system/boot.json"), boot).unwrap();
+    lab.programs(&["qemu", "virtiofsd", "swtpm", "vhost-device-vsock"]);
+    lab.task("up", Status::RUNNING).await;
+    lab.task("over", Status::STOPPED).await;
+    lab.record("left", Path::new("/nonexistent/socket"));
+    lab.management("foreign", status("foreign", State::STATE_RUNNING))
+        .await;
+    lab.check("taken").await;
+}
+
+#[tokio::test]
+async fn what_a_running_instance_tells() {
+    let mut lab = Lab::new();
+    lab.management("demo", status("demo", State::STATE_RUNNING))
+        .await;
+    lab.record("demo", Path::new("/nonexistent/socket"));
+    lab.check("running").await;
+    lab.management("early", status("early", State::STATE_STARTING))
+        .await;
+    lab.record("early", Path::new("/nonexistent/socket"));
+    lab.record("left", Path::new("/nonexistent/socket"));
+    lab.check("several").await;
+}
+
+#[tokio::test]
+async fn a_log_outlives_its_instance() {
+    let lab = Lab::new();
+    let dir = lab.path("s/logs/default/demo");
+    let mut store = Store::open(&dir, Limits::default()).unwrap();
+    let mut encoder = BatchEncoder::new(1 << 20);
+    for (seqnum, unit, priority, message) in [
+        (4, "app.service", "6", "started"),
+        (5, "db.service", "3", "disk\x1b[2J full\nsecond line"),
+        (9, "app.service", "6", "going on"),
+    ] {
+        let head = EntryHead {
+            seqnum,
+            realtime_us: 1_763_766_062_000_000 + seqnum,
+            monotonic_us: seqnum,
+            boot_id: [1; 16],
+            xor_hash: seqnum,
+        };
+        let fields = BTreeMap::from([
+            ("_SYSTEMD_UNIT", unit),
+            ("SYSLOG_IDENTIFIER", &unit[..unit.len() - 8]),
+            ("_PID", "17"),
+            ("_HOSTNAME", "demo"),
+            ("PRIORITY", priority),
+            ("MESSAGE", message),
+        ]);
+        let fields: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        encoder
+            .push(&head, fields.iter().map(|field| (None, field.as_bytes())))
+            .unwrap();
+    }
+    let gap = Gap {
+        first: 1,
+        last: 3,
+        reason: GapReason::Vacuumed,
+    };
+    let frame = Frame {
+        seqnum_id: [2; 16],
+        first: 4,
+        last: 9,
+        count: 3,
+        reset: false,
+        gap: Some(gap),
+        received_unix_us: 0,
+        block: encoder.finish(),
+    };
+    store.append(&frame).unwrap();
+    lab.check("logs").await;
+    drop(store);
+    lab.check("rm").await;
+    assert!(!dir.exists());
+}
