@@ -247,6 +247,18 @@ pub fn ensure_observed(
     })
 }
 
+/// The identity that the TPM's NV memory keeps, if it keeps a whole one.
+///
+/// # Errors
+///
+/// The TPM could not be asked.
+pub fn stored(tpm: &mut Tpm) -> Result<Option<Identity>, TpmError> {
+    Ok(match record::read(tpm, NV_INDEX)? {
+        Stored::Identity(identity) => Some(*identity),
+        _ => None,
+    })
+}
+
 /// One call of [`ensure`].
 struct Run<'a> {
     tpm: &'a mut Tpm,

@@ -1,0 +1,12 @@
+# Completion of age-plugin-tpm for fish.
+complete -c age-plugin-tpm -s g -l generate -d 'make a new key in the TPM'
+complete -c age-plugin-tpm -s p -l pin -d 'each use of the key shall ask for a PIN'
+complete -c age-plugin-tpm -s y -l convert -d 'turn identities into recipients'
+complete -c age-plugin-tpm -s l -l list -d 'describe identities'
+complete -c age-plugin-tpm -s o -l output -r -F -d 'write to a new file'
+complete -c age-plugin-tpm -l tag-recipient -d 'write recipients as age1tag1'
+complete -c age-plugin-tpm -l tpm-recipient -d 'write recipients as age1tpm1'
+complete -c age-plugin-tpm -l tcti -x -a '/dev/tpmrm0 swtpm:path= swtpm:host=' -d 'the TPM to use'
+complete -c age-plugin-tpm -l log-file -r -F -d 'accepted and ignored'
+complete -c age-plugin-tpm -s h -l help -d 'show the help text'
+complete -c age-plugin-tpm -s v -l version -d 'show the version'
