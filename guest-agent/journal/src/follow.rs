@@ -31,7 +31,7 @@ impl Pace {
             let header = &slot.header;
             let parts = [
                 header.n_entries,
-                u64::from(header.online),
+                u64::from(header.archived),
                 u64::from(header.file_id[0]),
             ];
             parts

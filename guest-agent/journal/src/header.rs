@@ -17,7 +17,7 @@ const FLAG_ZSTD: u32 = 1 << 3;
 const FLAG_COMPACT: u32 = 1 << 4;
 const KNOWN_FLAGS: u32 = FLAG_XZ | FLAG_LZ4 | FLAG_KEYED_HASH | FLAG_ZSTD | FLAG_COMPACT;
 
-const STATE_ONLINE: u8 = 1;
+const STATE_ARCHIVED: u8 = 2;
 
 /// Why a file is not a journal that we can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -40,8 +40,8 @@ pub enum HeaderError {
 pub(crate) struct Header {
     pub(crate) compact: bool,
     pub(crate) keyed_hash: bool,
-    /// journald writes to it now, or did when it was killed.
-    pub(crate) online: bool,
+    /// Closed for good. (A file that is merely offline was synced, and may be written to again.)
+    pub(crate) archived: bool,
     pub(crate) file_id: [u8; 16],
     pub(crate) machine_id: [u8; 16],
     pub(crate) seqnum_id: [u8; 16],
@@ -85,7 +85,7 @@ impl Header {
         Ok(Self {
             compact: flags & FLAG_COMPACT != 0,
             keyed_hash: flags & FLAG_KEYED_HASH != 0,
-            online: bytes[16] == STATE_ONLINE,
+            archived: bytes[16] == STATE_ARCHIVED,
             file_id: id(24),
             machine_id: id(40),
             seqnum_id: id(72),

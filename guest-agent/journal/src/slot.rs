@@ -48,7 +48,7 @@ impl Slot {
 
     /// journald may still write to it.
     pub(crate) fn is_active(&self) -> bool {
-        self.header.online && self.name.is_active()
+        !self.header.archived && self.name.is_active()
     }
 
     /// The cursor has to be placed anew.

@@ -1,6 +1,8 @@
 //! What journald does to its files while they are read: rotation, deletion, the flush from /run to /var, a killed VM, a
 //! restored snapshot, lost state, split files. The writer in `common` plays journald.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod common;
 
 use std::{fs, path::PathBuf, thread, time::Duration};
@@ -124,6 +126,9 @@ fn each_appended_entry_is_seen_once() {
     let mut position = Position::START;
     for number in 1..200 {
         append(&mut writer, number, 1, number);
+        if number % 3 == 0 {
+            writer.sync();
+        }
         let (got, outcomes) = read(&mut journal, &mut position);
         assert_eq!(got, expected(1, [number]));
         assert_eq!(outcomes[0].tail_seqnum, number);

@@ -93,6 +93,13 @@ impl Writer {
         offset
     }
 
+    /// What a sync does: the file is offline until the next entry.
+    pub fn sync(&mut self) {
+        self.state = 0;
+        self.write_header();
+        self.state = 1;
+    }
+
     /// Rotation: the file gets another name and is closed.
     pub fn archive(mut self, path: &Path) {
         self.state = 2;
