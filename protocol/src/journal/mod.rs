@@ -75,7 +75,7 @@ const TAG_CUT: u64 = 3;
 const TAG_FIRST_REFERENCE: u64 = 4;
 
 /// What identifies and dates an entry, apart from its fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct EntryHead {
     /// The writer's running number.
     pub seqnum: u64,
