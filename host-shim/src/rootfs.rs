@@ -79,7 +79,10 @@ pub struct Rootfs {
 impl Rootfs {
     /// Mounts all at `path`, in their order. With none, `path` is used as it is.
     pub fn mount(path: &Path, mounts: &[RootMount]) -> Result<Self, RootfsError> {
-        let wrap = |source| RootfsError::Root { path: path.to_owned(), source };
+        let wrap = |source| RootfsError::Root {
+            path: path.to_owned(),
+            source,
+        };
         if !mounts.is_empty() {
             fs::create_dir_all(path).map_err(wrap)?;
         }
@@ -139,7 +142,9 @@ fn make_inside(root: &Path, target: &Path) -> io::Result<OwnedFd> {
     let mut so_far = PathBuf::from("/");
     let mut at = openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve)?;
     for part in target.components() {
-        let Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else {
+            continue;
+        };
         so_far.push(name);
         at = match openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve) {
             Err(rustix::io::Errno::NOENT) => {
@@ -163,7 +168,11 @@ struct Options {
 struct Recursive(bool);
 
 fn options(words: &[String]) -> Options {
-    let mut all = Options { flags: MountFlags::empty(), bind: None, data: String::new() };
+    let mut all = Options {
+        flags: MountFlags::empty(),
+        bind: None,
+        data: String::new(),
+    };
     let mut data: Vec<&str> = Vec::new();
     for word in words {
         match word.as_str() {
@@ -204,7 +213,10 @@ fn apply(one: &RootMount, target: &OwnedFd) -> io::Result<()> {
             if !flags.is_empty() {
                 mount_remount(&on_top, flags | MountFlags::BIND, "")?;
             }
-            mount_change(&on_top, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            mount_change(
+                &on_top,
+                MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+            )?;
         }
         None => {
             let data = CString::new(data)?;
@@ -241,7 +253,10 @@ mod tests {
         fs::create_dir(outer.path().join("outside")).unwrap();
         // The link means /outside of the root, which does not exist: so it is refused or made inside.
         let _ = make_inside(&root, Path::new("/nix/store"));
-        assert_eq!(fs::read_dir(outer.path().join("outside")).unwrap().count(), 0);
+        assert_eq!(
+            fs::read_dir(outer.path().join("outside")).unwrap().count(),
+            0
+        );
         make_inside(&root, Path::new("/a/../b/c")).unwrap();
         assert!(root.join("a/b/c").is_dir());
     }

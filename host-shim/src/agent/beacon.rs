@@ -73,7 +73,10 @@ mod tests {
         let (_listener, mut beacons) = listen(&path).unwrap();
         let mut bad = UnixStream::connect(&path).await.unwrap();
         bad.write_all(&[0xff; 8]).await.unwrap();
-        let beacon = Beacon { stage: Stage::STAGE_HELLO.into(), ..Default::default() };
+        let beacon = Beacon {
+            stage: Stage::STAGE_HELLO.into(),
+            ..Default::default()
+        };
         let mut good = UnixStream::connect(&path).await.unwrap();
         good.write_all(&encode(&beacon).unwrap()).await.unwrap();
         assert_eq!(beacons.recv().await, Some(beacon));

@@ -31,8 +31,8 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use ttrpc::{
     Code,
-    context::{self, Context},
     r#async::transport::Socket,
+    context::{self, Context},
 };
 
 use super::connect::{ConnectError, dial};
@@ -60,7 +60,7 @@ pub enum AgentError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The agent refused.
-    #[error("{call}: {message}")]
+    #[error("{message}")]
     Refused {
         /// Which call.
         call: &'static str,
@@ -117,7 +117,9 @@ pub struct Agent {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,12 +130,18 @@ fn within(limit: Duration) -> Context {
 impl Agent {
     /// The agent behind this vsock socket. Nothing is connected yet.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket: socket.into(), connection: Arc::default() }
+        Self {
+            socket: socket.into(),
+            connection: Arc::default(),
+        }
     }
 
     /// The same agent on a connection of its own, so that one caller's flood is not in another's way.
     pub fn apart(&self) -> Self {
-        Self { socket: Arc::clone(&self.socket), connection: Arc::default() }
+        Self {
+            socket: Arc::clone(&self.socket),
+            connection: Arc::default(),
+        }
     }
 
     /// Connects, and tries for as long as `limit`.
@@ -171,7 +179,11 @@ impl Agent {
             Err(source) => match status::of(&source) {
                 // ttrpc gives its own deadline the same form as an answer; then too the agent is silent.
                 Some((code, message)) if code != Code::DEADLINE_EXCEEDED => {
-                    Err(AgentError::Refused { call, code, message: message.to_owned() })
+                    Err(AgentError::Refused {
+                        call,
+                        code,
+                        message: message.to_owned(),
+                    })
                 }
                 _ => {
                     self.connection.lock().await.take();
@@ -189,14 +201,22 @@ impl Agent {
             sandbox_id: spec.id.to_string(),
             ..Default::default()
         };
-        let result = self.kata().await?.create_sandbox(within(limit), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .create_sandbox(within(limit), &request)
+            .await;
         self.sorted("CreateSandbox", result).await.map(drop)
     }
 
     /// `CreateContainer`: environment and volumes.
     pub async fn create_container(&self, spec: &VmSpec, limit: Duration) -> Result<(), AgentError> {
         let request = container(spec);
-        let result = self.kata().await?.create_container(within(limit), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .create_container(within(limit), &request)
+            .await;
         self.sorted("CreateContainer", result).await.map(drop)
     }
 
@@ -206,8 +226,15 @@ impl Agent {
         id: &ContainerId,
         limit: Duration,
     ) -> Result<(), AgentError> {
-        let request = StartContainerRequest { container_id: id.to_string(), ..Default::default() };
-        let result = self.kata().await?.start_container(within(limit), &request).await;
+        let request = StartContainerRequest {
+            container_id: id.to_string(),
+            ..Default::default()
+        };
+        let result = self
+            .kata()
+            .await?
+            .start_container(within(limit), &request)
+            .await;
         self.sorted("StartContainer", result).await.map(drop)
     }
 
@@ -224,7 +251,11 @@ impl Agent {
             signal,
             ..Default::default()
         };
-        let result = self.kata().await?.signal_process(within(SHORT), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .signal_process(within(SHORT), &request)
+            .await;
         self.sorted("SignalProcess", result).await.map(drop)
     }
 
@@ -241,7 +272,11 @@ impl Agent {
             process: Some(process).into(),
             ..Default::default()
         };
-        let result = self.kata().await?.exec_process(within(SHORT), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .exec_process(within(SHORT), &request)
+            .await;
         self.sorted("ExecProcess", result).await.map(drop)
     }
 
@@ -252,8 +287,14 @@ impl Agent {
             exec_id: exec.to_string(),
             ..Default::default()
         };
-        let result = self.kata().await?.wait_process(Context::default(), &request).await;
-        self.sorted("WaitProcess", result).await.map(|response| response.status)
+        let result = self
+            .kata()
+            .await?
+            .wait_process(Context::default(), &request)
+            .await;
+        self.sorted("WaitProcess", result)
+            .await
+            .map(|response| response.status)
     }
 
     /// `ReadStdout` or `ReadStderr`: a long poll without a limit; nothing means the end.
@@ -272,10 +313,18 @@ impl Agent {
         };
         let kata = self.kata().await?;
         let (call, result) = match stream {
-            Stream::Stdout => ("ReadStdout", kata.read_stdout(Context::default(), &request).await),
-            Stream::Stderr => ("ReadStderr", kata.read_stderr(Context::default(), &request).await),
+            Stream::Stdout => (
+                "ReadStdout",
+                kata.read_stdout(Context::default(), &request).await,
+            ),
+            Stream::Stderr => (
+                "ReadStderr",
+                kata.read_stderr(Context::default(), &request).await,
+            ),
         };
-        self.sorted(call, result).await.map(|response| response.data)
+        self.sorted(call, result)
+            .await
+            .map(|response| response.data)
     }
 
     /// `WriteStdin`: how much of `data` was taken. No limit: a process reads when it likes.
@@ -291,8 +340,14 @@ impl Agent {
             data,
             ..Default::default()
         };
-        let result = self.kata().await?.write_stdin(Context::default(), &request).await;
-        self.sorted("WriteStdin", result).await.map(|response| response.len)
+        let result = self
+            .kata()
+            .await?
+            .write_stdin(Context::default(), &request)
+            .await;
+        self.sorted("WriteStdin", result)
+            .await
+            .map(|response| response.len)
     }
 
     /// `CloseStdin`.
@@ -302,7 +357,11 @@ impl Agent {
             exec_id: exec.to_string(),
             ..Default::default()
         };
-        let result = self.kata().await?.close_stdin(within(SHORT), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .close_stdin(within(SHORT), &request)
+            .await;
         self.sorted("CloseStdin", result).await.map(drop)
     }
 
@@ -321,7 +380,11 @@ impl Agent {
             column: columns,
             ..Default::default()
         };
-        let result = self.kata().await?.tty_win_resize(within(SHORT), &request).await;
+        let result = self
+            .kata()
+            .await?
+            .tty_win_resize(within(SHORT), &request)
+            .await;
         self.sorted("TtyWinResize", result).await.map(drop)
     }
 
@@ -332,15 +395,27 @@ impl Agent {
         wait: Duration,
     ) -> Result<GuestStatus, AgentError> {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let request = GetStatusRequest { after_revision, wait_ms, ..Default::default() };
-        let result = self.seed().await?.get_status(within(wait + LATE), &request).await;
+        let request = GetStatusRequest {
+            after_revision,
+            wait_ms,
+            ..Default::default()
+        };
+        let result = self
+            .seed()
+            .await?
+            .get_status(within(wait + LATE), &request)
+            .await;
         self.sorted("GetStatus", result).await
     }
 
     /// `GetIdentity`.
     pub async fn identity(&self) -> Result<Identity, AgentError> {
         let request = GetIdentityRequest::default();
-        let result = self.seed().await?.get_identity(within(SHORT), &request).await;
+        let result = self
+            .seed()
+            .await?
+            .get_identity(within(SHORT), &request)
+            .await;
         self.sorted("GetIdentity", result).await
     }
 
@@ -358,7 +433,11 @@ impl Agent {
         &self,
         request: &ControlUnitRequest,
     ) -> Result<ControlUnitResponse, AgentError> {
-        let result = self.seed().await?.control_unit(within(UNIT_JOB), request).await;
+        let result = self
+            .seed()
+            .await?
+            .control_unit(within(UNIT_JOB), request)
+            .await;
         self.sorted("ControlUnit", result).await
     }
 
@@ -368,7 +447,11 @@ impl Agent {
         request: &ReadJournalRequest,
     ) -> Result<JournalBatch, AgentError> {
         let limit = Duration::from_millis(request.wait_ms.into()) + LATE;
-        let result = self.seed().await?.read_journal(within(limit), request).await;
+        let result = self
+            .seed()
+            .await?
+            .read_journal(within(limit), request)
+            .await;
         self.sorted("ReadJournal", result).await
     }
 }
@@ -380,7 +463,11 @@ fn exec_id(exec: Option<&ExecId>) -> String {
 fn container(spec: &VmSpec) -> CreateContainerRequest {
     let process = oci::Process {
         Args: spec.args.clone(),
-        Env: spec.env.iter().map(crate::spec::EnvVar::assignment).collect(),
+        Env: spec
+            .env
+            .iter()
+            .map(crate::spec::EnvVar::assignment)
+            .collect(),
         Cwd: "/".into(),
         ..Default::default()
     };
@@ -401,8 +488,20 @@ fn container(spec: &VmSpec) -> CreateContainerRequest {
 }
 
 fn storage(volume: &VolumeSpec) -> Storage {
-    let VolumeSpec { name, filesystem, mount_point, read_only, user, group, mode, .. } = volume;
-    let mut driver_options = vec![format!("serial={}", volume.serial()), format!("name={name}")];
+    let VolumeSpec {
+        name,
+        filesystem,
+        mount_point,
+        read_only,
+        user,
+        group,
+        mode,
+        ..
+    } = volume;
+    let mut driver_options = vec![
+        format!("serial={}", volume.serial()),
+        format!("name={name}"),
+    ];
     for (key, value) in [("user", user), ("group", group), ("mode", mode)] {
         driver_options.extend(value.iter().map(|value| format!("{key}={value}")));
     }

@@ -66,9 +66,15 @@ pub async fn dial(socket: &Path, port: u32, limit: Duration) -> Result<UnixStrea
 }
 
 async fn once(path: &Path, port: u32) -> Result<UnixStream, ConnectError> {
-    let wrap = |source| ConnectError::Socket { path: path.to_owned(), source };
+    let wrap = |source| ConnectError::Socket {
+        path: path.to_owned(),
+        source,
+    };
     let mut stream = UnixStream::connect(path).await.map_err(wrap)?;
-    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(wrap)?;
+    stream
+        .write_all(format!("CONNECT {port}\n").as_bytes())
+        .await
+        .map_err(wrap)?;
     // Byte by byte: what follows the line belongs to the caller.
     let mut answer = Vec::new();
     loop {
@@ -126,11 +132,17 @@ mod tests {
     async fn other_answers_are_no_connection() {
         let limit = Duration::from_millis(1);
         let (_dir, path) = answering(b"").await;
-        assert!(matches!(dial(&path, 1024, limit).await, Err(ConnectError::Refused(1024))));
+        assert!(matches!(
+            dial(&path, 1024, limit).await,
+            Err(ConnectError::Refused(1024))
+        ));
         for answer in [&b"NO 1\n"[..], b"OKOKOKOKOKOKOKOKOKOKOKOKOK"] {
             let (_dir, path) = answering(answer).await;
             let result = dial(&path, 1024, limit).await;
-            assert!(matches!(result, Err(ConnectError::Answer { .. })), "{result:?}");
+            assert!(
+                matches!(result, Err(ConnectError::Answer { .. })),
+                "{result:?}"
+            );
         }
         let result = dial(Path::new("/nonexistent"), 1024, limit).await;
         assert!(matches!(result, Err(ConnectError::Socket { .. })));

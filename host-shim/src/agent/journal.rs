@@ -17,7 +17,10 @@ pub struct Journal {
 impl Journal {
     /// The journal of this agent, on a connection of its own. `alive` turns false when the VM has ended.
     pub fn new(agent: &Agent, alive: watch::Receiver<bool>) -> Self {
-        Self { agent: agent.apart(), alive }
+        Self {
+            agent: agent.apart(),
+            alive,
+        }
     }
 }
 

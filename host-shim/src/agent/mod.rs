@@ -8,6 +8,6 @@ mod connect;
 mod journal;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};
-pub use client::{Agent, AgentError, Stream, StdioSpec};
+pub use client::{Agent, AgentError, StdioSpec, Stream};
 pub use connect::{ConnectError, dial};
 pub use journal::Journal;

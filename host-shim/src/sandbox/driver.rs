@@ -9,20 +9,21 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant as StdInstant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use seed_protocol::seed::v1::{Beacon, GuestStatus, Stage};
-use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     exit_record::ExitRecord,
-    failure,
+    failure::{self, with_cause},
+    follow,
+    handle::{LogFigures, Observer, Parts, StartError},
     stages::Stages,
     start,
     state::{Action, Event, Exit, Kill, Machine as StateMachine, Phase, Timer},
@@ -44,55 +45,8 @@ const SIGTERM: u32 = 15;
 /// What the guest may still say when it is killed without being asked.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// One long poll of the guest's status.
-const STATUS_POLL: Duration = Duration::from_secs(25);
-
-/// The pause after a status poll that failed.
-const STATUS_PAUSE: Duration = Duration::from_millis(500);
-
-/// Why a VM does not run.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum StartError {
-    /// It came up and failed, or did not come up.
-    #[error("{0}")]
-    Failed(String),
-    /// The driver is gone.
-    #[error("the instance has ended")]
-    Gone,
-}
-
-/// Whoever must hear of start and end, in this order. It must not block.
-pub trait Observer: Send + Sync + std::fmt::Debug {
-    /// It runs. `pid` is the VMM's.
-    fn started(&self, pid: u32);
-    /// It has ended. Only after [`Observer::started`].
-    fn ended(&self, pid: u32, ended: &Ended);
-}
-
-/// What a VM is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// What to run.
-    pub spec: Arc<VmSpec>,
-    /// With what.
-    pub vmm: Arc<dyn Vmm>,
-    /// The instance's TPM, locked.
-    pub tpm: StateDir,
-    /// Its root, mounted.
-    pub rootfs: Rootfs,
-    /// Where the exit is written down.
-    pub bundle: PathBuf,
-    /// Where the journal goes besides the log's segments.
-    pub stdout: Option<logs::fifo::Output>,
-    /// Time limits.
-    pub limits: Limits,
-    /// Told of start and end.
-    pub observer: Arc<dyn Observer>,
-    /// When Create was called.
-    pub created: StdInstant,
-}
-
-enum Input {
+/// What the driver is told.
+pub(super) enum Input {
     Start(oneshot::Sender<Result<u32, StartError>>),
     Kill(Kill),
     Control(Control),
@@ -105,114 +59,7 @@ enum Input {
     CleanedUp,
 }
 
-/// A handle on one VM. Clones are cheap; the VM lives on without them.
-#[derive(Debug, Clone)]
-pub struct Sandbox {
-    inputs: mpsc::UnboundedSender<Input>,
-    view: watch::Receiver<View>,
-    agent: Agent,
-    spec: Arc<VmSpec>,
-    log: Arc<std::sync::OnceLock<Arc<logs::Counters>>>,
-}
-
-impl Sandbox {
-    /// Begins a life. Nothing is started yet.
-    pub fn create(parts: Parts) -> Self {
-        let (inputs, received) = mpsc::unbounded_channel();
-        let (publish, view) = watch::channel(View::new());
-        let agent = Agent::new(parts.spec.paths.vsock_socket());
-        let log = Arc::new(std::sync::OnceLock::new());
-        let spec = Arc::clone(&parts.spec);
-        let (alive, _) = watch::channel(true);
-        let driver = Driver {
-            state: StateMachine::default(),
-            stages: Stages::new(parts.created),
-            spec: Arc::clone(&parts.spec),
-            vmm: parts.vmm,
-            tpm: Some(Arc::new(parts.tpm)),
-            rootfs: Some(parts.rootfs),
-            bundle: parts.bundle,
-            stdout: parts.stdout,
-            limits: parts.limits,
-            observer: parts.observer,
-            agent: agent.clone(),
-            inputs: inputs.downgrade(),
-            view: publish,
-            control: None,
-            beacons: None,
-            follower: None,
-            puller: None,
-            log: Arc::clone(&log),
-            alive,
-            timer: None,
-            reply: None,
-            announced: false,
-        };
-        tokio::spawn(driver.run(received));
-        Self { inputs, view, agent, spec, log }
-    }
-
-    /// Boots it, and returns when the guest has its orders. Gives the VMM's pid.
-    pub async fn start(&self) -> Result<u32, StartError> {
-        let (reply, answer) = oneshot::channel();
-        self.inputs.send(Input::Start(reply)).map_err(|_| StartError::Gone)?;
-        answer.await.map_err(|_| StartError::Gone)?
-    }
-
-    /// Ends it. The end itself is told by [`Sandbox::wait`].
-    pub fn kill(&self, kill: Kill) {
-        let _ = self.inputs.send(Input::Kill(kill));
-    }
-
-    /// Freezes it, or lets it run on.
-    pub async fn pause(&self, pause: bool) {
-        let control = if pause { Control::Pause } else { Control::Resume };
-        let _ = self.inputs.send(Input::Control(control));
-        let mut view = self.view.clone();
-        let _ = view.wait_for(|view| view.paused == pause || view.ended.is_some()).await;
-    }
-
-    /// What is known now.
-    pub fn view(&self) -> View {
-        self.view.borrow().clone()
-    }
-
-    /// What is known, as soon as its revision is not `revision`.
-    pub async fn changed(&self, revision: u64) -> View {
-        let mut view = self.view.clone();
-        match view.wait_for(|view| view.revision != revision).await {
-            Ok(view) => view.clone(),
-            Err(_) => self.view(),
-        }
-    }
-
-    /// Its end.
-    pub async fn wait(&self) -> Ended {
-        let mut view = self.view.clone();
-        let ended = view.wait_for(|view| view.ended.is_some()).await.ok();
-        ended.and_then(|view| view.ended.clone()).unwrap_or_else(|| Ended {
-            exit: Exit { status: 137, reason: "the shim lost it".into() },
-            at: SystemTime::now(),
-        })
-    }
-
-    /// The guest's agent.
-    pub fn agent(&self) -> &Agent {
-        &self.agent
-    }
-
-    /// What it is.
-    pub fn spec(&self) -> &VmSpec {
-        &self.spec
-    }
-
-    /// Entries in its log since its start, and how many more the guest has.
-    pub fn log_figures(&self) -> (u64, u64) {
-        self.log.get().map_or((0, 0), |counters| (counters.entries(), counters.lag()))
-    }
-}
-
-struct Driver {
+pub(super) struct Driver {
     state: StateMachine,
     stages: Stages,
     spec: Arc<VmSpec>,
@@ -231,7 +78,7 @@ struct Driver {
     beacons: Option<BeaconListener>,
     follower: Option<JoinHandle<()>>,
     puller: Option<logs::Handle>,
-    log: Arc<std::sync::OnceLock<Arc<logs::Counters>>>,
+    log: LogFigures,
     /// False when the VM has ended.
     alive: watch::Sender<bool>,
     timer: Option<(Timer, Instant)>,
@@ -241,6 +88,43 @@ struct Driver {
 }
 
 impl Driver {
+    /// Starts the task.
+    pub(super) fn spawn(
+        parts: Parts,
+        agent: Agent,
+        inputs: mpsc::WeakUnboundedSender<Input>,
+        received: mpsc::UnboundedReceiver<Input>,
+        view: watch::Sender<View>,
+        log: LogFigures,
+    ) {
+        let (alive, _) = watch::channel(true);
+        let driver = Self {
+            state: StateMachine::default(),
+            stages: Stages::new(parts.created),
+            spec: parts.spec,
+            vmm: parts.vmm,
+            tpm: Some(Arc::new(parts.tpm)),
+            rootfs: Some(parts.rootfs),
+            bundle: parts.bundle,
+            stdout: parts.stdout,
+            limits: parts.limits,
+            observer: parts.observer,
+            agent,
+            inputs,
+            view,
+            control: None,
+            beacons: None,
+            follower: None,
+            puller: None,
+            log,
+            alive,
+            timer: None,
+            reply: None,
+            announced: false,
+        };
+        tokio::spawn(driver.run(received));
+    }
+
     async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
         loop {
             let timer = self.timer;
@@ -272,10 +156,16 @@ impl Driver {
     fn overdue(&self, timer: Timer) -> String {
         match timer {
             Timer::Hello => {
-                format!("the guest never said hello within {} s", self.limits.hello_seconds)
+                format!(
+                    "the guest never said hello within {} s",
+                    self.limits.hello_seconds
+                )
             }
             Timer::Poweroff => {
-                format!("the guest did not power off within {} s", self.limits.poweroff_seconds)
+                format!(
+                    "the guest did not power off within {} s",
+                    self.limits.poweroff_seconds
+                )
             }
         }
     }
@@ -332,7 +222,11 @@ impl Driver {
     }
 
     fn launched(&mut self, machine: vmm::Machine) {
-        let vmm::Machine { processes, control, mut events } = machine;
+        let vmm::Machine {
+            processes,
+            control,
+            mut events,
+        } = machine;
         self.control = Some(control);
         self.stages.reach(Stage::STAGE_VMM_STARTED);
         let pid = processes.first().map_or(0, |process| process.pid);
@@ -340,7 +234,9 @@ impl Driver {
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                let Some(inputs) = inputs.upgrade() else { break };
+                let Some(inputs) = inputs.upgrade() else {
+                    break;
+                };
                 let _ = inputs.send(Input::Vm(event));
             }
         });
@@ -351,12 +247,19 @@ impl Driver {
         if !beacon.error.is_empty() {
             let text = vmm::console::plain(&beacon.error);
             tracing::warn!(sandbox_id = %self.spec.id, error = text, "guest reports a failure");
-            self.feed(Event::GuestFailed(format!("the guest's agent failed: {text}")));
+            self.feed(Event::GuestFailed(format!(
+                "the guest's agent failed: {text}"
+            )));
         } else if beacon.stage.enum_value() == Ok(Stage::STAGE_HELLO)
             && self.state.phase() == Phase::Booting
         {
             self.stages.hello(Duration::from_micros(beacon.boottime_us));
-            let boot_id = beacon.boot_id.chars().filter(char::is_ascii_hexdigit).take(32).collect();
+            let boot_id = beacon
+                .boot_id
+                .chars()
+                .filter(char::is_ascii_hexdigit)
+                .take(32)
+                .collect();
             self.publish(|view| view.boot_id = boot_id);
             self.follow();
             self.feed(Event::Hello);
@@ -365,31 +268,9 @@ impl Driver {
 
     /// Begins to follow status and journal.
     fn follow(&mut self) {
-        let agent = self.agent.apart();
-        let inputs = self.inputs.clone();
-        self.follower = Some(tokio::spawn(async move {
-            let mut revision = 0;
-            loop {
-                let status = agent.status(revision, STATUS_POLL).await;
-                let Some(inputs) = inputs.upgrade() else { return };
-                match status {
-                    Ok(status) if status.revision != revision => {
-                        revision = status.revision;
-                        let _ = inputs.send(Input::Guest(Box::new(status)));
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        drop(inputs);
-                        tracing::debug!(%error, "guest status is not to be had");
-                        sleep(STATUS_PAUSE).await;
-                        revision = 0;
-                    }
-                }
-            }
-        }));
+        self.follower = Some(follow::status(self.agent.apart(), self.inputs.clone()));
         let journal = Journal::new(&self.agent, self.alive.subscribe());
-        let puller =
-            logs::puller::spawn(journal, self.spec.paths.logs_dir(), self.stdout.take());
+        let puller = logs::puller::spawn(journal, self.spec.paths.logs_dir(), self.stdout.take());
         let _ = self.log.set(puller.counters());
         self.puller = Some(puller);
     }
@@ -457,21 +338,23 @@ impl Driver {
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             while let Some(beacon) = beacons.recv().await {
-                let Some(inputs) = inputs.upgrade() else { break };
+                let Some(inputs) = inputs.upgrade() else {
+                    break;
+                };
                 let _ = inputs.send(Input::Beacon(beacon));
             }
         });
         let Some(tpm) = self.tpm.clone() else { return };
         let (vmm, spec) = (Arc::clone(&self.vmm), Arc::clone(&self.spec));
-        self.spawn(async move { Input::Launched(vmm.launch(&spec, &tpm).await) });
+        self.report(async move { Input::Launched(vmm.launch(&spec, &tpm).await) });
     }
 
     fn provision(&mut self) {
         let (agent, spec) = (self.agent.clone(), Arc::clone(&self.spec));
         let limits = self.limits.clone();
-        self.spawn(async move {
-            Input::Provisioned(start::provision(&agent, &spec, &limits).await)
-        });
+        self.spawn(
+            async move { Input::Provisioned(start::provision(&agent, &spec, &limits).await) },
+        );
     }
 
     fn ask_poweroff(&mut self) {
@@ -488,7 +371,9 @@ impl Driver {
     }
 
     fn drain_and_kill(&mut self) {
-        let Some(control) = self.control.clone() else { return };
+        let Some(control) = self.control.clone() else {
+            return;
+        };
         let puller = self.puller.take();
         tokio::spawn(async move {
             if let Some(puller) = puller {
@@ -506,7 +391,7 @@ impl Driver {
         }
         let puller = self.puller.take();
         let limit = self.limits.drain();
-        self.spawn(async move {
+        self.report(async move {
             if let Some(puller) = puller {
                 puller.drain(limit).await;
             }
@@ -515,7 +400,10 @@ impl Driver {
     }
 
     fn exited(&mut self, exit: Exit) {
-        let ended = Ended { exit, at: SystemTime::now() };
+        let ended = Ended {
+            exit,
+            at: SystemTime::now(),
+        };
         let pid = self.view.borrow().pid;
         tracing::info!(
             sandbox_id = %self.spec.id,
@@ -523,10 +411,11 @@ impl Driver {
             reason = ended.exit.reason,
             "instance ended"
         );
-        if ended.exit.status != 0 && self.announced {
-            if let Err(error) = failure::keep_console(&self.spec.paths) {
-                tracing::warn!(%error, "console log was not kept");
-            }
+        if ended.exit.status != 0
+            && self.announced
+            && let Err(error) = failure::keep_console(&self.spec.paths)
+        {
+            tracing::warn!(%error, "console log was not kept");
         }
         if let Err(error) = ExitRecord::new(pid, &ended).write(&self.bundle) {
             tracing::warn!(%error, "exit was not written down");
@@ -567,7 +456,7 @@ impl Driver {
         }
     }
 
-    fn spawn(&self, work: impl Future<Output = Input> + Send + 'static) {
+    fn report(&self, work: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         tokio::spawn(async move {
             let input = work.await;
@@ -594,19 +483,4 @@ fn remove_dir(path: &std::path::Path) {
         }
         _ => {}
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

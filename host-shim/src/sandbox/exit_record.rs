@@ -68,8 +68,12 @@ mod tests {
     #[test]
     fn a_record_comes_back_and_a_damaged_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let record =
-            ExitRecord { pid: 7, status: 137, reason: "killed".into(), at_unix_ns: 1_700_000_000_5 };
+        let record = ExitRecord {
+            pid: 7,
+            status: 137,
+            reason: "killed".into(),
+            at_unix_ns: 17_000_000_005,
+        };
         record.write(dir.path()).unwrap();
         assert_eq!(ExitRecord::read(dir.path()), Some(record));
         fs::write(dir.path().join(FILE), "{").unwrap();

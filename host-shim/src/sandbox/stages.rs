@@ -17,7 +17,11 @@ pub(super) struct Stages {
 
 impl Stages {
     pub(super) fn new(created: Instant) -> Self {
-        Self { created, kernel: None, reached: Vec::new() }
+        Self {
+            created,
+            kernel: None,
+            reached: Vec::new(),
+        }
     }
 
     pub(super) fn list(&self) -> Vec<(Stage, Duration)> {
@@ -37,7 +41,8 @@ impl Stages {
         let kernel = now.saturating_sub(boottime).max(floor);
         self.kernel = Some(kernel);
         // The console may be silent until late, and cannot be earlier.
-        self.reached.retain(|(stage, _)| *stage != Stage::STAGE_KERNEL);
+        self.reached
+            .retain(|(stage, _)| *stage != Stage::STAGE_KERNEL);
         self.put(Stage::STAGE_KERNEL, kernel);
         self.put(Stage::STAGE_HELLO, now);
     }
@@ -47,9 +52,14 @@ impl Stages {
         let Some(kernel) = self.kernel else { return };
         let now = self.created.elapsed();
         for time in status.stages.iter().take(16) {
-            let Ok(stage) = time.stage.enum_value() else { continue };
+            let Ok(stage) = time.stage.enum_value() else {
+                continue;
+            };
             if stage.value() > Stage::STAGE_HELLO.value() {
-                self.put(stage, (kernel + Duration::from_micros(time.boottime_us)).min(now));
+                self.put(
+                    stage,
+                    (kernel + Duration::from_micros(time.boottime_us)).min(now),
+                );
             }
         }
     }
@@ -100,6 +110,9 @@ mod tests {
         let mut stages = Stages::new(Instant::now() - Duration::from_secs(10));
         stages.put(Stage::STAGE_VMM_STARTED, Duration::from_secs(2));
         stages.hello(Duration::MAX);
-        assert_eq!(stages.list()[1], (Stage::STAGE_KERNEL, Duration::from_secs(2)));
+        assert_eq!(
+            stages.list()[1],
+            (Stage::STAGE_KERNEL, Duration::from_secs(2))
+        );
     }
 }

@@ -140,16 +140,26 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { phase: Phase::Created, starting: false, exit: None }
+        Self {
+            phase: Phase::Created,
+            starting: false,
+            exit: None,
+        }
     }
 }
 
 fn killed(reason: &str) -> Exit {
-    Exit { status: VmEnd::Killed.exit_status(), reason: reason.to_owned() }
+    Exit {
+        status: VmEnd::Killed.exit_status(),
+        reason: reason.to_owned(),
+    }
 }
 
 fn failed(reason: String) -> Exit {
-    Exit { status: START_FAILED, reason }
+    Exit {
+        status: START_FAILED,
+        reason,
+    }
 }
 
 impl Machine {
@@ -195,9 +205,11 @@ impl Machine {
                 self.end(failed(what), Ending, vec![Action::KillVm])
             }
 
-            (Created, Event::Kill(_)) => {
-                self.end(killed("killed before it was started"), Cleaning, vec![Action::CleanUp])
-            }
+            (Created, Event::Kill(_)) => self.end(
+                killed("killed before it was started"),
+                Cleaning,
+                vec![Action::CleanUp],
+            ),
             (Launching, Event::Kill(_)) => {
                 self.end(killed("killed while it was started"), Launching, vec![])
             }
@@ -205,12 +217,15 @@ impl Machine {
                 let exit = killed("killed before the guest was ready");
                 self.end(exit, Ending, vec![Action::Disarm, Action::KillVm])
             }
-            (Running, Event::Kill(Kill::Terminate)) => {
-                self.go(PoweringOff, vec![Action::Arm(Timer::Poweroff), Action::AskPoweroff])
-            }
-            (Running | PoweringOff, Event::Kill(Kill::Now)) => {
-                self.end(killed("killed"), Ending, vec![Action::Disarm, Action::DrainAndKill])
-            }
+            (Running, Event::Kill(Kill::Terminate)) => self.go(
+                PoweringOff,
+                vec![Action::Arm(Timer::Poweroff), Action::AskPoweroff],
+            ),
+            (Running | PoweringOff, Event::Kill(Kill::Now)) => self.end(
+                killed("killed"),
+                Ending,
+                vec![Action::Disarm, Action::DrainAndKill],
+            ),
             (PoweringOff, Event::Kill(Kill::Terminate)) => vec![Action::AskPoweroff],
             (PoweringOff, Event::Deadline(Timer::Poweroff, _)) => vec![Action::PowerButton],
 
@@ -219,7 +234,10 @@ impl Machine {
                 self.end(exit, Cleaning, vec![Action::Disarm, Action::CleanUp])
             }
             (Running | PoweringOff | Ending, Event::VmEnded(end)) => {
-                let exit = Exit { status: end.exit_status(), reason: end.to_string() };
+                let exit = Exit {
+                    status: end.exit_status(),
+                    reason: end.to_string(),
+                };
                 self.end(exit, Cleaning, vec![Action::Disarm, Action::CleanUp])
             }
             (Cleaning, Event::CleanedUp) => self.stopped(),
@@ -271,12 +289,20 @@ mod tests {
     use super::*;
 
     fn run(machine: &mut Machine, events: &[Event]) -> Vec<Action> {
-        events.iter().flat_map(|event| machine.on(event.clone())).collect()
+        events
+            .iter()
+            .flat_map(|event| machine.on(event.clone()))
+            .collect()
     }
 
     fn to_running() -> Machine {
         let mut machine = Machine::default();
-        let events = [Event::Start, Event::Launched, Event::Hello, Event::Provisioned];
+        let events = [
+            Event::Start,
+            Event::Launched,
+            Event::Hello,
+            Event::Provisioned,
+        ];
         let actions = run(&mut machine, &events);
         let wanted = [
             Action::Launch,
@@ -301,7 +327,11 @@ mod tests {
         let mut machine = to_running();
         let actions = run(
             &mut machine,
-            &[Event::Kill(Kill::Terminate), Event::VmEnded(VmEnd::Poweroff), Event::CleanedUp],
+            &[
+                Event::Kill(Kill::Terminate),
+                Event::VmEnded(VmEnd::Poweroff),
+                Event::CleanedUp,
+            ],
         );
         assert_eq!(exit_of(&actions).unwrap().status, 0);
         assert_eq!(machine.phase(), Phase::Stopped);
@@ -312,7 +342,13 @@ mod tests {
         let mut machine = Machine::default();
         let deadline = Event::Deadline(Timer::Hello, "the guest never said hello".into());
         let ended = Event::VmEnded(VmEnd::Killed);
-        let events = [Event::Start, Event::Launched, deadline, ended, Event::CleanedUp];
+        let events = [
+            Event::Start,
+            Event::Launched,
+            deadline,
+            ended,
+            Event::CleanedUp,
+        ];
         let actions = run(&mut machine, &events);
         assert!(actions.contains(&Action::StartFailed("the guest never said hello".into())));
         assert_eq!(exit_of(&actions).unwrap().status, START_FAILED);

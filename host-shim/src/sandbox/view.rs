@@ -57,6 +57,8 @@ impl View {
 
     /// The furthest stage.
     pub fn stage(&self) -> Stage {
-        self.stages.last().map_or(Stage::STAGE_UNSPECIFIED, |(stage, _)| *stage)
+        self.stages
+            .last()
+            .map_or(Stage::STAGE_UNSPECIFIED, |(stage, _)| *stage)
     }
 }

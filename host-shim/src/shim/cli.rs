@@ -65,7 +65,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let text = arg.into_string().map_err(CliError::Encoding)?;
-        let Some(flag) = text.strip_prefix('-').map(|f| f.strip_prefix('-').unwrap_or(f)) else {
+        let Some(flag) = text
+            .strip_prefix('-')
+            .map(|f| f.strip_prefix('-').unwrap_or(f))
+        else {
             if command.replace(text).is_some() {
                 return Err(CliError::Command);
             }
@@ -114,18 +117,25 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, CliError> {
-        parse(line.split(' ').map(|word| if word == "''" { "".into() } else { word.into() }))
+        parse(
+            line.split(' ')
+                .map(|word| if word == "''" { "".into() } else { word.into() }),
+        )
     }
 
     #[test]
     fn containerds_own_command_lines_are_understood() {
         let line = "-namespace k8s.io -address /run/containerd/containerd.sock \
                     -publish-binary /usr/bin/containerd -id abc -debug start";
-        let Ok(Command::Start(target)) = parsed(line) else { panic!("not a start") };
+        let Ok(Command::Start(target)) = parsed(line) else {
+            panic!("not a start")
+        };
         assert_eq!(target.address, "/run/containerd/containerd.sock");
         assert!(target.debug && target.id.as_str() == "abc");
         let line = "-namespace default -address '' -publish-binary '' -id a -bundle /b delete";
-        let Ok(Command::Delete(target)) = parsed(line) else { panic!("not a delete") };
+        let Ok(Command::Delete(target)) = parsed(line) else {
+            panic!("not a delete")
+        };
         assert_eq!(target.bundle, Some(PathBuf::from("/b")));
         assert_eq!(parsed("-v").unwrap(), Command::Version);
         assert_eq!(parsed("--info").unwrap(), Command::Info);

@@ -66,7 +66,10 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     let socket = state.map(|state| state.socket);
     remove(&paths, socket.as_deref());
     let record = ExitRecord::read(&bundle);
-    let vmm = pids.iter().find(|entry| entry.name == "qemu").map(|entry| entry.pid);
+    let vmm = pids
+        .iter()
+        .find(|entry| entry.name == "qemu")
+        .map(|entry| entry.pid);
     let response = match record {
         Some(record) => DeleteResponse {
             pid: record.pid,
@@ -86,16 +89,20 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
 
 fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
     let read = fs::read(paths.pids()).ok();
-    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
 }
 
 /// Kills the processes of the list that are still the same ones, and waits until they are gone.
 fn kill_all(pids: &[PidEntry]) {
-    let alive = |entry: &&PidEntry| {
-        entry.start.is_some() && sys::start_time(entry.pid) == entry.start
-    };
+    let alive =
+        |entry: &&PidEntry| entry.start.is_some() && sys::start_time(entry.pid) == entry.start;
     // The VMM before its daemons, and the shim not at all: if it lives, it is not ours to end here.
-    for entry in pids.iter().filter(|entry| entry.name != "shim").filter(alive) {
+    for entry in pids
+        .iter()
+        .filter(|entry| entry.name != "shim")
+        .filter(alive)
+    {
         let fd = sys::pid(entry.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // Looked at again: the pidfd now names whatever process has the pid.
         if let Some(fd) = fd.filter(|_| alive(&entry)) {
@@ -147,11 +154,22 @@ mod tests {
         fs::create_dir_all(paths.vm_dir()).unwrap();
         fs::create_dir_all(paths.tpm_dir()).unwrap();
         fs::write(&socket, "").unwrap();
-        StateFile { config, socket: socket.clone() }.write(&bundle).unwrap();
-        let mut left =
-            Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
-        let mut other =
-            Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        StateFile {
+            config,
+            socket: socket.clone(),
+        }
+        .write(&bundle)
+        .unwrap();
+        let mut left = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut other = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let entries = serde_json::json!([
             {"name": "qemu", "pid": left.id(), "start": sys::start_time(left.id())},
             {"name": "swtpm", "pid": other.id(), "start": 1},
@@ -161,7 +179,11 @@ mod tests {
         let first = DeleteResponse::parse_from_bytes(&run(&target).unwrap()).unwrap();
         assert_eq!((first.exit_status, first.pid), (KILLED, left.id()));
         assert!(!left.wait().unwrap().success());
-        assert_eq!(other.try_wait().unwrap(), None, "a pid of somebody else was killed");
+        assert_eq!(
+            other.try_wait().unwrap(),
+            None,
+            "a pid of somebody else was killed"
+        );
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(!paths.run_dir().exists() && !socket.exists());

@@ -116,11 +116,23 @@ mod tests {
 
     #[test]
     fn what_containerd_acts_on_is_told_apart() {
-        assert_eq!(code(TaskError::NotFound("container a".into())), Code::NOT_FOUND);
-        assert_eq!(code(TaskError::Exists("container a".into())), Code::ALREADY_EXISTS);
-        assert_eq!(code(TaskError::Unsupported("Checkpoint")), Code::UNIMPLEMENTED);
+        assert_eq!(
+            code(TaskError::NotFound("container a".into())),
+            Code::NOT_FOUND
+        );
+        assert_eq!(
+            code(TaskError::Exists("container a".into())),
+            Code::ALREADY_EXISTS
+        );
+        assert_eq!(
+            code(TaskError::Unsupported("Checkpoint")),
+            Code::UNIMPLEMENTED
+        );
         let in_use = StateDirError::InUse("/var/lib/seed/tpm/default/a".into());
         assert_eq!(code(TaskError::Tpm(in_use)), Code::FAILED_PRECONDITION);
-        assert_eq!(code(TaskError::Start(StartError::Failed("x".into()))), Code::INTERNAL);
+        assert_eq!(
+            code(TaskError::Start(StartError::Failed("x".into()))),
+            Code::INTERNAL
+        );
     }
 }

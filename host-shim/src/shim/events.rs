@@ -12,7 +12,10 @@ use containerd_shim_protos::{
         TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskPaused,
         TaskResumed, TaskStart,
     },
-    protobuf::{Message, MessageField, well_known_types::{any::Any, timestamp::Timestamp}},
+    protobuf::{
+        Message, MessageField,
+        well_known_types::{any::Any, timestamp::Timestamp},
+    },
     shim::{event::Envelope, events::ForwardRequest},
     shim_async::EventsClient,
     topics,
@@ -78,7 +81,10 @@ impl Publisher {
     pub fn start(address: &str, namespace: &Namespace) -> Self {
         let namespace = namespace.clone();
         if address.is_empty() {
-            return Self { namespace, queue: None };
+            return Self {
+                namespace,
+                queue: None,
+            };
         }
         let (queue, events) = mpsc::unbounded_channel();
         let address = match address.split_once("://") {
@@ -86,7 +92,10 @@ impl Publisher {
             None => format!("unix://{address}"),
         };
         tokio::spawn(forward_all(address, namespace.clone(), events));
-        Self { namespace, queue: Some(queue) }
+        Self {
+            namespace,
+            queue: Some(queue),
+        }
     }
 
     pub(super) fn publish<E: Event>(&self, event: &E) {
@@ -99,7 +108,12 @@ impl Publisher {
             timestamp: timestamp(SystemTime::now()),
             namespace: self.namespace.to_string(),
             topic: E::TOPIC.to_owned(),
-            event: Some(Any { type_url: E::TYPE.to_owned(), value, ..Any::default() }).into(),
+            event: Some(Any {
+                type_url: E::TYPE.to_owned(),
+                value,
+                ..Any::default()
+            })
+            .into(),
             ..Envelope::default()
         };
         let _ = queue.send(envelope);
@@ -136,10 +150,16 @@ async fn forward(
     event: Envelope,
 ) {
     let topic = event.topic.clone();
-    let request = ForwardRequest { envelope: Some(event).into(), ..ForwardRequest::default() };
+    let request = ForwardRequest {
+        envelope: Some(event).into(),
+        ..ForwardRequest::default()
+    };
     for attempt in 1..=TRIES {
         if client.is_none() {
-            *client = ttrpc::r#async::Client::connect(address).await.map(EventsClient::new).ok();
+            *client = ttrpc::r#async::Client::connect(address)
+                .await
+                .map(EventsClient::new)
+                .ok();
         }
         if let Some(events) = client.as_ref() {
             let mut context = context::with_duration(LIMIT);
@@ -170,7 +190,11 @@ pub(super) struct TaskObserver {
 impl Observer for TaskObserver {
     fn started(&self, pid: u32) {
         let container_id = self.id.to_string();
-        self.publisher.publish(&TaskStart { container_id, pid, ..TaskStart::default() });
+        self.publisher.publish(&TaskStart {
+            container_id,
+            pid,
+            ..TaskStart::default()
+        });
     }
 
     fn ended(&self, pid: u32, ended: &Ended) {
@@ -215,10 +239,17 @@ mod tests {
 
     #[async_trait]
     impl Events for Containerd {
-        async fn forward(&self, context: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        async fn forward(
+            &self,
+            context: &TtrpcContext,
+            request: ForwardRequest,
+        ) -> ttrpc::Result<Empty> {
             assert_eq!(context.metadata[NAMESPACE_KEY], ["default"]);
             let envelope = request.envelope;
-            self.0.lock().unwrap().push((envelope.topic.clone(), envelope.event.type_url.clone()));
+            self.0
+                .lock()
+                .unwrap()
+                .push((envelope.topic.clone(), envelope.event.type_url.clone()));
             Ok(Empty::new())
         }
     }
@@ -235,8 +266,10 @@ mod tests {
         sleep(Duration::from_millis(100)).await;
         let containerd = Containerd::default();
         let seen = Arc::clone(&containerd.0);
-        let mut server =
-            Server::new().bind(&address).unwrap().register_service(create_events(Arc::new(containerd)));
+        let mut server = Server::new()
+            .bind(&address)
+            .unwrap()
+            .register_service(create_events(Arc::new(containerd)));
         server.start().await.unwrap();
         for _ in 0..100 {
             if seen.lock().unwrap().len() == 3 {

@@ -16,7 +16,10 @@ pub fn version() -> String {
 
 /// What `-info` prints: a `RuntimeInfo`.
 pub fn run() -> Result<Vec<u8>, Error> {
-    let version = RuntimeVersion { version: SEED.to_owned(), ..RuntimeVersion::default() };
+    let version = RuntimeVersion {
+        version: SEED.to_owned(),
+        ..RuntimeVersion::default()
+    };
     let info = RuntimeInfo {
         name: NAME.to_owned(),
         version: Some(version).into(),

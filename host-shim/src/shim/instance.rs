@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use seed_protocol::seed::{
     management::{Exit, InstanceStatus, Keys, Process, StageTime, State},
-    v1::{
-        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
-    },
+    v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
 };
 use tokio::time::timeout;
 use ttrpc::Code;
@@ -124,7 +122,11 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         processes: view
             .processes
             .iter()
-            .map(|p| Process { name: p.name.to_owned(), pid: p.pid, ..Process::default() })
+            .map(|p| Process {
+                name: p.name.to_owned(),
+                pid: p.pid,
+                ..Process::default()
+            })
             .collect(),
         exit: view
             .ended

@@ -28,7 +28,11 @@ impl Log {
         let mut options = OpenOptions::new();
         options.custom_flags(nonblock);
         // Both ends of a FIFO, so that a reader which comes back finds it open.
-        if fifo { options.read(true).write(true) } else { options.create(true).append(true) };
+        if fifo {
+            options.read(true).write(true)
+        } else {
+            options.create(true).append(true)
+        };
         Ok(Self(Arc::new(options.open(path)?)))
     }
 }
@@ -85,6 +89,9 @@ mod tests {
     fn without_a_fifo_there_is_a_file() {
         let dir = tempfile::tempdir().unwrap();
         Log::open(dir.path()).unwrap().write_all(b"line\n").unwrap();
-        assert_eq!(std::fs::read_to_string(dir.path().join(FILE)).unwrap(), "line\n");
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join(FILE)).unwrap(),
+            "line\n"
+        );
     }
 }

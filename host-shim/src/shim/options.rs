@@ -22,8 +22,10 @@ pub fn config_path(options: &Any) -> Result<Option<String>, OptionsError> {
     if options.type_url.rsplit('/').next() != Some(TYPE_URL) {
         return Ok(None);
     }
-    read(&options.value)
-        .map_err(|source| OptionsError { type_url: options.type_url.clone(), source })
+    read(&options.value).map_err(|source| OptionsError {
+        type_url: options.type_url.clone(),
+        source,
+    })
 }
 
 fn read(bytes: &[u8]) -> protobuf::Result<Option<String>> {
@@ -47,10 +49,16 @@ pub fn with_config_path(path: &str) -> Any {
     let mut value = Vec::new();
     let mut output = CodedOutputStream::vec(&mut value);
     // Writing to a vector cannot fail; an empty value would mean "no file".
-    let written = output.write_string(CONFIG_PATH_FIELD, path).and_then(|()| output.flush());
+    let written = output
+        .write_string(CONFIG_PATH_FIELD, path)
+        .and_then(|()| output.flush());
     drop(output);
     debug_assert!(written.is_ok());
-    Any { type_url: TYPE_URL.into(), value, ..Any::default() }
+    Any {
+        type_url: TYPE_URL.into(),
+        value,
+        ..Any::default()
+    }
 }
 
 #[cfg(test)]
@@ -60,8 +68,14 @@ mod tests {
     #[test]
     fn a_path_comes_back_and_options_of_others_are_none_of_ours() {
         let options = with_config_path("/etc/seed/other.toml");
-        assert_eq!(config_path(&options).unwrap().as_deref(), Some("/etc/seed/other.toml"));
-        let runc = Any { type_url: "containerd.runc.v1.Options".into(), ..Any::default() };
+        assert_eq!(
+            config_path(&options).unwrap().as_deref(),
+            Some("/etc/seed/other.toml")
+        );
+        let runc = Any {
+            type_url: "containerd.runc.v1.Options".into(),
+            ..Any::default()
+        };
         assert_eq!(config_path(&runc).unwrap(), None);
     }
 

@@ -99,12 +99,23 @@ struct ConsoleSize {
 
 fn process(spec: &Any, terminal: bool) -> Result<oci::Process, TaskError> {
     let wrong = |error: serde_json::Error| TaskError::Invalid(format!("exec's process: {error}"));
-    let Process { terminal: asked, args, env, cwd, user, console_size } =
-        serde_json::from_slice(&spec.value).map_err(wrong)?;
+    let Process {
+        terminal: asked,
+        args,
+        env,
+        cwd,
+        user,
+        console_size,
+    } = serde_json::from_slice(&spec.value).map_err(wrong)?;
     if args.first().is_none_or(String::is_empty) {
         return Err(TaskError::Invalid("exec's process has no args".into()));
     }
-    let User { uid, gid, additional_gids, username } = user;
+    let User {
+        uid,
+        gid,
+        additional_gids,
+        username,
+    } = user;
     let user = oci::User {
         UID: uid,
         GID: gid,
@@ -138,7 +149,14 @@ impl Exec {
     ) -> Result<Self, TaskError> {
         let process = Mutex::new(Some(process(spec, stdio.terminal)?));
         let (phase, _) = watch::channel(ExecPhase::Created);
-        Ok(Self { id, container, stdio, process, phase, close_stdin: Arc::default() })
+        Ok(Self {
+            id,
+            container,
+            stdio,
+            process,
+            phase,
+            close_stdin: Arc::default(),
+        })
     }
 
     /// Its streams.
@@ -154,7 +172,11 @@ impl Exec {
     /// Its end.
     pub async fn wait(&self) -> Ended {
         let mut phase = self.phase.subscribe();
-        match phase.wait_for(|phase| matches!(phase, ExecPhase::Stopped(_))).await.as_deref() {
+        match phase
+            .wait_for(|phase| matches!(phase, ExecPhase::Stopped(_)))
+            .await
+            .as_deref()
+        {
             Ok(ExecPhase::Stopped(ended)) => ended.clone(),
             Ok(ExecPhase::Created | ExecPhase::Running) | Err(_) => lost("the exec was forgotten"),
         }
@@ -171,9 +193,16 @@ impl Exec {
         sandbox: &Sandbox,
         publisher: &Publisher,
     ) -> Result<u32, TaskError> {
-        let taken = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self
+            .process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(process) = taken else {
-            return Err(TaskError::State(format!("exec {} was started already", self.id)));
+            return Err(TaskError::State(format!(
+                "exec {} was started already",
+                self.id
+            )));
         };
         let streams = Streams::open(&self.stdio)?;
         let agent = sandbox.agent().apart();
@@ -214,7 +243,11 @@ impl Exec {
     }
 
     async fn run(&self, agent: &Agent, streams: Streams) -> Ended {
-        let Streams { stdin, mut stdout, mut stderr } = streams;
+        let Streams {
+            stdin,
+            mut stdout,
+            mut stderr,
+        } = streams;
         let input = self.pump_input(agent.clone(), stdin);
         let output = self.pump_output(agent, Stream::Stdout, &mut stdout);
         // A terminal has one output; asking for the other would wait for nothing.
@@ -243,7 +276,10 @@ impl Exec {
 
     async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<pipe::Sender>) {
         loop {
-            let data = match agent.read(&self.container, &self.id, stream, CHUNK_BYTES).await {
+            let data = match agent
+                .read(&self.container, &self.id, stream, CHUNK_BYTES)
+                .await
+            {
                 Ok(data) if data.is_empty() => return,
                 Ok(data) => data,
                 Err(error) => {
@@ -309,7 +345,13 @@ async fn feed(
 }
 
 fn lost(why: &str) -> Ended {
-    Ended { exit: Exit { status: LOST, reason: why.to_owned() }, at: SystemTime::now() }
+    Ended {
+        exit: Exit {
+            status: LOST,
+            reason: why.to_owned(),
+        },
+        at: SystemTime::now(),
+    }
 }
 
 struct Streams {
@@ -335,10 +377,22 @@ impl Streams {
         let stdin = match stdio.stdin.as_str() {
             "" => None,
             // Only the reading end, so that the writer's end is an end.
-            path => Some(pipe::OpenOptions::new().open_receiver(path).map_err(wrap(path))?),
+            path => Some(
+                pipe::OpenOptions::new()
+                    .open_receiver(path)
+                    .map_err(wrap(path))?,
+            ),
         };
-        let stderr = if stdio.terminal { None } else { sender(&stdio.stderr)? };
-        Ok(Self { stdin, stdout: sender(&stdio.stdout)?, stderr })
+        let stderr = if stdio.terminal {
+            None
+        } else {
+            sender(&stdio.stderr)?
+        };
+        Ok(Self {
+            stdin,
+            stdout: sender(&stdio.stdout)?,
+            stderr,
+        })
     }
 }
 
@@ -347,7 +401,10 @@ mod tests {
     use super::*;
 
     fn spec(text: &str) -> Any {
-        Any { value: text.as_bytes().to_vec(), ..Any::default() }
+        Any {
+            value: text.as_bytes().to_vec(),
+            ..Any::default()
+        }
     }
 
     #[test]

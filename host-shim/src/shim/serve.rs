@@ -69,9 +69,15 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     let process = |what| move |source| ServeError::Process { what, source };
     let bundle = std::env::current_dir().map_err(process("reading the working directory"))?;
     let state = StateFile::read(&bundle)?;
-    let log = logging::Log::open(&bundle)
-        .map_err(|source| ServeError::Log { bundle: bundle.clone(), source })?;
-    let level = if target.debug { "debug" } else { &state.config.log_level };
+    let log = logging::Log::open(&bundle).map_err(|source| ServeError::Log {
+        bundle: bundle.clone(),
+        source,
+    })?;
+    let level = if target.debug {
+        "debug"
+    } else {
+        &state.config.log_level
+    };
     logging::start(log, level);
     // Already a leader where `start` made us one by other means.
     let _ = rustix::process::setsid();
@@ -104,7 +110,10 @@ async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(),
         .add_listener(Listener::from(listener))
         .register_service(service.methods());
     server.start().await.map_err(ServeError::Server)?;
-    say_ready().map_err(|source| ServeError::Process { what: "saying that it listens", source })?;
+    say_ready().map_err(|source| ServeError::Process {
+        what: "saying that it listens",
+        source,
+    })?;
     tracing::info!(sandbox_id = %target.id, namespace = %target.namespace, "shim serves");
     shutdown.notified().await;
     tracing::info!(sandbox_id = %target.id, "shim ends");
@@ -114,7 +123,10 @@ async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(),
 }
 
 fn listen(path: &Path) -> Result<UnixListener, ServeError> {
-    let wrap = |source| ServeError::Socket { path: path.to_owned(), source };
+    let wrap = |source| ServeError::Socket {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(wrap)?;
     }
@@ -136,7 +148,10 @@ fn say_ready() -> io::Result<()> {
     let mut stdout = io::stdout();
     stdout.write_all(READY.as_bytes())?;
     stdout.flush()?;
-    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;

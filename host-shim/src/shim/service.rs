@@ -62,7 +62,12 @@ type Result<T> = ttrpc::Result<T>;
 impl Service {
     /// A service without a task. `shutdown` is notified when containerd is done with us.
     pub fn new(environment: Environment, shutdown: Arc<Notify>) -> Self {
-        Self { environment, task: RwLock::default(), changing: Mutex::default(), shutdown }
+        Self {
+            environment,
+            task: RwLock::default(),
+            changing: Mutex::default(),
+            shutdown,
+        }
     }
 
     /// The services to register: the same one under both names.
@@ -76,7 +81,10 @@ impl Service {
     }
 
     fn current(&self) -> Option<Arc<Task>> {
-        self.task.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.task
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, task: Option<Arc<Task>>) {
@@ -85,7 +93,9 @@ impl Service {
 
     fn task(&self, id: &str) -> std::result::Result<Arc<Task>, TaskError> {
         let missing = || TaskError::NotFound(format!("container {id}"));
-        self.current().filter(|task| task.id.as_str() == id).ok_or_else(missing)
+        self.current()
+            .filter(|task| task.id.as_str() == id)
+            .ok_or_else(missing)
     }
 }
 
@@ -172,7 +182,10 @@ impl shim_async::Task for Service {
             pid,
             ..TaskCreate::default()
         });
-        Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
+        Ok(CreateTaskResponse {
+            pid,
+            ..CreateTaskResponse::default()
+        })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Result<StartResponse> {
@@ -181,9 +194,13 @@ impl shim_async::Task for Service {
             task.sandbox.start().await.map_err(TaskError::from)?
         } else {
             let exec = task.exec(&request.exec_id)?;
-            exec.start(&task.sandbox, &self.environment.publisher).await?
+            exec.start(&task.sandbox, &self.environment.publisher)
+                .await?
         };
-        Ok(StartResponse { pid, ..StartResponse::default() })
+        Ok(StartResponse {
+            pid,
+            ..StartResponse::default()
+        })
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Result<DeleteResponse> {
@@ -205,12 +222,15 @@ impl shim_async::Task for Service {
             let ended = match task.exec(&request.exec_id)?.phase() {
                 ExecPhase::Stopped(ended) => ended,
                 ExecPhase::Created => Ended {
-                    exit: crate::sandbox::Exit { status: 0, reason: "never started".into() },
+                    exit: crate::sandbox::Exit {
+                        status: 0,
+                        reason: "never started".into(),
+                    },
                     at: std::time::SystemTime::now(),
                 },
                 ExecPhase::Running => {
                     return Err(
-                        TaskError::State(format!("exec {} still runs", request.exec_id)).into()
+                        TaskError::State(format!("exec {} still runs", request.exec_id)).into(),
                     );
                 }
             };
@@ -260,14 +280,23 @@ impl shim_async::Task for Service {
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Result<PidsResponse> {
         let task = self.task(&request.id)?;
         // Never an empty list while the task is known: containerd would take it for leaked.
-        let process = ProcessInfo { pid: task.pid(), ..ProcessInfo::default() };
-        Ok(PidsResponse { processes: vec![process], ..PidsResponse::default() })
+        let process = ProcessInfo {
+            pid: task.pid(),
+            ..ProcessInfo::default()
+        };
+        Ok(PidsResponse {
+            processes: vec![process],
+            ..PidsResponse::default()
+        })
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Result<Empty> {
         self.freeze(&request.id, true).await?;
         let container_id = request.id;
-        let event = TaskPaused { container_id, ..TaskPaused::default() };
+        let event = TaskPaused {
+            container_id,
+            ..TaskPaused::default()
+        };
         self.environment.publisher.publish(&event);
         Ok(Empty::new())
     }
@@ -275,7 +304,10 @@ impl shim_async::Task for Service {
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Result<Empty> {
         self.freeze(&request.id, false).await?;
         let container_id = request.id;
-        let event = TaskResumed { container_id, ..TaskResumed::default() };
+        let event = TaskResumed {
+            container_id,
+            ..TaskResumed::default()
+        };
         self.environment.publisher.publish(&event);
         Ok(Empty::new())
     }
@@ -297,7 +329,10 @@ impl shim_async::Task for Service {
             }
             let id = ExecId::try_from(request.exec_id.as_str()).map_err(TaskError::from)?;
             let agent = task.sandbox.agent();
-            agent.signal(&task.id, Some(&id), request.signal).await.map_err(TaskError::from)?;
+            agent
+                .signal(&task.id, Some(&id), request.signal)
+                .await
+                .map_err(TaskError::from)?;
             return Ok(Empty::new());
         }
         if task.sandbox.view().phase == Phase::Stopped {
@@ -343,7 +378,11 @@ impl shim_async::Task for Service {
             task.exec(&request.exec_id)?;
             let id = ExecId::try_from(request.exec_id.as_str()).map_err(TaskError::from)?;
             let (rows, columns) = (request.height, request.width);
-            let resized = task.sandbox.agent().resize(&task.id, &id, rows, columns).await;
+            let resized = task
+                .sandbox
+                .agent()
+                .resize(&task.id, &id, rows, columns)
+                .await;
             resized.map_err(TaskError::from)?;
         }
         Ok(Empty::new())
@@ -380,7 +419,10 @@ impl shim_async::Task for Service {
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Result<ConnectResponse> {
-        let task_pid = self.current().filter(|t| t.id.as_str() == request.id).map(|t| t.pid());
+        let task_pid = self
+            .current()
+            .filter(|t| t.id.as_str() == request.id)
+            .map(|t| t.pid());
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid: task_pid.unwrap_or_default(),

@@ -78,13 +78,23 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
     let bundle = env::current_dir().map_err(wrap("reading the working directory"))?;
     let mut input = Vec::new();
     let stdin = io::stdin().lock().take(MAX_STDIN_BYTES);
-    { stdin }.read_to_end(&mut input).map_err(wrap("reading the options"))?;
+    { stdin }
+        .read_to_end(&mut input)
+        .map_err(wrap("reading the options"))?;
     let (bootstrap, options) = read_input(&input, target);
-    let config_path = options.as_ref().map(options::config_path).transpose()?.flatten();
+    let config_path = options
+        .as_ref()
+        .map(options::config_path)
+        .transpose()?
+        .flatten();
     let config = Config::load(config_path.as_deref().map(Path::new))?;
     let socket = Paths::new(&config).task_socket(&target.namespace, &target.id, &target.address);
     if UnixStream::connect(&socket).is_err() {
-        StateFile { config, socket: socket.clone() }.write(&bundle)?;
+        StateFile {
+            config,
+            socket: socket.clone(),
+        }
+        .write(&bundle)?;
         spawn(target, &bundle)?;
     }
     let address = format!("unix://{}", socket.display());
@@ -104,10 +114,18 @@ fn read_input(input: &[u8], target: &Target) -> (bool, Option<Any>) {
         && params.namespace == target.namespace.as_str()
     {
         let ours = |any: &Any| any.type_url.rsplit('/').next() == Some(options::TYPE_URL);
-        let mut values = params.extensions.into_iter().filter_map(|e| e.value.into_option());
+        let mut values = params
+            .extensions
+            .into_iter()
+            .filter_map(|e| e.value.into_option());
         return (true, values.find(ours));
     }
-    (false, Any::parse_from_bytes(input).ok().filter(|any| !any.type_url.is_empty()))
+    (
+        false,
+        Any::parse_from_bytes(input)
+            .ok()
+            .filter(|any| !any.type_url.is_empty()),
+    )
 }
 
 fn answer(form: Form, address: &str) -> Result<Vec<u8>, StartError> {
@@ -138,7 +156,12 @@ fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
     let program: PathBuf = env::current_exe().map_err(wrap("finding this program"))?;
     let mut command = Command::new(program);
     command
-        .args(["-namespace", target.namespace.as_str(), "-id", target.id.as_str()])
+        .args([
+            "-namespace",
+            target.namespace.as_str(),
+            "-id",
+            target.id.as_str(),
+        ])
         .args(["-address", target.address.as_str()])
         .args(target.debug.then_some("-debug"))
         .arg("serve")
@@ -150,14 +173,18 @@ fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
     let mut said = String::new();
     if let Some(stdout) = child.stdout.as_mut() {
         // Ends with the pipe: the server closes it when it listens, or by dying.
-        stdout.read_to_string(&mut said).map_err(wrap("waiting for the shim"))?;
+        stdout
+            .read_to_string(&mut said)
+            .map_err(wrap("waiting for the shim"))?;
     }
     if said == READY {
         return Ok(());
     }
     let mut why = String::new();
     if let Some(stderr) = child.stderr.as_mut() {
-        stderr.read_to_string(&mut why).map_err(wrap("waiting for the shim"))?;
+        stderr
+            .read_to_string(&mut why)
+            .map_err(wrap("waiting for the shim"))?;
     }
     let _ = child.wait();
     Err(StartError::Ended(why.trim().to_owned()))
@@ -189,7 +216,10 @@ mod tests {
         assert_eq!(json["version"], 2);
         assert_eq!(json["protocol"], "ttrpc");
         let bytes = answer(Form::Bootstrap, address).unwrap();
-        assert_eq!(BootstrapResult::parse_from_bytes(&bytes).unwrap().address, address);
+        assert_eq!(
+            BootstrapResult::parse_from_bytes(&bytes).unwrap().address,
+            address
+        );
     }
 
     #[test]
@@ -200,7 +230,10 @@ mod tests {
         let params = BootstrapParams {
             instance_id: "demo".into(),
             namespace: "default".into(),
-            extensions: vec![Extension { value: Some(any.clone()).into(), ..Default::default() }],
+            extensions: vec![Extension {
+                value: Some(any.clone()).into(),
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let (bootstrap, found) = read_input(&params.write_to_bytes().unwrap(), &target());

@@ -48,16 +48,20 @@ impl StateFile {
     /// Writes it into `bundle`.
     pub fn write(&self, bundle: &Path) -> Result<(), StateFileError> {
         let path = bundle.join(FILE);
-        let bytes = serde_json::to_vec(self)
-            .map_err(|source| StateFileError::Damaged { path: path.clone(), source })?;
+        let bytes = serde_json::to_vec(self).map_err(|source| StateFileError::Damaged {
+            path: path.clone(),
+            source,
+        })?;
         fs::write(&path, bytes).map_err(|source| StateFileError::Io { path, source })
     }
 
     /// Reads it from `bundle`.
     pub fn read(bundle: &Path) -> Result<Self, StateFileError> {
         let path = bundle.join(FILE);
-        let bytes =
-            fs::read(&path).map_err(|source| StateFileError::Io { path: path.clone(), source })?;
+        let bytes = fs::read(&path).map_err(|source| StateFileError::Io {
+            path: path.clone(),
+            source,
+        })?;
         serde_json::from_slice(&bytes).map_err(|source| StateFileError::Damaged { path, source })
     }
 }

@@ -90,8 +90,18 @@ impl Task {
     /// Reads and checks everything that a start needs. Nothing runs yet.
     pub async fn create(environment: &Environment, request: Request) -> Result<Self, TaskError> {
         let created = Instant::now();
-        let Environment { namespace, config, vmm, publisher } = environment;
-        let Request { id, bundle: bundle_path, mounts, stdio } = request;
+        let Environment {
+            namespace,
+            config,
+            vmm,
+            publisher,
+        } = environment;
+        let Request {
+            id,
+            bundle: bundle_path,
+            mounts,
+            stdio,
+        } = request;
         let id = ContainerId::try_from(id.as_str())?;
         let paths = Paths::new(config).instance(namespace, &id);
         vmm.check()?;
@@ -109,7 +119,10 @@ impl Task {
         })?;
         let stdout = Output::open(&stdio.stdout)?;
         make_dir(paths.run_dir())?;
-        let observer = TaskObserver { publisher: publisher.clone(), id: id.clone() };
+        let observer = TaskObserver {
+            publisher: publisher.clone(),
+            id: id.clone(),
+        };
         let sandbox = Sandbox::create(Parts {
             spec: Arc::new(spec),
             vmm: Arc::clone(vmm),
@@ -142,14 +155,23 @@ impl Task {
     /// Registers an exec.
     pub fn add_exec(&self, id: ExecId, exec: Exec) -> Result<(), TaskError> {
         if self.sandbox.view().phase != Phase::Running {
-            return Err(TaskError::State(format!("container {} does not run", self.id)));
+            return Err(TaskError::State(format!(
+                "container {} does not run",
+                self.id
+            )));
         }
         let mut execs = lock(&self.execs);
         if execs.contains_key(&id) {
-            return Err(TaskError::Exists(format!("exec {id} of container {}", self.id)));
+            return Err(TaskError::Exists(format!(
+                "exec {id} of container {}",
+                self.id
+            )));
         }
         if execs.len() >= MAX_EXECS {
-            return Err(TaskError::State(format!("container {} has {MAX_EXECS} execs", self.id)));
+            return Err(TaskError::State(format!(
+                "container {} has {MAX_EXECS} execs",
+                self.id
+            )));
         }
         execs.insert(id, Arc::new(exec));
         Ok(())
@@ -174,7 +196,12 @@ impl Task {
         match self.sandbox.view().phase {
             Phase::Created => self.sandbox.kill(Kill::Now),
             Phase::Stopped | Phase::Cleaning => {}
-            _ => return Err(TaskError::State(format!("container {} still runs", self.id))),
+            _ => {
+                return Err(TaskError::State(format!(
+                    "container {} still runs",
+                    self.id
+                )));
+            }
         }
         let ended = self.sandbox.wait().await;
         let server = lock(&self.management).take();
@@ -193,7 +220,10 @@ fn make_dir(path: &Path) -> Result<(), TaskError> {
         .recursive(true)
         .mode(0o711)
         .create(path)
-        .map_err(|source| TaskError::File { what: path.display().to_string(), source })
+        .map_err(|source| TaskError::File {
+            what: path.display().to_string(),
+            source,
+        })
 }
 
 /// A lock whose holder panicked holds data that is as good as before: nothing in here is changed half-way.

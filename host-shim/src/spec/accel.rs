@@ -32,12 +32,19 @@ impl Cpu {
     /// Looks at this host.
     pub fn look() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        Self { has_flag: has_flag(&cpuinfo), has_device: writable(Path::new("/dev/kvm")) }
+        Self {
+            has_flag: has_flag(&cpuinfo),
+            has_device: writable(Path::new("/dev/kvm")),
+        }
     }
 }
 
 fn writable(device: &Path) -> bool {
-    fs::OpenOptions::new().read(true).write(true).open(device).is_ok()
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(device)
+        .is_ok()
 }
 
 fn has_flag(cpuinfo: &str) -> bool {
@@ -74,13 +81,22 @@ mod tests {
 
     #[test]
     fn a_kvm_device_without_the_flag_is_not_used() {
-        let pvm = Cpu { has_flag: false, has_device: true };
+        let pvm = Cpu {
+            has_flag: false,
+            has_device: true,
+        };
         assert_eq!(resolve(Accel::Auto, pvm), Ok(VmAccel::Tcg));
         assert_eq!(resolve(Accel::Kvm, pvm), Err(AccelUnavailable::NoFlag));
-        let both = Cpu { has_flag: true, has_device: true };
+        let both = Cpu {
+            has_flag: true,
+            has_device: true,
+        };
         assert_eq!(resolve(Accel::Auto, both), Ok(VmAccel::Kvm));
         assert_eq!(resolve(Accel::Tcg, both), Ok(VmAccel::Tcg));
-        let locked = Cpu { has_flag: true, has_device: false };
+        let locked = Cpu {
+            has_flag: true,
+            has_device: false,
+        };
         assert_eq!(resolve(Accel::Kvm, locked), Err(AccelUnavailable::NoDevice));
     }
 

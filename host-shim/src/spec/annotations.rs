@@ -11,6 +11,8 @@ use crate::config::Accel;
 /// The prefix of ours.
 pub const PREFIX: &str = "seed.loom.farm/";
 
+const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, accel, network or kernel_params";
+
 /// What an annotation may say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Annotations {
@@ -18,12 +20,14 @@ pub struct Annotations {
     pub size: Option<Size>,
     /// `vcpus`: overrides the size's.
     pub vcpus: Option<Vcpus>,
-    /// `memory-mib`: overrides the size's.
+    /// `memory_mib`: overrides the size's.
     pub memory: Option<MemoryMib>,
     /// `accel`: overrides the configuration's.
     pub accel: Option<Accel>,
     /// `network`: `none` or `user`.
     pub network: Option<Network>,
+    /// `kernel_params`: more kernel parameters, separated by spaces. The host's own still win.
+    pub kernel_params: Vec<String>,
 }
 
 /// An annotation that cannot be meant.
@@ -40,7 +44,9 @@ impl Annotations {
     pub fn parse(all: &BTreeMap<String, String>) -> Result<Self, AnnotationError> {
         let mut ours = Self::default();
         for (name, value) in all {
-            let Some(key) = name.strip_prefix(PREFIX) else { continue };
+            let Some(key) = name.strip_prefix(PREFIX) else {
+                continue;
+            };
             ours.take(key, value).map_err(|problem| AnnotationError {
                 key: key.to_owned(),
                 value: value.to_owned(),
@@ -54,7 +60,7 @@ impl Annotations {
         match key {
             "size" => self.size = Some(value.parse()?),
             "vcpus" => self.vcpus = Some(Vcpus::try_from(number(value)?)?),
-            "memory-mib" => self.memory = Some(MemoryMib::try_from(number(value)?)?),
+            "memory_mib" => self.memory = Some(MemoryMib::try_from(number(value)?)?),
             "accel" => {
                 let accel = value.parse::<Accel>().map_err(|error| error.to_string())?;
                 self.accel = Some(accel);
@@ -66,7 +72,13 @@ impl Annotations {
                     _ => return Err("use none or user".into()),
                 });
             }
-            _ => return Err("unknown: use size, vcpus, memory-mib, accel or network".into()),
+            "kernel_params" => {
+                if value.chars().any(char::is_control) {
+                    return Err("has a control character".into());
+                }
+                self.kernel_params = value.split_whitespace().map(str::to_owned).collect();
+            }
+            _ => return Err(UNKNOWN.into()),
         }
         Ok(())
     }
@@ -82,7 +94,10 @@ mod tests {
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Annotations, AnnotationError> {
         Annotations::parse(
-            &pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            &pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
         )
     }
 
@@ -93,8 +108,11 @@ mod tests {
             ("seed.loom.farm/accel", "tcg"),
             ("io.kubernetes.cri.container-type", "container"),
         ]);
-        let wanted =
-            Annotations { size: Some(Size::M), accel: Some(Accel::Tcg), ..Default::default() };
+        let wanted = Annotations {
+            size: Some(Size::M),
+            accel: Some(Accel::Tcg),
+            ..Default::default()
+        };
         assert_eq!(read, Ok(wanted));
     }
 
@@ -105,11 +123,12 @@ mod tests {
             ("seed.loom.farm/size", "huge"),
             ("seed.loom.farm/vcpus", "0"),
             ("seed.loom.farm/vcpus", "two"),
-            ("seed.loom.farm/memory-mib", "1"),
+            ("seed.loom.farm/memory_mib", "1"),
             ("seed.loom.farm/network", "bridge"),
+            ("seed.loom.farm/kernel_params", "quiet\nx"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err().to_string();
-            assert!(error.contains(key) && error.contains(value), "{error}");
+            assert!(error.contains(&format!("{key}={value:?}")), "{error}");
         }
     }
 }

@@ -125,46 +125,103 @@ impl BootSpec {
     /// Parses the text of a `boot.json`.
     pub fn parse(text: &str) -> Result<Self, BootSpecError> {
         let Document { v1, seed } = serde_json::from_str(text)?;
-        let V1 { init, kernel, kernel_params, initrd, label } = v1;
-        for (key, path) in [("init", Some(&init)), ("kernel", Some(&kernel)), ("initrd", initrd.as_ref())] {
+        let V1 {
+            init,
+            kernel,
+            kernel_params,
+            initrd,
+            label,
+        } = v1;
+        for (key, path) in [
+            ("init", Some(&init)),
+            ("kernel", Some(&kernel)),
+            ("initrd", initrd.as_ref()),
+        ] {
             if let Some(path) = path.filter(|p| !p.is_absolute()) {
-                return Err(BootSpecError::Relative { key, path: path.clone() });
+                return Err(BootSpecError::Relative {
+                    key,
+                    path: path.clone(),
+                });
             }
         }
-        if let Some(bad) = kernel_params.iter().find(|p| p.chars().any(char::is_control)) {
+        if let Some(bad) = kernel_params
+            .iter()
+            .find(|p| p.chars().any(char::is_control))
+        {
             return Err(BootSpecError::Parameter(bad.clone()));
         }
         let seed = seed.map(extension).transpose()?.unwrap_or_default();
-        Ok(Self { label, init, kernel, initrd, kernel_params, seed })
+        Ok(Self {
+            label,
+            init,
+            kernel,
+            initrd,
+            kernel_params,
+            seed,
+        })
     }
 }
 
 fn extension(raw: RawExtension) -> Result<Extension, BootSpecError> {
-    let RawExtension { name, size, storage } = raw;
+    let RawExtension {
+        name,
+        size,
+        storage,
+    } = raw;
     let size = size
         .map(|size| size.parse::<Size>())
         .transpose()
-        .map_err(|problem| BootSpecError::Storage { name: "size".into(), problem })?;
+        .map_err(|problem| BootSpecError::Storage {
+            name: "size".into(),
+            problem,
+        })?;
     let mut entries = BTreeMap::new();
     for (name, raw) in storage {
-        let wrong = |problem: String| BootSpecError::Storage { name: name.clone(), problem };
-        let RawStorage { size, mount_point, user, group, mode } = raw;
+        let wrong = |problem: String| BootSpecError::Storage {
+            name: name.clone(),
+            problem,
+        };
+        let RawStorage {
+            size,
+            mount_point,
+            user,
+            group,
+            mode,
+        } = raw;
         let volume = VolumeName::try_from(name.as_str()).map_err(|e| wrong(e.to_string()))?;
         let mount_point = mount_point.unwrap_or_else(|| {
             PathBuf::from(seed_protocol::paths::STORAGE_DIR).join(volume.as_str())
         });
         if !mount_point.is_absolute() {
-            return Err(wrong(format!("mount point {} is not absolute", mount_point.display())));
+            return Err(wrong(format!(
+                "mount point {} is not absolute",
+                mount_point.display()
+            )));
         }
         let size_bytes = size.as_deref().map(parse_size).transpose().map_err(wrong)?;
-        entries.insert(volume, StorageEntry { size_bytes, mount_point, user, group, mode });
+        entries.insert(
+            volume,
+            StorageEntry {
+                size_bytes,
+                mount_point,
+                user,
+                group,
+                mode,
+            },
+        );
     }
-    Ok(Extension { name, size, storage: entries })
+    Ok(Extension {
+        name,
+        size,
+        storage: entries,
+    })
 }
 
 /// A number of bytes as Kubernetes writes quantities: `64Mi`, `2Gi`, `1G`, `1048576`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit {
         "" => 1,
@@ -176,10 +233,19 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "Mi" => 1 << 20,
         "Gi" => 1 << 30,
         "Ti" => 1 << 40,
-        _ => return Err(format!("size {text:?} has an unknown unit: use Ki, Mi, Gi or Ti")),
+        _ => {
+            return Err(format!(
+                "size {text:?} has an unknown unit: use Ki, Mi, Gi or Ti"
+            ));
+        }
     };
-    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    bytes.filter(|b| *b > 0).ok_or_else(|| format!("size {text:?} is no size"))
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor));
+    bytes
+        .filter(|b| *b > 0)
+        .ok_or_else(|| format!("size {text:?} is no size"))
 }
 
 /// The named sizes of an instance.
@@ -278,7 +344,10 @@ mod tests {
             ("", "bootspec"),
             ("{}", "org.nixos.bootspec.v1"),
             (r#"{"org.nixos.bootspec.v1": {"init": "/i"}}"#, "kernel"),
-            (r#"{"org.nixos.bootspec.v1": {"init": "i", "kernel": "/k"}}"#, "init"),
+            (
+                r#"{"org.nixos.bootspec.v1": {"init": "i", "kernel": "/k"}}"#,
+                "init",
+            ),
             (
                 r#"{"org.nixos.bootspec.v1": {"init": "/i", "kernel": "/k", "kernelParams": ["a\nb"]}}"#,
                 "control",

@@ -28,11 +28,18 @@ pub(super) const MAX_CMDLINE_BYTES: usize = 2048;
 const MACHINE_ID_BYTES: usize = " systemd.machine_id=".len() + 32;
 
 /// Mount types that every OCI document carries for a container. A guest mounts these by itself.
-const GUESTS_OWN: [&str; 7] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
+const GUESTS_OWN: [&str; 7] = [
+    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
+];
 
 /// Files that CRI binds into every container.
-const CRI_FILES: [&str; 5] =
-    ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm", "/dev/termination-log"];
+const CRI_FILES: [&str; 5] = [
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/dev/shm",
+    "/dev/termination-log",
+];
 
 /// Why there is no spec.
 #[derive(Debug, Error)]
@@ -94,7 +101,9 @@ pub enum SpecError {
     #[error("the kernel command line has {0} bytes, at most {MAX_CMDLINE_BYTES} are possible")]
     Cmdline(usize),
     /// An environment entry.
-    #[error("environment entry {0}: write NAME=value, NAME of letters, digits and '_', not beginning with a digit")]
+    #[error(
+        "environment entry {0}: write NAME=value, NAME of letters, digits and '_', not beginning with a digit"
+    )]
     Env(String),
     /// A mount that no guest could see.
     #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images", destination.display())]
@@ -129,25 +138,41 @@ pub struct Inputs<'a> {
 pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError> {
     let toplevel = init.parent().unwrap_or_else(|| Path::new("/"));
     let path = toplevel.join(FILE);
-    let (file, _) = inside::resolve(rootfs, &path)
-        .map_err(|source| SpecError::NoBootSpec { path: path.clone(), source })?;
+    let (file, _) = inside::resolve(rootfs, &path).map_err(|source| SpecError::NoBootSpec {
+        path: path.clone(),
+        source,
+    })?;
     let mut text = String::new();
     file.take(bootspec::MAX_BYTES)
         .read_to_string(&mut text)
-        .map_err(|source| SpecError::ReadBootSpec { path: path.clone(), source })?;
+        .map_err(|source| SpecError::ReadBootSpec {
+            path: path.clone(),
+            source,
+        })?;
     BootSpec::parse(&text).map_err(|source| SpecError::BootSpec { path, source })
 }
 
 /// Validates everything and joins it.
 pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
-    let Inputs { namespace, id, paths, bundle, rootfs, accel: asked, cpu } = *inputs;
+    let Inputs {
+        namespace,
+        id,
+        paths,
+        bundle,
+        rootfs,
+        accel: asked,
+        cpu,
+    } = *inputs;
     let init = init_program(&bundle.args)?;
     let boot = read_boot_spec(rootfs, init)?;
     let annotations = Annotations::parse(&bundle.annotations)?;
     let size = annotations.size.or(boot.seed.size).unwrap_or(Size::Xs);
     let accel = accel::resolve(annotations.accel.unwrap_or(asked), cpu)?;
     let (kernel, kernel_format) = kernel(rootfs, &boot.kernel)?;
-    let missing = |source| SpecError::Missing { what: "initrd", source };
+    let missing = |source| SpecError::Missing {
+        what: "initrd",
+        source,
+    };
     let initrd = match &boot.initrd {
         Some(path) => Some(inside::resolve(rootfs, path).map_err(missing)?.1),
         None => None,
@@ -167,7 +192,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         kernel,
         kernel_format,
         initrd,
-        kernel_parameters: kernel_parameters(&boot, init, beacon_port),
+        kernel_parameters: kernel_parameters(&boot, &annotations.kernel_params, init, beacon_port),
         rootfs: rootfs.to_owned(),
         volumes,
         network,
@@ -177,7 +202,12 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
             Network::User => vec!["nameserver 10.0.2.3".into()],
             Network::None => Vec::new(),
         },
-        env: bundle.env.iter().enumerate().map(env_var).collect::<Result<_, _>>()?,
+        env: bundle
+            .env
+            .iter()
+            .enumerate()
+            .map(env_var)
+            .collect::<Result<_, _>>()?,
         args: bundle.args.clone(),
         annotations: bundle.annotations.clone(),
     };
@@ -192,11 +222,16 @@ fn init_program(args: &[String]) -> Result<&Path, SpecError> {
     let path = args.first().map(Path::new);
     let usable = |path: &&Path| path.is_absolute() && path.file_name().is_some();
     let plain = |path: &&Path| !path.to_string_lossy().contains(char::is_whitespace);
-    path.filter(usable).filter(plain).ok_or_else(|| SpecError::Args(args.to_vec()))
+    path.filter(usable)
+        .filter(plain)
+        .ok_or_else(|| SpecError::Args(args.to_vec()))
 }
 
 fn kernel(rootfs: &Path, path: &Path) -> Result<(PathBuf, KernelFormat), SpecError> {
-    let missing = |source| SpecError::Missing { what: "kernel", source };
+    let missing = |source| SpecError::Missing {
+        what: "kernel",
+        source,
+    };
     let (file, host) = inside::resolve(rootfs, path).map_err(missing)?;
     // The setup header ends well within the first 1024 bytes (Documentation/arch/x86/boot.rst).
     let mut head = Vec::new();
@@ -209,9 +244,15 @@ fn kernel(rootfs: &Path, path: &Path) -> Result<(PathBuf, KernelFormat), SpecErr
     Ok((host, format))
 }
 
-fn kernel_parameters(boot: &BootSpec, init: &Path, beacon_port: u32) -> Vec<String> {
+fn kernel_parameters(
+    boot: &BootSpec,
+    more: &[String],
+    init: &Path,
+    beacon_port: u32,
+) -> Vec<String> {
     // The last root=, rootfstype= and init= win, so the host's come after the closure's.
     let mut all = boot.kernel_params.clone();
+    all.extend_from_slice(more);
     all.extend([
         format!("init={}", init.display()),
         format!("root={}", guest::ROOT_TAG),
@@ -233,12 +274,18 @@ fn hostname(bundle: &Bundle, boot: &BootSpec, id: &ContainerId) -> String {
 }
 
 fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
-    for Mount { destination, kind, .. } in mounts {
+    for Mount {
+        destination, kind, ..
+    } in mounts
+    {
         let known = GUESTS_OWN.contains(&kind.as_str())
             || matches!(kind.as_str(), "ext4" | "xfs" | "btrfs")
             || CRI_FILES.iter().any(|file| destination == Path::new(file));
         if !known {
-            return Err(SpecError::Mount { kind: kind.clone(), destination: destination.clone() });
+            return Err(SpecError::Mount {
+                kind: kind.clone(),
+                destination: destination.clone(),
+            });
         }
     }
     Ok(())
@@ -250,9 +297,14 @@ fn env_var((index, entry): (usize, &String)) -> Result<EnvVar, SpecError> {
         return Err(SpecError::Env(format!("number {}", index + 1)));
     };
     let mut chars = name.chars();
-    let head = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let head = chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !head || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || value.contains('\0') {
         return Err(SpecError::Env(format!("{name:?}")));
     }
-    Ok(EnvVar { name: name.to_owned(), value: value.to_owned() })
+    Ok(EnvVar {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    })
 }

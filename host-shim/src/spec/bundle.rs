@@ -120,7 +120,10 @@ impl Bundle {
     /// Reads the bundle in this folder.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
         let file = path.join(FILE);
-        let wrap = |source| BundleError::Read { path: file.clone(), source };
+        let wrap = |source| BundleError::Read {
+            path: file.clone(),
+            source,
+        };
         let bytes = fs::metadata(&file).map_err(wrap)?.len();
         if bytes > MAX_BYTES {
             return Err(BundleError::TooLong { path: file, bytes });
@@ -128,10 +131,24 @@ impl Bundle {
         let text = fs::read_to_string(&file).map_err(wrap)?;
         let document: Document = serde_json::from_str(&text)
             .map_err(|source| BundleError::Parse { path: file, source })?;
-        let Document { process, root, hostname, mounts, annotations } = document;
+        let Document {
+            process,
+            root,
+            hostname,
+            mounts,
+            annotations,
+        } = document;
         let Process { args, env } = process.unwrap_or_default();
         let root = path.join(root.map_or_else(|| PathBuf::from("rootfs"), |root| root.path));
-        Ok(Self { path: path.to_owned(), root, args, env, hostname, mounts, annotations })
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            args,
+            env,
+            hostname,
+            mounts,
+            annotations,
+        })
     }
 }
 
@@ -166,6 +183,10 @@ mod tests {
         let (_dir, read) = bundle("{");
         assert!(read.unwrap_err().to_string().contains("config.json"));
         let missing = Bundle::read(Path::new("/nonexistent/bundle")).unwrap_err();
-        assert!(missing.to_string().contains("/nonexistent/bundle/config.json"));
+        assert!(
+            missing
+                .to_string()
+                .contains("/nonexistent/bundle/config.json")
+        );
     }
 }

@@ -59,10 +59,14 @@ pub fn resolve(root: &Path, path: &Path) -> Result<(File, PathBuf), InsideError>
     // NONBLOCK: opening a FIFO must not wait for its other end.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let fd = openat2(dir.as_fd(), path, flags, Mode::empty(), resolve).map_err(|e| wrap(e.into()))?;
+    let fd =
+        openat2(dir.as_fd(), path, flags, Mode::empty(), resolve).map_err(|e| wrap(e.into()))?;
     let file = File::from(fd);
     if !file.metadata().map_err(wrap)?.is_file() {
-        return Err(InsideError::NotAFile { root: root.to_owned(), path: path.to_owned() });
+        return Err(InsideError::NotAFile {
+            root: root.to_owned(),
+            path: path.to_owned(),
+        });
     }
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let host = std::fs::read_link(link).map_err(wrap)?;

@@ -19,9 +19,7 @@ use std::{fmt, path::PathBuf};
 
 pub use accel::{AccelUnavailable, Cpu, host_accel, resolve as resolve_accel};
 pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX};
-pub use bootspec::{
-    BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size,
-};
+pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
 pub use inside::{InsideError, resolve as resolve_inside};
@@ -116,7 +114,11 @@ impl TryFrom<u32> for MemoryMib {
         if (Self::MIN..=Self::MAX).contains(&mib) {
             Ok(Self(mib))
         } else {
-            Err(format!("{mib} MiB of memory are not from {} to {}", Self::MIN, Self::MAX))
+            Err(format!(
+                "{mib} MiB of memory are not from {} to {}",
+                Self::MIN,
+                Self::MAX
+            ))
         }
     }
 }
@@ -223,12 +225,18 @@ pub(crate) mod tests {
             initrd: Some("/bundle/rootfs/seed-system/initrd".into()),
             kernel_parameters: vec!["quiet".into(), "init=/seed-system/init".into()],
             rootfs: "/bundle/rootfs".into(),
-            volumes: vec![VolumeSpec::sample("data", "/var/lib/seed/volumes/default/demo/data.img")],
+            volumes: vec![VolumeSpec::sample(
+                "data",
+                "/var/lib/seed/volumes/default/demo/data.img",
+            )],
             network: Network::None,
             beacon_port: 1030,
             hostname: "demo".into(),
             dns: Vec::new(),
-            env: vec![EnvVar { name: "TOKEN".into(), value: "s3cret".into() }],
+            env: vec![EnvVar {
+                name: "TOKEN".into(),
+                value: "s3cret".into(),
+            }],
             args: vec!["/seed-system/init".into()],
             annotations: Default::default(),
         }
@@ -237,7 +245,10 @@ pub(crate) mod tests {
     #[test]
     fn a_printed_spec_shows_no_value_of_the_environment() {
         let shown = format!("{:?}", sample());
-        assert!(shown.contains("TOKEN=<hidden>") && !shown.contains("s3cret"), "{shown}");
+        assert!(
+            shown.contains("TOKEN=<hidden>") && !shown.contains("s3cret"),
+            "{shown}"
+        );
     }
 
     #[test]

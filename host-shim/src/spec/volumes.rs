@@ -114,10 +114,13 @@ impl VolumeSpec {
         if name.len() <= SERIAL_BYTES {
             return name.to_owned();
         }
-        Sha256::digest(name).iter().take(SERIAL_BYTES / 2).fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        Sha256::digest(name)
+            .iter()
+            .take(SERIAL_BYTES / 2)
+            .fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
     }
 
     /// `mount` as a volume; `None` where it is none.
@@ -126,18 +129,32 @@ impl VolumeSpec {
             return Ok(None);
         }
         let option = |key: &str| {
-            mount.options.iter().find_map(|o| o.strip_prefix("x-seed.")?.strip_prefix(key))
+            mount
+                .options
+                .iter()
+                .find_map(|o| o.strip_prefix("x-seed.")?.strip_prefix(key))
         };
-        let last = mount.destination.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let last = mount
+            .destination
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
         let name = VolumeName::try_from(option("name=").unwrap_or(last)).map_err(|source| {
-            VolumeError::Name { destination: mount.destination.clone(), source }
+            VolumeError::Name {
+                destination: mount.destination.clone(),
+                source,
+            }
         })?;
         check_mount_point(&name, &mount.destination)?;
         let is_device = check_source(&name, &mount.source)?;
         let mode = option("mode=").map(str::to_owned);
         if let Some(mode) = mode.as_deref().filter(|m| !is_octal_mode(m)) {
             let (option, problem) = (format!("x-seed.mode={mode}"), "is no octal mode");
-            return Err(VolumeError::Option { name, option, problem });
+            return Err(VolumeError::Option {
+                name,
+                option,
+                problem,
+            });
         }
         Ok(Some(Self {
             source: mount.source.clone(),
@@ -172,7 +189,9 @@ impl VolumeSpec {
 pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeError> {
     let mut volumes: Vec<VolumeSpec> = Vec::new();
     for mount in mounts {
-        let Some(volume) = VolumeSpec::from_mount(mount)? else { continue };
+        let Some(volume) = VolumeSpec::from_mount(mount)? else {
+            continue;
+        };
         let clash = |other: &VolumeSpec| {
             other.serial() == volume.serial() || other.mount_point == volume.mount_point
         };
@@ -189,11 +208,17 @@ pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeErr
 
 fn check_mount_point(name: &VolumeName, path: &Path) -> Result<(), VolumeError> {
     use std::path::Component;
-    let plain = path.components().skip(1).all(|c| matches!(c, Component::Normal(_)));
+    let plain = path
+        .components()
+        .skip(1)
+        .all(|c| matches!(c, Component::Normal(_)));
     if path.is_absolute() && path.parent().is_some() && plain {
         return Ok(());
     }
-    Err(VolumeError::MountPoint { name: name.clone(), path: path.to_owned() })
+    Err(VolumeError::MountPoint {
+        name: name.clone(),
+        path: path.to_owned(),
+    })
 }
 
 fn check_source(name: &VolumeName, path: &Path) -> Result<bool, VolumeError> {
@@ -204,7 +229,10 @@ fn check_source(name: &VolumeName, path: &Path) -> Result<bool, VolumeError> {
     })?;
     let kind = metadata.file_type();
     if !path.is_absolute() || !(kind.is_file() || kind.is_block_device()) {
-        return Err(VolumeError::Kind { name: name.clone(), path: path.to_owned() });
+        return Err(VolumeError::Kind {
+            name: name.clone(),
+            path: path.to_owned(),
+        });
     }
     Ok(kind.is_block_device())
 }
@@ -229,7 +257,12 @@ mod tests {
     #[test]
     fn options_become_what_the_guest_is_told() {
         let image = tempfile::NamedTempFile::new().unwrap();
-        let options = ["rw", "x-seed.name=db", "x-seed.user=app", "x-seed.mode=0750"];
+        let options = [
+            "rw",
+            "x-seed.name=db",
+            "x-seed.user=app",
+            "x-seed.mode=0750",
+        ];
         let volumes = from_mounts(&[mount(image.path(), "/var/lib/db", &options)]).unwrap();
         assert_eq!(volumes[0].name.as_str(), "db");
         assert_eq!(volumes[0].user.as_deref(), Some("app"));
@@ -241,8 +274,14 @@ mod tests {
     fn a_name_that_is_too_long_for_a_serial_is_hashed() {
         let long = VolumeSpec::sample("a-name-of-more-than-20-bytes", "/x");
         assert_eq!(long.serial().len(), SERIAL_BYTES);
-        assert_ne!(long.serial(), VolumeSpec::sample("a-name-of-more-than-20-bytez", "/x").serial());
-        assert_eq!(VolumeSpec::sample("exactly-twenty-bytes", "/x").serial(), "exactly-twenty-bytes");
+        assert_ne!(
+            long.serial(),
+            VolumeSpec::sample("a-name-of-more-than-20-bytez", "/x").serial()
+        );
+        assert_eq!(
+            VolumeSpec::sample("exactly-twenty-bytes", "/x").serial(),
+            "exactly-twenty-bytes"
+        );
     }
 
     #[test]
@@ -251,15 +290,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = image.path();
         for (mounts, said) in [
-            (vec![mount(Path::new("/nonexistent.img"), "/a", &[])], "/nonexistent.img"),
+            (
+                vec![mount(Path::new("/nonexistent.img"), "/a", &[])],
+                "/nonexistent.img",
+            ),
             (vec![mount(dir.path(), "/a", &[])], "neither"),
             (vec![mount(file, "/", &["x-seed.name=a"])], "mount point"),
-            (vec![mount(file, "/a/../etc", &["x-seed.name=a"])], "mount point"),
+            (
+                vec![mount(file, "/a/../etc", &["x-seed.name=a"])],
+                "mount point",
+            ),
             (vec![mount(file, "a", &[])], "mount point"),
             (vec![mount(file, "/a", &["x-seed.mode=rwx"])], "octal"),
-            (vec![mount(file, "/a", &["x-seed.name=../b"])], "volume name"),
-            (vec![mount(file, "/a", &[]), mount(file, "/b/a", &[])], "twice"),
-            (vec![mount(file, "/a", &[]), mount(file, "/a", &["x-seed.name=b"])], "twice"),
+            (
+                vec![mount(file, "/a", &["x-seed.name=../b"])],
+                "volume name",
+            ),
+            (
+                vec![mount(file, "/a", &[]), mount(file, "/b/a", &[])],
+                "twice",
+            ),
+            (
+                vec![
+                    mount(file, "/a", &[]),
+                    mount(file, "/a", &["x-seed.name=b"]),
+                ],
+                "twice",
+            ),
         ] {
             let error = from_mounts(&mounts).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

@@ -14,10 +14,13 @@ use tokio::process::Command;
 /// Mounts of the host still arrive; ours do not leave.
 ///
 /// To be called before any other thread exists.
+#[allow(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe for the sake of another flag"
+)]
 pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the one precondition is about `UnshareFlags::FILES`, which is not given: the table of
     // descriptors stays shared.
-    #[allow(unsafe_code, reason = "rustix marks unshare unsafe for the sake of another flag")]
     unsafe {
         unshare_unsafe(UnshareFlags::NEWNS)?;
     }
@@ -27,6 +30,10 @@ pub fn unshare_mounts() -> io::Result<()> {
 }
 
 /// Makes the child get SIGKILL when this thread ends, however it ends.
+#[allow(
+    unsafe_code,
+    reason = "a hook between fork and exec is unsafe by nature"
+)]
 pub fn die_with_parent(command: &mut Command) {
     let parent = getpid();
     let hook = move || {
@@ -35,12 +42,13 @@ pub fn die_with_parent(command: &mut Command) {
         if getppid() == Some(parent) {
             Ok(())
         } else {
-            Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+            Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::SRCH.raw_os_error(),
+            ))
         }
     };
     // SAFETY: between fork and exec the closure makes two system calls on plain values. It allocates
     // nothing, takes no lock and touches no memory that another thread could hold half-written.
-    #[allow(unsafe_code, reason = "a hook between fork and exec is unsafe by nature")]
     unsafe {
         command.pre_exec(hook);
     }

@@ -49,7 +49,11 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateDirError::Io { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io(&path))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(io(&path))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
         let lock_path = paths.tpm_lock();
         let lock = OpenOptions::new()
@@ -65,7 +69,11 @@ impl StateDir {
             Err(error) => return Err(io(&lock_path)(error.into())),
         }
         let machine_id = machine_id(&paths.machine_id())?;
-        Ok(Self { path, machine_id, _lock: lock })
+        Ok(Self {
+            path,
+            machine_id,
+            _lock: lock,
+        })
     }
 
     /// The folder.
@@ -81,12 +89,19 @@ impl StateDir {
 
 /// Reads the machine id, or makes one: machine-id(5).
 fn machine_id(path: &Path) -> Result<String, StateDirError> {
-    let io = |source| StateDirError::Io { path: path.to_owned(), source };
+    let io = |source| StateDirError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match fs::read_to_string(path) {
         Ok(text) => {
             let id = text.trim();
             let plain = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-            if plain { Ok(id.to_owned()) } else { Err(StateDirError::MachineId(path.to_owned())) }
+            if plain {
+                Ok(id.to_owned())
+            } else {
+                Err(StateDirError::MachineId(path.to_owned()))
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A version 4 UUID, which is what machine-id(5) asks for.
@@ -94,7 +109,9 @@ fn machine_id(path: &Path) -> Result<String, StateDirError> {
             let id: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
             let draft = path.with_extension("new");
             let mut file = File::create(&draft).map_err(io)?;
-            writeln!(file, "{id}").and_then(|()| file.sync_all()).map_err(io)?;
+            writeln!(file, "{id}")
+                .and_then(|()| file.sync_all())
+                .map_err(io)?;
             fs::rename(&draft, path).map_err(io)?;
             Ok(id)
         }
@@ -112,8 +129,11 @@ mod tests {
     };
 
     fn paths(dir: &Path) -> InstancePaths {
-        let config =
-            Config { run_dir: dir.join("run"), state_dir: dir.join("state"), ..Config::default() };
+        let config = Config {
+            run_dir: dir.join("run"),
+            state_dir: dir.join("state"),
+            ..Config::default()
+        };
         Paths::new(&config).instance(
             &Namespace::try_from("default").unwrap(),
             &ContainerId::try_from("demo").unwrap(),
@@ -129,7 +149,10 @@ mod tests {
         assert_eq!(id.len(), 32);
         let mode = fs::metadata(first.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        assert!(matches!(StateDir::lock(&paths), Err(StateDirError::InUse(_))));
+        assert!(matches!(
+            StateDir::lock(&paths),
+            Err(StateDirError::InUse(_))
+        ));
         drop(first);
         assert_eq!(StateDir::lock(&paths).unwrap().machine_id(), id);
     }
@@ -140,7 +163,13 @@ mod tests {
         let paths = paths(dir.path());
         drop(StateDir::lock(&paths).unwrap());
         fs::write(paths.machine_id(), "uninitialized\n").unwrap();
-        assert!(matches!(StateDir::lock(&paths), Err(StateDirError::MachineId(_))));
-        assert_eq!(fs::read_to_string(paths.machine_id()).unwrap(), "uninitialized\n");
+        assert!(matches!(
+            StateDir::lock(&paths),
+            Err(StateDirError::MachineId(_))
+        ));
+        assert_eq!(
+            fs::read_to_string(paths.machine_id()).unwrap(),
+            "uninitialized\n"
+        );
     }
 }

@@ -49,7 +49,12 @@ impl Log {
     fn open(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path, file, bytes, failed: false })
+        Ok(Self {
+            path,
+            file,
+            bytes,
+            failed: false,
+        })
     }
 
     fn write(&mut self, data: &[u8]) {
@@ -124,7 +129,9 @@ mod tests {
         copy(&data[..], path.clone(), spoke).await.unwrap();
         heard.await.unwrap();
         let kept = fs::metadata(&path).unwrap().len()
-            + fs::metadata(dir.path().join("console.log.old")).unwrap().len();
+            + fs::metadata(dir.path().join("console.log.old"))
+                .unwrap()
+                .len();
         assert!(kept <= 2 * (MAX_BYTES + 4096), "{kept}");
         assert_eq!(tail(&path, 40, 2), ["0123456789abcde", "0123456789abcde"]);
     }
@@ -133,7 +140,11 @@ mod tests {
     fn what_a_guest_prints_cannot_move_the_cursor() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
-        fs::write(&path, "one\r\n\x1b[2J\x1b[1;31mKernel panic\x1b[0m\x07\r\n\n").unwrap();
+        fs::write(
+            &path,
+            "one\r\n\x1b[2J\x1b[1;31mKernel panic\x1b[0m\x07\r\n\n",
+        )
+        .unwrap();
         assert_eq!(tail(&path, 4096, 5), ["one", "Kernel panic"]);
         assert!(tail(&dir.path().join("none"), 10, 1).is_empty());
     }

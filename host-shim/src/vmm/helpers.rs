@@ -43,18 +43,27 @@ mod tests {
     use super::*;
 
     fn line(args: Vec<OsString>) -> String {
-        args.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        args.iter()
+            .map(|a| a.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
     fn the_command_lines_are_these() {
         assert_eq!(
-            line(virtiofsd(Path::new("/vm/virtiofs.sock"), Path::new("/b/rootfs"))),
+            line(virtiofsd(
+                Path::new("/vm/virtiofs.sock"),
+                Path::new("/b/rootfs")
+            )),
             "--socket-path=/vm/virtiofs.sock --shared-dir=/b/rootfs --cache=always \
              --sandbox=namespace --xattr --log-level=warn"
         );
         assert_eq!(
-            line(vsock(Path::new("/vm/vhost.sock"), Path::new("/vm/vsock.sock"))),
+            line(vsock(
+                Path::new("/vm/vhost.sock"),
+                Path::new("/vm/vsock.sock")
+            )),
             "--vm guest-cid=3,socket=/vm/vhost.sock,uds-path=/vm/vsock.sock,tx-buffer-size=16384"
         );
     }

@@ -7,10 +7,10 @@
 //! [`qemu`] is the one back end for now.
 
 pub mod console;
+mod helpers;
 pub mod process;
 pub mod programs;
 pub mod qemu;
-mod helpers;
 
 use std::{fmt, io, path::PathBuf};
 
@@ -191,7 +191,10 @@ mod tests {
             VmEnd::Panic,
             VmEnd::Killed,
             VmEnd::Crashed { how: how() },
-            VmEnd::HelperDied { name: "virtiofsd", how: how() },
+            VmEnd::HelperDied {
+                name: "virtiofsd",
+                how: how(),
+            },
         ] {
             assert!(end.exit_status() > 128, "{end}");
         }

@@ -66,7 +66,13 @@ impl Supervised {
         launch: Launch<'_>,
         ends: &mpsc::UnboundedSender<Ended>,
     ) -> Result<(Self, Option<ChildStdout>), VmmError> {
-        let Launch { name, program, args, log, pipe_stdout } = launch;
+        let Launch {
+            name,
+            program,
+            args,
+            log,
+            pipe_stdout,
+        } = launch;
         let spawned = start(program, &args, &log, pipe_stdout);
         let (mut child, pid, pidfd) = spawned.map_err(|source| VmmError::Spawn { name, source })?;
         let stdout = child.stdout.take();
@@ -74,11 +80,21 @@ impl Supervised {
         tokio::spawn(async move {
             let status = child.wait().await;
             let success = status.as_ref().is_ok_and(ExitStatus::success);
+            let exited = status.as_ref().is_ok_and(|status| status.code().is_some());
             let mut how = status.map_or_else(|error| error.to_string(), |s| describe(&s));
-            how.push_str(&last_words(&log));
+            // Who was killed had no time to say why: its log is about something else.
+            if exited {
+                how.push_str(&last_words(&log));
+            }
             let _ = ends.send(Ended { name, how, success });
         });
-        Ok((Self { info: ProcessInfo { name, pid }, pidfd }, stdout))
+        Ok((
+            Self {
+                info: ProcessInfo { name, pid },
+                pidfd,
+            },
+            stdout,
+        ))
     }
 
     /// Name and pid.
@@ -108,8 +124,16 @@ fn start(
 ) -> io::Result<(Child, u32, OwnedFd)> {
     let log = OpenOptions::new().create(true).append(true).open(log)?;
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stderr(log.try_clone()?).kill_on_drop(true);
-    command.stdout(if pipe_stdout { Stdio::piped() } else { log.into() });
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone()?)
+        .kill_on_drop(true);
+    command.stdout(if pipe_stdout {
+        Stdio::piped()
+    } else {
+        log.into()
+    });
     sys::die_with_parent(&mut command);
     let child = command.spawn()?;
     let gone = || io::Error::other("the process is gone");
@@ -132,7 +156,11 @@ pub async fn wait_socket(
             return Ok(());
         }
         if let Ok(Ended { name, how, .. }) = ends.try_recv() {
-            return Err(VmmError::Died { name, how, said: String::new() });
+            return Err(VmmError::Died {
+                name,
+                how,
+                said: String::new(),
+            });
         }
         if Instant::now() >= until {
             return Err(VmmError::NoSocket {
@@ -149,8 +177,12 @@ pub async fn wait_socket(
 /// True when a process listens on this Unix socket. Connecting to find out would take the one connection
 /// that a vhost-user daemon gives. `/proc/net/unix` marks listeners with `__SO_ACCEPTCON`, 0x10000.
 fn is_listening(socket: &Path) -> bool {
-    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return socket.exists() };
-    let Some(wanted) = socket.to_str() else { return socket.exists() };
+    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else {
+        return socket.exists();
+    };
+    let Some(wanted) = socket.to_str() else {
+        return socket.exists();
+    };
     table.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace();
         fields.nth(3) == Some("00010000") && fields.nth(3) == Some(wanted)
@@ -168,7 +200,11 @@ fn describe(status: &ExitStatus) -> String {
 /// The end of a log, as `: text`, fit for a terminal; nothing where there is none.
 fn last_words(log: &Path) -> String {
     let text = super::console::tail(log, LAST_WORDS_BYTES, 3).join("; ");
-    if text.is_empty() { text } else { format!(": {text}") }
+    if text.is_empty() {
+        text
+    } else {
+        format!(": {text}")
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +228,10 @@ mod tests {
         let (ends, mut ended) = mpsc::unbounded_channel();
         let _child = Supervised::spawn(sh("echo no such device >&2; exit 3", &log), &ends).unwrap();
         let end = ended.recv().await.unwrap();
-        assert_eq!((end.how.as_str(), end.success), ("exit status 3: no such device", false));
+        assert_eq!(
+            (end.how.as_str(), end.success),
+            ("exit status 3: no such device", false)
+        );
     }
 
     #[tokio::test]
@@ -213,7 +252,9 @@ mod tests {
         let _child = Supervised::spawn(sh("exit 1", &log), &ends).unwrap();
         let socket = dir.path().join("none");
         let limit = Duration::from_secs(60);
-        let error = wait_socket("sh", &socket, &log, limit, &mut ended).await.unwrap_err();
+        let error = wait_socket("sh", &socket, &log, limit, &mut ended)
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "sh ended at its start (exit status 1)");
     }
 

@@ -39,9 +39,15 @@ impl Found {
     /// Looks for all of them.
     pub fn look(programs: &Programs) -> Result<Self, ProgramError> {
         let path = env::var_os("PATH").unwrap_or_default();
-        let dirs: Vec<PathBuf> =
-            env::split_paths(&path).chain(EXTRA_DIRS.iter().map(PathBuf::from)).collect();
-        let Programs { qemu, virtiofsd, swtpm, vhost_device_vsock } = programs;
+        let dirs: Vec<PathBuf> = env::split_paths(&path)
+            .chain(EXTRA_DIRS.iter().map(PathBuf::from))
+            .collect();
+        let Programs {
+            qemu,
+            virtiofsd,
+            swtpm,
+            vhost_device_vsock,
+        } = programs;
         Ok(Self {
             qemu: find(qemu, &dirs, "Debian has it in the package qemu-system-x86")?,
             virtiofsd: find(
@@ -61,9 +67,16 @@ impl Found {
 }
 
 fn find(program: &Path, dirs: &[PathBuf], hint: &'static str) -> Result<PathBuf, ProgramError> {
-    let missing = || ProgramError { program: program.to_owned(), hint };
+    let missing = || ProgramError {
+        program: program.to_owned(),
+        hint,
+    };
     if program.components().count() > 1 {
-        return if executable(program) { Ok(program.to_owned()) } else { Err(missing()) };
+        return if executable(program) {
+            Ok(program.to_owned())
+        } else {
+            Err(missing())
+        };
     }
     dirs.iter()
         .filter(|dir| dir.is_absolute())
@@ -73,7 +86,8 @@ fn find(program: &Path, dirs: &[PathBuf], hint: &'static str) -> Result<PathBuf,
 }
 
 fn executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -83,14 +97,22 @@ mod tests {
     #[test]
     fn a_name_is_looked_up_and_a_path_is_taken_as_it_is() {
         let dirs = [PathBuf::from("/nonexistent"), PathBuf::from("/bin")];
-        assert_eq!(find(Path::new("sh"), &dirs, ""), Ok(PathBuf::from("/bin/sh")));
-        assert_eq!(find(Path::new("/bin/sh"), &[], ""), Ok(PathBuf::from("/bin/sh")));
+        assert_eq!(
+            find(Path::new("sh"), &dirs, ""),
+            Ok(PathBuf::from("/bin/sh"))
+        );
+        assert_eq!(
+            find(Path::new("/bin/sh"), &[], ""),
+            Ok(PathBuf::from("/bin/sh"))
+        );
     }
 
     #[test]
     fn what_is_missing_comes_with_its_package() {
         for program in ["swtpm-of-nowhere", "/nonexistent/swtpm", "/etc/passwd"] {
-            let error = find(Path::new(program), &[], "install swtpm").unwrap_err().to_string();
+            let error = find(Path::new(program), &[], "install swtpm")
+                .unwrap_err()
+                .to_string();
             assert_eq!(error, format!("{program} is not installed: install swtpm"));
         }
     }

@@ -48,7 +48,10 @@ fn machine(args: &mut Args, spec: &VmSpec) {
     args.pair("-display", "none");
     // A reboot ends the VM: the host's files of this start (swtpm, vsock) are for one start only.
     args.flag("-no-reboot");
-    args.pair("-machine", format!("q35,accel={},memory-backend=mem", spec.accel.as_str()));
+    args.pair(
+        "-machine",
+        format!("q35,accel={},memory-backend=mem", spec.accel.as_str()),
+    );
     args.pair(
         "-cpu",
         match spec.accel {
@@ -60,7 +63,10 @@ fn machine(args: &mut Args, spec: &VmSpec) {
     let mib = spec.memory.get();
     args.pair("-m", format!("{mib}M"));
     // Shared, because vhost-user daemons read and write the guest's memory themselves.
-    args.pair("-object", format!("memory-backend-memfd,id=mem,size={mib}M,share=on"));
+    args.pair(
+        "-object",
+        format!("memory-backend-memfd,id=mem,size={mib}M,share=on"),
+    );
 }
 
 fn boot(args: &mut Args, spec: &VmSpec, machine_id: &str) {
@@ -79,7 +85,10 @@ fn devices(args: &mut Args, spec: &VmSpec) {
     let socket = |path: &Path| escaped(path);
     let virtiofs = socket(&spec.paths.virtiofs_socket());
     args.pair("-chardev", format!("socket,id=root,path={virtiofs}"));
-    args.pair("-device", format!("vhost-user-fs-pci,chardev=root,tag={ROOT_TAG},queue-size=1024"));
+    args.pair(
+        "-device",
+        format!("vhost-user-fs-pci,chardev=root,tag={ROOT_TAG},queue-size=1024"),
+    );
     let vhost = socket(&spec.paths.vhost_socket());
     args.pair("-chardev", format!("socket,id=vsock,path={vhost}"));
     args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
@@ -96,8 +105,16 @@ fn devices(args: &mut Args, spec: &VmSpec) {
 
 fn disks(args: &mut Args, spec: &VmSpec) {
     for (index, volume) in spec.volumes.iter().enumerate() {
-        let driver = if volume.is_device { "host_device" } else { "file" };
-        let read_only = if volume.read_only { ",read-only=on" } else { "" };
+        let driver = if volume.is_device {
+            "host_device"
+        } else {
+            "file"
+        };
+        let read_only = if volume.read_only {
+            ",read-only=on"
+        } else {
+            ""
+        };
         let source = escaped(&volume.source);
         args.pair(
             "-blockdev",
@@ -107,7 +124,10 @@ fn disks(args: &mut Args, spec: &VmSpec) {
             ),
         );
         let serial = volume.serial();
-        args.pair("-device", format!("virtio-blk-pci,drive=disk{index},serial={serial}"));
+        args.pair(
+            "-device",
+            format!("virtio-blk-pci,drive=disk{index},serial={serial}"),
+        );
     }
 }
 
@@ -128,7 +148,10 @@ mod tests {
 
     fn line(spec: &VmSpec) -> String {
         let args = args(spec, &"0".repeat(32));
-        args.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join("\n")
+        args.iter()
+            .map(|a| a.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -144,7 +167,10 @@ mod tests {
         spec.accel = VmAccel::Kvm;
         let line = line(&spec);
         assert!(line.contains("-bios\nqboot.rom"), "{line}");
-        assert!(line.contains("-cpu\nhost") && line.contains("accel=kvm"), "{line}");
+        assert!(
+            line.contains("-cpu\nhost") && line.contains("accel=kvm"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -153,7 +179,10 @@ mod tests {
         spec.volumes[0].source = "/v/a,readonly=off.img".into();
         spec.volumes[0].read_only = true;
         let line = line(&spec);
-        assert!(line.contains("file.filename=/v/a,,readonly=off.img"), "{line}");
+        assert!(
+            line.contains("file.filename=/v/a,,readonly=off.img"),
+            "{line}"
+        );
         assert!(line.contains("read-only=on"), "{line}");
     }
 }

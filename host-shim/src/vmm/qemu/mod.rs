@@ -112,7 +112,11 @@ impl Vmm for Qemu {
             cause: None,
         };
         tokio::spawn(supervisor.run(controls, qmp_events, heard));
-        Ok(Machine { processes, control, events: receiver })
+        Ok(Machine {
+            processes,
+            control,
+            events: receiver,
+        })
     }
 }
 
@@ -124,7 +128,11 @@ fn start_daemons(
 ) -> Result<Vec<Supervised>, VmmError> {
     let paths = &spec.paths;
     let launches = [
-        (SWTPM, &found.swtpm, tpm::args(tpm.path(), &paths.tpm_socket())),
+        (
+            SWTPM,
+            &found.swtpm,
+            tpm::args(tpm.path(), &paths.tpm_socket()),
+        ),
         (
             VIRTIOFSD,
             &found.virtiofsd,
@@ -139,7 +147,13 @@ fn start_daemons(
     let mut daemons = Vec::new();
     for (name, program, args) in launches {
         let log = paths.helper_log(name);
-        let launch = Launch { name, program, args, log, pipe_stdout: false };
+        let launch = Launch {
+            name,
+            program,
+            args,
+            log,
+            pipe_stdout: false,
+        };
         daemons.push(Supervised::spawn(launch, ends)?.0);
     }
     Ok(daemons)
@@ -147,7 +161,8 @@ fn start_daemons(
 
 /// Writes down who runs, for a clean-up after a crash of the shim.
 fn record_pids(spec: &VmSpec, processes: &[ProcessInfo]) -> Result<(), VmmError> {
-    let entry = |name: &str, pid: u32| json!({"name": name, "pid": pid, "start": sys::start_time(pid)});
+    let entry =
+        |name: &str, pid: u32| json!({"name": name, "pid": pid, "start": sys::start_time(pid)});
     let mut all = vec![entry("shim", std::process::id())];
     all.extend(processes.iter().map(|p| entry(p.name, p.pid)));
     let path = spec.paths.pids();
@@ -226,7 +241,9 @@ impl Supervisor {
                     "guest-shutdown" => VmEnd::Poweroff,
                     "guest-reset" => VmEnd::Reboot,
                     "guest-panic" => VmEnd::Panic,
-                    other => VmEnd::Crashed { how: other.to_owned() },
+                    other => VmEnd::Crashed {
+                        how: other.to_owned(),
+                    },
                 };
                 self.cause.get_or_insert(cause);
             }
@@ -272,7 +289,8 @@ impl Supervisor {
         }
         let until = Instant::now() + DAEMON_GRACE;
         // The first that ended, if it was a daemon, is still in the list: its pidfd tells.
-        self.daemons.retain(|d| sys::start_time(d.info().pid).is_some());
+        self.daemons
+            .retain(|d| sys::start_time(d.info().pid).is_some());
         while !self.daemons.is_empty() {
             match timeout_at(until, self.ended.recv()).await {
                 Ok(Some(ended)) => self.daemons.retain(|d| d.info().name != ended.name),
@@ -285,7 +303,8 @@ impl Supervisor {
         }
         let until = Instant::now() + DAEMON_GRACE;
         while !self.daemons.is_empty() && Instant::now() < until {
-            self.daemons.retain(|d| sys::start_time(d.info().pid).is_some());
+            self.daemons
+                .retain(|d| sys::start_time(d.info().pid).is_some());
             sleep(Duration::from_millis(5)).await;
         }
     }

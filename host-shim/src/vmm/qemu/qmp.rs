@@ -76,7 +76,9 @@ impl Qmp {
         let mut read = BufReader::new(read);
         let mut qmp = Self { write };
         let greeting = timeout(GREETING_LIMIT, next(&mut read)).await;
-        let greeting = greeting.map_err(|_| QmpError::Silent)??.ok_or(QmpError::Closed)?;
+        let greeting = greeting
+            .map_err(|_| QmpError::Silent)??
+            .ok_or(QmpError::Closed)?;
         if greeting.get("QMP").is_none() {
             return Err(QmpError::Greeting(greeting.to_string()));
         }
@@ -109,7 +111,9 @@ async fn next(read: &mut BufReader<OwnedReadHalf>) -> Result<Option<Value>, QmpE
     if line.is_empty() {
         return Ok(None);
     }
-    serde_json::from_str(&line).map(Some).map_err(|_| QmpError::Greeting(line))
+    serde_json::from_str(&line)
+        .map(Some)
+        .map_err(|_| QmpError::Greeting(line))
 }
 
 fn event(message: &Value) -> Option<QmpEvent> {
@@ -117,7 +121,9 @@ fn event(message: &Value) -> Option<QmpEvent> {
     match name {
         "SHUTDOWN" => {
             let reason = message.pointer("/data/reason").and_then(Value::as_str);
-            Some(QmpEvent::Shutdown { reason: reason.unwrap_or("unknown").to_owned() })
+            Some(QmpEvent::Shutdown {
+                reason: reason.unwrap_or("unknown").to_owned(),
+            })
         }
         "GUEST_PANICKED" => Some(QmpEvent::Panicked),
         "STOP" => Some(QmpEvent::Stopped),

@@ -1,0 +1,181 @@
+//! The handle on one VM: what everybody but the driver has of it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime},
+};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    driver::{Driver, Input},
+    state::{Exit, Kill},
+    view::{Ended, View},
+};
+use crate::{
+    agent::Agent,
+    config::Limits,
+    logs,
+    rootfs::Rootfs,
+    spec::VmSpec,
+    tpm::StateDir,
+    vmm::{Control, Vmm},
+};
+
+/// Figures of the log, once there is one.
+pub(super) type LogFigures = Arc<OnceLock<Arc<logs::Counters>>>;
+
+/// Why a VM does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StartError {
+    /// It came up and failed, or did not come up.
+    #[error("{0}")]
+    Failed(String),
+    /// The driver is gone.
+    #[error("the instance has ended")]
+    Gone,
+}
+
+/// Whoever must hear of start and end, in this order. It must not block.
+pub trait Observer: Send + Sync + std::fmt::Debug {
+    /// It runs. `pid` is the VMM's.
+    fn started(&self, pid: u32);
+    /// It has ended. Only after [`Observer::started`].
+    fn ended(&self, pid: u32, ended: &Ended);
+}
+
+/// What a VM is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What to run.
+    pub spec: Arc<VmSpec>,
+    /// With what.
+    pub vmm: Arc<dyn Vmm>,
+    /// The instance's TPM, locked.
+    pub tpm: StateDir,
+    /// Its root, mounted.
+    pub rootfs: Rootfs,
+    /// Where the exit is written down.
+    pub bundle: PathBuf,
+    /// Where the journal goes besides the log's segments.
+    pub stdout: Option<logs::fifo::Output>,
+    /// Time limits.
+    pub limits: Limits,
+    /// Told of start and end.
+    pub observer: Arc<dyn Observer>,
+    /// When Create was called.
+    pub created: Instant,
+}
+
+/// A handle on one VM. Clones are cheap; the VM lives on without them.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    inputs: mpsc::UnboundedSender<Input>,
+    view: watch::Receiver<View>,
+    agent: Agent,
+    spec: Arc<VmSpec>,
+    log: LogFigures,
+}
+
+impl Sandbox {
+    /// Begins a life. Nothing is started yet.
+    pub fn create(parts: Parts) -> Self {
+        let (inputs, received) = mpsc::unbounded_channel();
+        let (publish, view) = watch::channel(View::new());
+        let agent = Agent::new(parts.spec.paths.vsock_socket());
+        let log = Arc::new(OnceLock::new());
+        let spec = Arc::clone(&parts.spec);
+        let log_of_driver = Arc::clone(&log);
+        Driver::spawn(
+            parts,
+            agent.clone(),
+            inputs.downgrade(),
+            received,
+            publish,
+            log_of_driver,
+        );
+        Self {
+            inputs,
+            view,
+            agent,
+            spec,
+            log,
+        }
+    }
+
+    /// Boots it, and returns when the guest has its orders. Gives the VMM's pid.
+    pub async fn start(&self) -> Result<u32, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs
+            .send(Input::Start(reply))
+            .map_err(|_| StartError::Gone)?;
+        answer.await.map_err(|_| StartError::Gone)?
+    }
+
+    /// Ends it. The end itself is told by [`Sandbox::wait`].
+    pub fn kill(&self, kill: Kill) {
+        let _ = self.inputs.send(Input::Kill(kill));
+    }
+
+    /// Freezes it, or lets it run on.
+    pub async fn pause(&self, pause: bool) {
+        let control = if pause {
+            Control::Pause
+        } else {
+            Control::Resume
+        };
+        let _ = self.inputs.send(Input::Control(control));
+        let mut view = self.view.clone();
+        let _ = view
+            .wait_for(|view| view.paused == pause || view.ended.is_some())
+            .await;
+    }
+
+    /// What is known now.
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// What is known, as soon as its revision is not `revision`.
+    pub async fn changed(&self, revision: u64) -> View {
+        let mut view = self.view.clone();
+        match view.wait_for(|view| view.revision != revision).await {
+            Ok(view) => view.clone(),
+            Err(_) => self.view(),
+        }
+    }
+
+    /// Its end.
+    pub async fn wait(&self) -> Ended {
+        let mut view = self.view.clone();
+        let ended = view.wait_for(|view| view.ended.is_some()).await.ok();
+        ended
+            .and_then(|view| view.ended.clone())
+            .unwrap_or_else(|| Ended {
+                exit: Exit {
+                    status: 137,
+                    reason: "the shim lost it".into(),
+                },
+                at: SystemTime::now(),
+            })
+    }
+
+    /// The guest's agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// What it is.
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// Entries in its log since its start, and how many more the guest has.
+    pub fn log_figures(&self) -> (u64, u64) {
+        self.log
+            .get()
+            .map_or((0, 0), |counters| (counters.entries(), counters.lag()))
+    }
+}
