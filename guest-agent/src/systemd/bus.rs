@@ -124,6 +124,11 @@ impl Bus {
         Ok(bus)
     }
 
+    /// Whether the connection is of no use any more.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
     /// Waits until the connection is of no use any more.
     pub(super) async fn closed(&self) {
         // The sender never goes away before it has said so; if it did, that would be the same.

@@ -11,15 +11,17 @@ use tokio::{select, sync::watch, time::sleep};
 use tracing::{debug, info, warn};
 use zbus::{Proxy, proxy::CacheProperties};
 
-use super::{EXEC_UNIT_PREFIX, bus::Bus, proxy::ListedUnit, unit::kind_interface};
+use super::{EXEC_UNIT_PREFIX, Link, bus::Bus, proxy::ListedUnit, unit::kind_interface};
 use crate::status::Board;
 
 /// How often we look whether the bus is there. Early boot has no event that would say so: inotify on
 /// `/run/dbus` cannot be set before the directory exists.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The pause after a lost or refused connection.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a lost connection, doubled with each refusal up to the limit: an exec whose end falls
+/// into it has no exit status, and a bus that is not there must not be hammered.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+const RECONNECT_PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Hints within this time are one question: a boot makes some hundreds of hints a second.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -35,59 +37,62 @@ const MAX_FAILED_UNITS: usize = 64;
 pub(super) struct Follower {
     socket: PathBuf,
     board: Board,
-    bus: watch::Sender<Option<Arc<Bus>>>,
+    link: watch::Sender<Link>,
 }
 
 impl Follower {
-    pub(super) fn new(socket: PathBuf, board: Board, bus: watch::Sender<Option<Arc<Bus>>>) -> Self {
-        Self { socket, board, bus }
+    pub(super) fn new(socket: PathBuf, board: Board, link: watch::Sender<Link>) -> Self {
+        Self {
+            socket,
+            board,
+            link,
+        }
     }
 
     /// Runs until nobody holds a handle any more.
     pub(super) async fn run(self) {
-        let mut refused = false;
-        while !self.bus.is_closed() {
-            while !self.socket.exists() {
+        let mut pause = RECONNECT_PAUSE;
+        while !self.link.is_closed() {
+            if !self.socket.exists() {
                 sleep(LOOK_AGAIN).await;
-                if self.bus.is_closed() {
-                    return;
-                }
+                continue;
             }
             match Bus::connect(&self.socket).await {
                 Ok(bus) => {
-                    refused = false;
                     self.follow(Arc::new(bus)).await;
+                    pause = RECONNECT_PAUSE;
                 }
-                // Said once: the bus may refuse for as long as the daemon starts.
-                Err(error) if !refused => {
-                    refused = true;
-                    info!(error = %error, "the system bus does not answer yet");
+                Err(error) => {
+                    debug!(error = %error, "the system bus does not answer yet");
+                    pause = (2 * pause).min(RECONNECT_PAUSE_LIMIT);
                 }
-                Err(error) => debug!(error = %error, "the system bus does not answer"),
             }
-            sleep(RECONNECT_PAUSE).await;
+            sleep(pause).await;
         }
     }
 
     async fn follow(&self, bus: Arc<Bus>) {
         info!("connected to systemd");
-        self.bus.send_replace(Some(Arc::clone(&bus)));
+        self.link.send_replace(Link::Up(Arc::clone(&bus)));
         self.board.reach(Stage::STAGE_SYSTEM_BUS);
         loop {
             match ask(&bus).await {
                 Ok((state, failed)) => self.board.set_system_state(&state, failed),
                 Err(error) => warn!(error = %error, "systemd did not say how it is"),
             }
-            sleep(SETTLE).await;
+            select! {
+                () = sleep(SETTLE) => {}
+                () = bus.closed() => break,
+            }
             select! {
                 () = bus.dirty.notified() => {}
                 () = sleep(POLL) => {}
                 () = bus.closed() => break,
-                () = self.bus.closed() => break,
+                () = self.link.closed() => break,
             }
         }
         warn!("the connection to systemd was lost");
-        self.bus.send_replace(None);
+        self.link.send_replace(Link::Lost);
     }
 }
 

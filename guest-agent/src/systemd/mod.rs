@@ -17,7 +17,7 @@ mod unit;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use self::{bus::Bus, follow::Follower};
 pub use self::{
@@ -32,6 +32,9 @@ pub const SYSTEM_BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
 /// Transient services that the agent starts are named with this; their failure says nothing about the
 /// health of the system.
 pub const EXEC_UNIT_PREFIX: &str = "seed-exec-";
+
+/// How long a request waits for a connection that was lost a moment ago.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why systemd could not be asked, or what it answered.
 #[derive(Debug, Error)]
@@ -95,10 +98,20 @@ pub enum SystemdError {
     PowerOff(#[source] io::Error),
 }
 
+/// The connection to systemd as it is now.
+#[derive(Debug, Clone)]
+enum Link {
+    /// The boot has not come as far.
+    NotYet,
+    Up(Arc<Bus>),
+    /// There was one, and there is going to be one again, unless the system is going down.
+    Lost,
+}
+
 /// A handle to systemd. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    bus: watch::Receiver<Option<Arc<Bus>>>,
+    link: watch::Receiver<Link>,
 }
 
 impl Handle {
@@ -110,23 +123,43 @@ impl Handle {
 
     /// The same for a bus that listens elsewhere.
     pub fn spawn_at(socket: PathBuf, board: Board) -> Self {
-        let (sender, bus) = watch::channel(None);
+        let (sender, link) = watch::channel(Link::NotYet);
         tokio::spawn(Follower::new(socket, board, sender).run());
-        Self { bus }
+        Self { link }
     }
 
-    /// The connection, if there is one now.
-    fn bus(&self) -> Result<Arc<Bus>, SystemdError> {
-        self.bus.borrow().clone().ok_or(SystemdError::NotYet)
+    /// The connection. One that was lost a moment ago (systemd executed itself anew, the bus was
+    /// restarted) is waited for.
+    async fn bus(&self) -> Result<Arc<Bus>, SystemdError> {
+        let link = self.link.borrow().clone();
+        match link {
+            Link::NotYet => Err(SystemdError::NotYet),
+            Link::Up(bus) if !bus.is_closed() => Ok(bus),
+            Link::Up(_) | Link::Lost => match timeout(RECONNECT_LIMIT, self.next_bus()).await {
+                Ok(bus) => bus,
+                Err(_) => Err(SystemdError::Lost("the system bus".to_owned())),
+            },
+        }
     }
 
-    /// Waits for a connection other than `old`.
-    async fn another_bus(&self, old: &Arc<Bus>) -> Result<Arc<Bus>, SystemdError> {
-        let mut bus = self.bus.clone();
-        let found = bus
-            .wait_for(|bus| bus.as_ref().is_some_and(|bus| !Arc::ptr_eq(bus, old)))
-            .await
-            .map_err(|_| SystemdError::NotYet)?;
-        found.clone().ok_or(SystemdError::NotYet)
+    /// The connection if there is one at this moment.
+    fn bus_now(&self) -> Option<Arc<Bus>> {
+        match &*self.link.borrow() {
+            Link::Up(bus) if !bus.is_closed() => Some(Arc::clone(bus)),
+            Link::Up(_) | Link::NotYet | Link::Lost => None,
+        }
+    }
+
+    /// The connection that is up now or comes up next, however long it takes.
+    async fn next_bus(&self) -> Result<Arc<Bus>, SystemdError> {
+        let mut link = self.link.clone();
+        let up = link
+            .wait_for(|link| matches!(link, Link::Up(bus) if !bus.is_closed()))
+            .await;
+        match up.as_deref() {
+            Ok(Link::Up(bus)) => Ok(Arc::clone(bus)),
+            // The follower has ended, and so has the runtime.
+            Ok(Link::NotYet | Link::Lost) | Err(_) => Err(SystemdError::NotYet),
+        }
     }
 }

@@ -34,7 +34,7 @@ impl Handle {
     /// Asks systemd for an orderly power-off and returns as soon as it is on its way. Works before the bus
     /// is up, too.
     pub async fn power_off(&self) -> Result<(), SystemdError> {
-        if let Ok(bus) = self.bus() {
+        if let Some(bus) = self.bus_now() {
             let start = bus.manager.start_unit(POWER_OFF_TARGET, JOB_MODE);
             match timeout(ACCEPT_LIMIT, start).await {
                 Ok(Ok(_)) => {

@@ -51,6 +51,8 @@ pub(super) trait Manager {
 
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
 
+    fn ref_unit(&self, name: &str) -> zbus::Result<()>;
+
     fn unref_unit(&self, name: &str) -> zbus::Result<()>;
 
     fn start_transient_unit(

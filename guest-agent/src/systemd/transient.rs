@@ -94,7 +94,7 @@ pub struct Transient {
 impl Handle {
     /// Starts a transient service. It runs when this returns: systemd has executed its program.
     pub async fn start_transient(&self, spec: ServiceSpec<'_>) -> Result<Transient, SystemdError> {
-        let bus = self.bus()?;
+        let bus = self.bus().await?;
         let name = spec.unit.as_str();
         let properties = properties(&spec);
         let watch = bus.watch_unit(name);
@@ -146,13 +146,20 @@ impl Transient {
             select! {
                 () = self.watch.changed() => {}
                 () = sleep(POLL) => {}
-                () = self.bus.closed() => {
-                    if let Ok(bus) = systemd.another_bus(&self.bus).await {
-                        self.watch = bus.watch_unit(self.unit.as_str());
-                        self.bus = bus;
-                    }
-                }
+                () = self.bus.closed() => self.move_to_another_bus(systemd).await,
             }
+        }
+    }
+
+    /// systemd counts references by connection: the lost one's has to be taken again.
+    async fn move_to_another_bus(&mut self, systemd: &Handle) {
+        let Ok(bus) = systemd.next_bus().await else {
+            return;
+        };
+        self.watch = bus.watch_unit(self.unit.as_str());
+        self.bus = bus;
+        if let Err(error) = self.bus.manager.ref_unit(self.unit.as_str()).await {
+            debug!(unit = %self.unit, error = %error, "exec could not be held");
         }
     }
 

@@ -143,7 +143,7 @@ impl Handle {
     pub async fn list_units(&self, patterns: &[String]) -> Result<Vec<Unit>, SystemdError> {
         let patterns = complete_patterns(patterns)?;
         let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();
-        let bus = self.bus()?;
+        let bus = self.bus().await?;
         let rows = bus.manager.list_units_by_patterns(&[], &patterns).await;
         let rows = rows.map_err(|source| SystemdError::Bus {
             action: "list units",
@@ -173,7 +173,7 @@ impl Handle {
         unit: &UnitName,
         action: Action,
     ) -> Result<String, SystemdError> {
-        let bus = self.bus()?;
+        let bus = self.bus().await?;
         let (manager, name) = (&bus.manager, unit.as_str());
         let watch = bus.watch_unit(name);
         let mode = "replace";
@@ -210,7 +210,8 @@ impl Handle {
     ) -> Result<(), SystemdError> {
         let whom = if whole { "all" } else { "main" };
         let sent = self
-            .bus()?
+            .bus()
+            .await?
             .manager
             .kill_unit(unit.as_str(), whom, signal)
             .await;

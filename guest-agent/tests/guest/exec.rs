@@ -322,3 +322,27 @@ fn an_exec_that_fails_leaves_nothing_in_systemd() {
         assert!(left.is_empty(), "{left:?}");
     });
 }
+
+#[test]
+fn an_exec_outlives_systemd_executing_itself_anew() {
+    with_systemd(|guest| async move {
+        let script = "read line; echo \"$line\"; exit 9";
+        let key = guest
+            .start("reexec", &spec(&["sh", "-c", script]))
+            .await
+            .unwrap();
+        let reexec = std::process::Command::new("systemctl")
+            .arg("daemon-reexec")
+            .status();
+        assert!(reexec.unwrap().success());
+        // A request meets no "not yet" while the connection is made anew.
+        assert!(!guest.systemd.list_units(&[]).await.unwrap().is_empty());
+        guest
+            .execs
+            .write_stdin(&key, b"still here\n")
+            .await
+            .unwrap();
+        assert_eq!(guest.all(&key, false).await, "still here\n");
+        assert_eq!(guest.execs.wait(&key).await.unwrap(), 9);
+    });
+}

@@ -29,9 +29,13 @@ struct Guest {
 /// Runs a test, or says why not.
 fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
     if let Some(reason) = missing() {
-        // Past libtest's capture: a skip must be seen.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "SKIPPED guest tests: {reason}").unwrap();
+        // Past libtest's capture, and in one write: a skip must be seen.
+        let test = std::thread::current();
+        let line = format!(
+            "SKIPPED {}: {reason}\n",
+            test.name().unwrap_or("a guest test")
+        );
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
