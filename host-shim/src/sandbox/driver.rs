@@ -352,7 +352,7 @@ impl Driver {
     fn provision(&mut self) {
         let (agent, spec) = (self.agent.clone(), Arc::clone(&self.spec));
         let limits = self.limits.clone();
-        self.spawn(
+        self.report(
             async move { Input::Provisioned(start::provision(&agent, &spec, &limits).await) },
         );
     }
