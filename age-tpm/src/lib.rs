@@ -12,6 +12,7 @@
 //! - [`identity`], [`recipient`], [`stanza`]: the formats.
 //! - [`wrap`], [`unwrap`]: file keys; [`key`] joins an identity with a TPM.
 //! - [`tpm`]: the TPM commands.
+//! - `in_process` (feature `age`): identities and recipients for the `age` crate.
 //!
 //! # Threat model
 //!
@@ -43,6 +44,8 @@
 
 mod hpke;
 pub mod identity;
+#[cfg(feature = "age")]
+pub mod in_process;
 pub mod key;
 pub mod plugin;
 pub mod provision;

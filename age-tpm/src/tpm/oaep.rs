@@ -80,7 +80,7 @@ fn power(modulus: &[u8], exponent: u32, base: &[u8]) -> Option<Vec<u8>> {
             let params = DynResidueParams::new(&<$uint>::from_be_slice(modulus));
             let base = DynResidue::new(&<$uint>::from_be_slice(base), params);
             let result = base.pow_bounded_exp(&<$uint>::from(exponent), EXPONENT_BITS);
-            Some(result.retrieve().to_be_bytes().as_ref().to_vec())
+            Some(result.retrieve().to_be_bytes().to_vec())
         }};
     }
     match modulus.len() * 8 {
