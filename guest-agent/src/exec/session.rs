@@ -179,7 +179,9 @@ impl Session {
         match systemd.kill_unit(&self.unit, whole, signal).await {
             Ok(()) => Ok(()),
             // Between the end and our hearing of it.
-            Err(SystemdError::NoSuchUnit(_)) => Err(ExecError::Ended(self.id.clone())),
+            Err(SystemdError::NoSuchUnit(_) | SystemdError::NoProcess(_)) => {
+                Err(ExecError::Ended(self.id.clone()))
+            }
             Err(error) => Err(error.into()),
         }
     }

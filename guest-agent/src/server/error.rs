@@ -157,7 +157,7 @@ fn systemd(error: &SystemdError, message: String) -> ttrpc::Error {
     match error {
         SystemdError::NotYet | SystemdError::Lost(_) => status::unavailable(message),
         SystemdError::BadName { .. } => status::invalid(message),
-        SystemdError::NoSuchUnit(_) => status::not_found(message),
+        SystemdError::NoSuchUnit(_) | SystemdError::NoProcess(_) => status::not_found(message),
         SystemdError::Refused { .. } | SystemdError::NotStarted { .. } => {
             status::failed_precondition(message)
         }

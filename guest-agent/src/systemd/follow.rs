@@ -78,6 +78,8 @@ impl Follower {
         loop {
             match ask(&bus).await {
                 Ok((state, failed)) => self.board.set_system_state(&state, failed),
+                // At shutdown the bus goes while we ask.
+                Err(_) if bus.is_closed() => break,
                 Err(error) => warn!(error = %error, "systemd did not say how it is"),
             }
             select! {

@@ -56,6 +56,9 @@ pub enum SystemdError {
     /// systemd knows no such unit.
     #[error("unit {0} is not known to systemd")]
     NoSuchUnit(String),
+    /// The unit has no process that could get a signal.
+    #[error("no process of {0} is left")]
+    NoProcess(String),
     /// systemd will not do this now, or never does it to this unit.
     #[error("systemd refuses to {action} {unit}: {reason}")]
     Refused {

@@ -246,6 +246,9 @@ impl JobError {
         match &error {
             zbus::Error::MethodError(name, reason, _) => match name.as_str() {
                 "org.freedesktop.systemd1.NoSuchUnit" => SystemdError::NoSuchUnit(unit.to_owned()),
+                "org.freedesktop.systemd1.NoSuchProcess" => {
+                    SystemdError::NoProcess(unit.to_owned())
+                }
                 // Masked, destructive while shutting down, not applicable, manual start refused...
                 name if name.starts_with("org.freedesktop.systemd1.") => SystemdError::Refused {
                     action,

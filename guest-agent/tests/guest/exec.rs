@@ -204,6 +204,37 @@ fn a_terminal_is_the_controlling_one_and_is_resized() {
 }
 
 #[test]
+fn a_terminal_belongs_to_the_user_who_works_in_it() {
+    with_systemd(|guest| async move {
+        let mut process = spec(&[
+            "sh",
+            "-c",
+            "id -un; stat -c %U $(tty); echo seen > /dev/tty",
+        ]);
+        process.user = User::Name("nobody".to_owned());
+        process.terminal = Some(Size::default());
+        let expected = "nobody\r\nnobody\r\nseen\r\n".to_owned();
+        assert_eq!(guest.run(&process).await, (0, expected, String::new()));
+    });
+}
+
+#[test]
+fn a_signal_for_what_has_just_ended_finds_nothing() {
+    with_systemd(|guest| async move {
+        // What ignores SIGTERM keeps the service for a while after its main process has ended.
+        let script = "trap '' TERM; sleep 2 & exit 0";
+        let key = guest
+            .start("left", &spec(&["sh", "-c", script]))
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let signal = guest.execs.signal(&key, 15).await;
+        assert!(matches!(signal, Err(ExecError::Ended(_))), "{signal:?}");
+        assert_eq!(guest.execs.wait(&key).await.unwrap(), 0);
+    });
+}
+
+#[test]
 fn control_c_ends_what_runs_in_the_terminal() {
     with_systemd(|guest| async move {
         let mut with_terminal = spec(&["sleep", "1000"]);
