@@ -1,0 +1,366 @@
+//! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
+//! input back, `false` ends with 3, `sleep` runs until it is signalled, anything else does not exist.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use protobuf::well_known_types::empty::Empty;
+use seed_protocol::{
+    kata::{
+        agent::{
+            CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
+            ReadStreamRequest, ReadStreamResponse, SignalProcessRequest, StartContainerRequest,
+            TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+            WriteStreamResponse,
+        },
+        agent_service,
+        agent_ttrpc::AgentService,
+    },
+    seed::{
+        v1::{
+            GetIdentityRequest, GetStatusRequest, GuestStatus, Identity, JournalBatch,
+            ReadJournalRequest, Stage, StageTime,
+        },
+        v1_ttrpc::{Guest, create_guest},
+    },
+    status,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::sleep,
+};
+use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
+
+/// What the agent was told.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) sandbox: Option<CreateSandboxRequest>,
+    pub(crate) container: Option<CreateContainerRequest>,
+    pub(crate) started: bool,
+    pub(crate) resized: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    command: String,
+    input: Vec<u8>,
+    closed: bool,
+    signal: Option<u32>,
+}
+
+/// A running fake agent. Dropping it closes its socket.
+#[derive(Debug)]
+pub(crate) struct FakeAgent {
+    pub(crate) told: Arc<Mutex<Told>>,
+    /// Notified when it is asked to power off.
+    pub(crate) poweroff: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for FakeAgent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FakeAgent {
+    pub(crate) fn serve(socket: &Path) -> Self {
+        let told = Arc::default();
+        let poweroff = Arc::new(Notify::new());
+        let agent = Arc::new(Agent {
+            told: Arc::clone(&told),
+            poweroff: Arc::clone(&poweroff),
+            processes: watch::channel(HashMap::new()).0,
+        });
+        let listener = UnixListener::bind(socket).unwrap();
+        let task = tokio::spawn(async move {
+            let (sender, accepted) = mpsc::channel::<std::io::Result<UnixStream>>(8);
+            let incoming = stream::unfold(accepted, |mut accepted| async move {
+                accepted.recv().await.map(|stream| (stream, accepted))
+            });
+            let mut server = Server::new()
+                .add_listener(Listener::new(Box::pin(incoming)))
+                .register_service(agent_service(agent.clone()))
+                .register_service(create_guest(agent));
+            server.start().await.unwrap();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut line = [0; 13];
+                if stream.read_exact(&mut line).await.is_err() || &line != b"CONNECT 1024\n" {
+                    continue;
+                }
+                stream.write_all(b"OK 1073741824\n").await.unwrap();
+                let _ = sender.send(Ok(stream)).await;
+            }
+        });
+        Self {
+            told,
+            poweroff,
+            task,
+        }
+    }
+}
+
+struct Agent {
+    told: Arc<Mutex<Told>>,
+    poweroff: Arc<Notify>,
+    processes: watch::Sender<HashMap<String, Process>>,
+}
+
+impl Agent {
+    /// Waits until `get` finds something in the process.
+    async fn when<T>(
+        &self,
+        id: &str,
+        mut get: impl FnMut(&mut Process) -> Option<T>,
+    ) -> ttrpc::Result<T> {
+        let mut changes = self.processes.subscribe();
+        loop {
+            let mut found = None;
+            let mut known = false;
+            self.processes.send_if_modified(|all| {
+                if let Some(process) = all.get_mut(id) {
+                    known = true;
+                    found = get(process);
+                }
+                found.is_some()
+            });
+            match found {
+                Some(found) => return Ok(found),
+                None if !known => return Err(status::not_found(format!("process {id}"))),
+                None => changes.changed().await.unwrap(),
+            }
+        }
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Process)) -> ttrpc::Result<()> {
+        let mut known = false;
+        self.processes.send_modify(|all| {
+            if let Some(process) = all.get_mut(id) {
+                known = true;
+                change(process);
+            }
+        });
+        if known {
+            Ok(())
+        } else {
+            Err(status::not_found(format!("process {id}")))
+        }
+    }
+}
+
+fn over(process: &Process) -> bool {
+    match process.command.as_str() {
+        "sleep" => process.signal.is_some(),
+        "cat" => process.closed || process.signal.is_some(),
+        _ => true,
+    }
+}
+
+#[async_trait]
+impl AgentService for Agent {
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: CreateSandboxRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.told.lock().unwrap().sandbox = Some(request);
+        Ok(Empty::new())
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.told.lock().unwrap().container = Some(request);
+        Ok(Empty::new())
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        _: StartContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.told.lock().unwrap().started = true;
+        Ok(Empty::new())
+    }
+
+    async fn exec_process(
+        &self,
+        _: &TtrpcContext,
+        request: ExecProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        let command = request.process.Args[0].clone();
+        if !["cat", "sleep", "false"].contains(&command.as_str()) {
+            return Err(status::invalid(format!(
+                "exec: {command:?}: executable file not found"
+            )));
+        }
+        self.processes.send_modify(|all| {
+            all.insert(
+                request.exec_id,
+                Process {
+                    command,
+                    ..Process::default()
+                },
+            );
+        });
+        Ok(Empty::new())
+    }
+
+    async fn signal_process(
+        &self,
+        _: &TtrpcContext,
+        request: SignalProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        if request.exec_id.is_empty() {
+            self.poweroff.notify_one();
+        } else {
+            self.change(&request.exec_id, |process| {
+                process.signal = Some(request.signal)
+            })?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: WaitProcessRequest,
+    ) -> ttrpc::Result<WaitProcessResponse> {
+        let status = self
+            .when(&request.exec_id, |process| {
+                over(process).then(|| match (process.signal, process.command.as_str()) {
+                    (Some(signal), _) => 128 + i32::try_from(signal).unwrap(),
+                    (None, "false") => 3,
+                    (None, _) => 0,
+                })
+            })
+            .await?;
+        Ok(WaitProcessResponse {
+            status,
+            ..Default::default()
+        })
+    }
+
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: WriteStreamRequest,
+    ) -> ttrpc::Result<WriteStreamResponse> {
+        // A small pipe: never all at once.
+        let part = &request.data[..request.data.len().min(1000)];
+        self.change(&request.exec_id, |process| {
+            process.input.extend_from_slice(part)
+        })?;
+        let len = u32::try_from(part.len()).unwrap();
+        Ok(WriteStreamResponse {
+            len,
+            ..Default::default()
+        })
+    }
+
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        let most = usize::try_from(request.len).unwrap();
+        let data = self
+            .when(&request.exec_id, |process| {
+                let count = process.input.len().min(most);
+                let data: Vec<u8> = process.input.drain(..count).collect();
+                (!data.is_empty() || over(process)).then_some(data)
+            })
+            .await?;
+        Ok(ReadStreamResponse {
+            data,
+            ..Default::default()
+        })
+    }
+
+    async fn read_stderr(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        self.when(&request.exec_id, |process| over(process).then_some(()))
+            .await?;
+        Ok(ReadStreamResponse::default())
+    }
+
+    async fn close_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: CloseStdinRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.change(&request.exec_id, |process| process.closed = true)?;
+        Ok(Empty::new())
+    }
+
+    async fn tty_win_resize(
+        &self,
+        _: &TtrpcContext,
+        request: TtyWinResizeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.told.lock().unwrap().resized = Some((request.row, request.column));
+        Ok(Empty::new())
+    }
+}
+
+#[async_trait]
+impl Guest for Agent {
+    async fn get_status(
+        &self,
+        _: &TtrpcContext,
+        request: GetStatusRequest,
+    ) -> ttrpc::Result<GuestStatus> {
+        if request.after_revision == 1 {
+            sleep(Duration::from_millis(request.wait_ms.into())).await;
+        }
+        let reached = |stage: Stage, boottime_us| StageTime {
+            stage: stage.into(),
+            boottime_us,
+            ..StageTime::default()
+        };
+        Ok(GuestStatus {
+            revision: 1,
+            stage: Stage::STAGE_RUNNING.into(),
+            stages: vec![
+                reached(Stage::STAGE_PROVISIONED, 11_000),
+                reached(Stage::STAGE_RUNNING, 12_000),
+            ],
+            system_state: "running".into(),
+            ..GuestStatus::default()
+        })
+    }
+
+    async fn get_identity(
+        &self,
+        _: &TtrpcContext,
+        _: GetIdentityRequest,
+    ) -> ttrpc::Result<Identity> {
+        Ok(Identity {
+            recipient: "age1tpm1qfake".into(),
+            ..Identity::default()
+        })
+    }
+
+    async fn read_journal(
+        &self,
+        _: &TtrpcContext,
+        request: ReadJournalRequest,
+    ) -> ttrpc::Result<JournalBatch> {
+        sleep(Duration::from_millis(request.wait_ms.into())).await;
+        Ok(JournalBatch::default())
+    }
+}

@@ -1,0 +1,567 @@
+//! The Task API from containerd's side of the socket, over a stub VM and a fake agent. See [`stub`] for what
+//! that cannot show.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod stub;
+
+use std::{fs, path::Path, time::Duration};
+
+use containerd_shim_protos::{
+    api::{
+        CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest,
+        ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest,
+        ResumeRequest, ShutdownRequest, StartRequest, StateRequest, Status, WaitRequest,
+        WaitResponse,
+    },
+    protobuf::well_known_types::any::Any,
+};
+use seed_protocol::{seed::management::State, status};
+use seed_shim::management;
+use serde_json::json;
+use stub::{Bench, Guest, fifo, until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+    time::timeout,
+};
+use ttrpc::{Code, context};
+
+fn soon() -> context::Context {
+    context::with_duration(Duration::from_secs(20))
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, ttrpc::Error>) -> (Code, String) {
+    let error = result.unwrap_err();
+    let (code, message) = status::of(&error).expect("a status came over the wire");
+    (code, message.to_owned())
+}
+
+impl Bench {
+    async fn create(&self, id: &str) -> ttrpc::Result<u32> {
+        let request = CreateTaskRequest {
+            id: id.into(),
+            bundle: self
+                .dir
+                .path()
+                .join("bundles")
+                .join(id)
+                .to_string_lossy()
+                .into_owned(),
+            ..Default::default()
+        };
+        self.client
+            .create(soon(), &request)
+            .await
+            .map(|response| response.pid)
+    }
+
+    async fn start(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
+        let request = StartRequest {
+            id: id.into(),
+            exec_id: exec_id.into(),
+            ..Default::default()
+        };
+        self.client
+            .start(soon(), &request)
+            .await
+            .map(|response| response.pid)
+    }
+
+    async fn kill(&self, id: &str, exec_id: &str, signal: u32) -> ttrpc::Result<()> {
+        let (id, exec_id) = (id.into(), exec_id.into());
+        let request = KillRequest {
+            id,
+            exec_id,
+            signal,
+            ..Default::default()
+        };
+        self.client.kill(soon(), &request).await.map(drop)
+    }
+
+    async fn wait(&self, id: &str, exec_id: &str) -> ttrpc::Result<WaitResponse> {
+        let request = WaitRequest {
+            id: id.into(),
+            exec_id: exec_id.into(),
+            ..Default::default()
+        };
+        self.client.wait(soon(), &request).await
+    }
+
+    async fn delete(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
+        let request = DeleteRequest {
+            id: id.into(),
+            exec_id: exec_id.into(),
+            ..Default::default()
+        };
+        self.client
+            .delete(soon(), &request)
+            .await
+            .map(|response| response.exit_status)
+    }
+
+    async fn state(&self, id: &str) -> Status {
+        let request = StateRequest {
+            id: id.into(),
+            ..Default::default()
+        };
+        self.client
+            .state(soon(), &request)
+            .await
+            .unwrap()
+            .status
+            .enum_value()
+            .unwrap()
+    }
+
+    async fn running(&self, id: &str) {
+        self.bundle(id);
+        self.create(id).await.unwrap();
+        self.start(id, "").await.unwrap();
+    }
+
+    async fn reason(&self, id: &str) -> String {
+        let socket = self.paths(id).management_socket();
+        let client = management::Client::connect(&socket).await.unwrap();
+        client
+            .status(0, Duration::ZERO)
+            .await
+            .unwrap()
+            .exit
+            .reason
+            .clone()
+    }
+
+    /// Nothing of the instance is left but what must stay.
+    fn assert_nothing_left(&self, id: &str) {
+        let paths = self.paths(id);
+        assert!(
+            !paths.run_dir().exists(),
+            "{:?}",
+            fs::read_dir(paths.run_dir()).map(Vec::from_iter)
+        );
+        assert!(paths.machine_id().exists());
+    }
+}
+
+#[tokio::test]
+async fn an_instance_lives_from_create_to_delete_and_leaves_nothing() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.bundle("demo");
+    assert_ne!(bench.create("demo").await.unwrap(), 0);
+    assert_eq!(bench.state("demo").await, Status::CREATED);
+    bench.start("demo", "").await.unwrap();
+    assert_eq!(bench.state("demo").await, Status::RUNNING);
+
+    let told = bench
+        .vmm
+        .agent
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .told
+        .clone();
+    {
+        let told = told.lock().unwrap();
+        let container = told.container.as_ref().unwrap();
+        assert_eq!(container.OCI.Process.Env, ["GREETING=hello 'you'"]);
+        assert_eq!(
+            container.storages[0].driver_options,
+            ["serial=data", "name=data", "user=app"]
+        );
+        assert_eq!(told.sandbox.as_ref().unwrap().hostname, "demo");
+        assert!(told.started);
+    }
+    let pids = PidsRequest {
+        id: "demo".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        bench
+            .client
+            .pids(soon(), &pids)
+            .await
+            .unwrap()
+            .processes
+            .len(),
+        1
+    );
+
+    bench.kill("demo", "", 15).await.unwrap();
+    assert_eq!(bench.wait("demo", "").await.unwrap().exit_status, 0);
+    assert_eq!(bench.state("demo").await, Status::STOPPED);
+    assert_eq!(bench.reason("demo").await, "the guest powered off");
+    assert_eq!(bench.delete("demo", "").await.unwrap(), 0);
+    bench.assert_nothing_left("demo");
+    assert_eq!(code(bench.delete("demo", "").await).0, Code::NOT_FOUND);
+
+    let shutdown = ShutdownRequest {
+        id: "demo".into(),
+        ..Default::default()
+    };
+    bench.client.shutdown(soon(), &shutdown).await.unwrap();
+    timeout(Duration::from_secs(1), bench.shutdown.notified())
+        .await
+        .unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn stages_and_state_are_seen_on_the_management_socket() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let socket = bench.paths("demo").management_socket();
+    let client = management::Client::connect(&socket).await.unwrap();
+    let mut seen = client.status(0, Duration::ZERO).await.unwrap();
+    while seen.stages.len() < 5 {
+        seen = client
+            .status(seen.revision, Duration::from_secs(5))
+            .await
+            .unwrap();
+    }
+    let times: Vec<u64> = seen
+        .stages
+        .iter()
+        .map(|stage| stage.since_create_ms)
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert_eq!(seen.state.enum_value(), Ok(State::STATE_RUNNING));
+    assert_eq!(seen.system_state, "running");
+    assert_eq!(
+        (seen.vcpus, seen.memory_mib, seen.accel.as_str()),
+        (1, 512, "tcg")
+    );
+    assert_eq!(client.keys().await.unwrap().recipient, "age1tpm1qfake");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_vm_is_137_and_never_a_success() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    bench.kill("demo", "", 9).await.unwrap();
+    assert_eq!(bench.wait("demo", "").await.unwrap().exit_status, 137);
+    assert_eq!(bench.delete("demo", "").await.unwrap(), 137);
+    bench.assert_nothing_left("demo");
+
+    bench.running("again").await;
+    bench.vmm.crash.notify_one();
+    assert_eq!(bench.wait("again", "").await.unwrap().exit_status, 137);
+    assert_eq!(bench.reason("again").await, "the VMM ended (signal 11)");
+    assert!(bench.paths("again").failed_console_log().exists());
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_power_off_runs_until_it_is_killed() {
+    let bench = Bench::new(Guest::Stubborn).await;
+    bench.running("demo").await;
+    bench.kill("demo", "", 15).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(bench.state("demo").await, Status::RUNNING);
+    assert_eq!(
+        code(bench.delete("demo", "").await).0,
+        Code::FAILED_PRECONDITION
+    );
+    bench.kill("demo", "", 9).await.unwrap();
+    assert_eq!(bench.wait("demo", "").await.unwrap().exit_status, 137);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_how_far_it_came_and_where_the_console_is() {
+    for (guest, said) in [
+        (
+            Guest::Silent,
+            "the guest never said hello within 1 s (last stage: kernel)",
+        ),
+        (
+            Guest::Panics,
+            "the VM ended before the guest was ready: the guest's kernel panicked",
+        ),
+        (
+            Guest::Fails,
+            "the guest's agent failed: no /dev/vsock (last stage: kernel)",
+        ),
+    ] {
+        let bench = Bench::new(guest).await;
+        bench.bundle("demo");
+        bench.create("demo").await.unwrap();
+        let (_, message) = code(bench.start("demo", "").await);
+        let kept = bench.paths("demo").failed_console_log();
+        assert!(message.starts_with(said), "{message}");
+        assert!(
+            message.contains(&format!("console log kept at {}", kept.display())),
+            "{message}"
+        );
+        assert!(
+            message.ends_with("Linux version 6.12 | loading"),
+            "{message}"
+        );
+        assert!(fs::read_to_string(kept).unwrap().contains("Linux version"));
+        assert_eq!(bench.state("demo").await, Status::STOPPED);
+        assert_eq!(bench.delete("demo", "").await.unwrap(), 1);
+        bench.assert_nothing_left("demo");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_created_is_named_and_leaves_nothing() {
+    let bench = Bench::new(Guest::Good).await;
+    type Change = fn(&Bench, &Path);
+    let cases: [(Change, &str); 8] = [
+        (
+            |_, b| fs::remove_file(b.join("rootfs/seed-system/boot.json")).unwrap(),
+            "boot.json",
+        ),
+        (
+            |_, b| fs::remove_file(b.join("rootfs/seed-system/kernel")).unwrap(),
+            "/seed-system/kernel",
+        ),
+        (
+            |_, b| fs::write(b.join("rootfs/seed-system/kernel"), "x").unwrap(),
+            "bzImage",
+        ),
+        (
+            |b, _| b.configure("demo", |c| c["process"]["env"] = json!(["1A=secret"])),
+            "\"1A\"",
+        ),
+        (
+            |b, _| b.configure("demo", |c| c["process"]["args"] = json!(["sh"])),
+            "process.args",
+        ),
+        (
+            |_, b| fs::remove_file(b.join("data.img")).unwrap(),
+            "data.img",
+        ),
+        (
+            |b, _| {
+                b.configure("demo", |c| {
+                    c["annotations"]["seed.loom.farm/x"] = json!("y")
+                })
+            },
+            "farm/x",
+        ),
+        (
+            |_, b| fs::write(b.join("config.json"), "{").unwrap(),
+            "config.json",
+        ),
+    ];
+    for (change, said) in cases {
+        let bundle = bench.bundle("demo");
+        change(&bench, &bundle);
+        let (code, message) = code(bench.create("demo").await);
+        assert_eq!(code, Code::INVALID_ARGUMENT, "{message}");
+        assert!(
+            message.contains(said) && !message.contains("secret"),
+            "{message}"
+        );
+        assert!(!bench.paths("demo").run_dir().exists());
+    }
+    bench.running("demo").await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn one_identity_is_never_in_two_vms() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let (code_, message) = code(bench.create("demo").await);
+    assert_eq!(code_, Code::ALREADY_EXISTS, "{message}");
+
+    let other = bench.beside(Guest::Good).await;
+    other.bundle("demo");
+    let (code_, message) = code(other.create("demo").await);
+    assert_eq!(code_, Code::FAILED_PRECONDITION);
+    assert!(message.contains("in use by another VM"), "{message}");
+
+    bench.kill("demo", "", 9).await.unwrap();
+    bench.wait("demo", "").await.unwrap();
+    bench.delete("demo", "").await.unwrap();
+    other.create("demo").await.unwrap();
+    other.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let path = |name: &str| bench.dir.path().join(name);
+    fifo(&path("in"));
+    fifo(&path("out"));
+    let text = |name| path(name).to_string_lossy().into_owned();
+    let exec = |exec_id: &str, args: serde_json::Value| ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: exec_id.into(),
+        spec: Some(Any {
+            value: json!({"args": args, "cwd": "/"}).to_string().into_bytes(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    let mut cat = exec("one", json!(["cat"]));
+    (cat.stdin, cat.stdout) = (text("in"), text("out"));
+    bench.client.exec(soon(), &cat).await.unwrap();
+    assert_eq!(
+        code(bench.client.exec(soon(), &cat).await).0,
+        Code::ALREADY_EXISTS
+    );
+    let mut out = pipe::OpenOptions::new().open_receiver(path("out")).unwrap();
+    bench.start("demo", "one").await.unwrap();
+    assert_eq!(
+        code(bench.start("demo", "one").await).0,
+        Code::FAILED_PRECONDITION
+    );
+
+    let resize = ResizePtyRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        width: 80,
+        height: 24,
+        ..Default::default()
+    };
+    bench.client.resize_pty(soon(), &resize).await.unwrap();
+    let data: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    let sent = data.clone();
+    let mut input = pipe::OpenOptions::new().open_sender(path("in")).unwrap();
+    let writer = tokio::spawn(async move {
+        input.write_all(&sent).await.unwrap();
+        input
+    });
+    let mut back = vec![0; data.len()];
+    out.read_exact(&mut back).await.unwrap();
+    assert!(back == data, "the bytes came back changed");
+    let input = writer.await.unwrap();
+    let (id, exec_id) = ("demo".into(), "one".into());
+    let close = CloseIORequest {
+        id,
+        exec_id,
+        stdin: true,
+        ..Default::default()
+    };
+    bench.client.close_io(soon(), &close).await.unwrap();
+    assert_eq!(bench.wait("demo", "one").await.unwrap().exit_status, 0);
+    drop(input);
+    assert_eq!(bench.delete("demo", "one").await.unwrap(), 0);
+
+    bench
+        .client
+        .exec(soon(), &exec("two", json!(["false"])))
+        .await
+        .unwrap();
+    bench.start("demo", "two").await.unwrap();
+    assert_eq!(bench.wait("demo", "two").await.unwrap().exit_status, 3);
+
+    bench
+        .client
+        .exec(soon(), &exec("three", json!(["sleep"])))
+        .await
+        .unwrap();
+    bench.start("demo", "three").await.unwrap();
+    bench.kill("demo", "three", 9).await.unwrap();
+    assert_eq!(bench.wait("demo", "three").await.unwrap().exit_status, 137);
+
+    bench
+        .client
+        .exec(soon(), &exec("four", json!(["nonesuch"])))
+        .await
+        .unwrap();
+    let (_, message) = code(bench.start("demo", "four").await);
+    assert!(
+        message.contains("nonesuch") && message.contains("not found"),
+        "{message}"
+    );
+
+    bench
+        .client
+        .exec(soon(), &exec("five", json!(["sleep"])))
+        .await
+        .unwrap();
+    bench.start("demo", "five").await.unwrap();
+    bench.vmm.crash.notify_one();
+    assert_eq!(bench.wait("demo", "five").await.unwrap().exit_status, 137);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn pause_and_resume_are_the_machines() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let id = "demo".to_owned();
+    bench
+        .client
+        .pause(
+            soon(),
+            &PauseRequest {
+                id: id.clone(),
+                ..Default::default()
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!(bench.state("demo").await, Status::PAUSED);
+    bench
+        .client
+        .resume(
+            soon(),
+            &ResumeRequest {
+                id,
+                ..Default::default()
+            },
+        )
+        .await
+        .unwrap();
+    assert_eq!(bench.state("demo").await, Status::RUNNING);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_shim_does_not_do_is_told_apart() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let checkpoint = CheckpointTaskRequest {
+        id: "demo".into(),
+        ..Default::default()
+    };
+    let (code_, message) = code(bench.client.checkpoint(soon(), &checkpoint).await);
+    assert_eq!(
+        (code_, message.as_str()),
+        (Code::UNIMPLEMENTED, "Checkpoint is not supported")
+    );
+    assert_eq!(code(bench.kill("nobody", "", 9).await).0, Code::NOT_FOUND);
+    assert_eq!(
+        code(bench.kill("demo", "", 1).await).0,
+        Code::INVALID_ARGUMENT
+    );
+    bench.kill("demo", "", 28).await.unwrap();
+    bench.bundle("second");
+    let (code_, message) = code(bench.create("second").await);
+    assert_eq!(code_, Code::FAILED_PRECONDITION, "{message}");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn forty_lives_leak_no_descriptor() {
+    let bench = Bench::new(Guest::Good).await;
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut before = 0;
+    for round in 0..40 {
+        bench.running("demo").await;
+        let signal = if round % 2 == 0 { 15 } else { 9 };
+        bench.kill("demo", "", signal).await.unwrap();
+        bench.wait("demo", "").await.unwrap();
+        bench.delete("demo", "").await.unwrap();
+        if round == 4 {
+            before = open();
+        }
+    }
+    // Other tests of this process run beside it, each with a few tens of its own.
+    until("descriptors are closed", || open() <= before + 30).await;
+    bench.assert_nothing_left("demo");
+    bench.stop().await;
+}
