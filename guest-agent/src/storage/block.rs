@@ -4,7 +4,7 @@
 //! ```text
 //! device --> probe --blank------> mkfs --> mount --> grow --> owner, mode --> done
 //!    |         |--known fs----> fsck -----^            |         |
-//!    |         |--other data-> problem                 |         +-> problem, stays with root
+//!    |         |--other data-> problem                 |         +-> problem, owner left as it is
 //!    +-never-> problem           +-damaged-> problem   +-> problem, mounted as it is
 //! ```
 //!
@@ -317,30 +317,14 @@ fn grow(
     Ok(())
 }
 
+/// A volume whose owner is in doubt or unknown is left as it is: a new one is root's.
 fn own(spec: &VolumeSpec, settings: &Settings) -> Result<(), BlockError> {
-    let mount_point = spec.mount_point.as_path();
-    if spec.options.read_only() {
+    if spec.options.read_only() || spec.doubt.is_some() {
         return Ok(());
     }
-    if spec.doubt.is_some() {
-        return set_owner(mount_point, owner::ROOT, None);
-    }
-    match owner::resolve(&spec.owner, &settings.etc) {
-        Ok(owner) => set_owner(mount_point, owner, spec.mode),
-        Err(unknown) => {
-            // The mode was meant for that owner: for root it would be an accident.
-            set_owner(mount_point, owner::ROOT, None)?;
-            Err(unknown.into())
-        }
-    }
-}
-
-fn set_owner(
-    mount_point: &Path,
-    owner: owner::Owner,
-    mode: Option<owner::Mode>,
-) -> Result<(), BlockError> {
-    owner::apply(mount_point, owner, mode).map_err(|source| BlockError::Own {
+    let mount_point = spec.mount_point.as_path();
+    let owner = owner::resolve(&spec.owner, &settings.etc)?;
+    owner::apply(mount_point, owner, spec.mode).map_err(|source| BlockError::Own {
         mount_point: mount_point.to_owned(),
         source,
     })

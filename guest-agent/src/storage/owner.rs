@@ -33,8 +33,11 @@ impl OwnerNames {
 
 impl fmt::Display for OwnerNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_deref().unwrap_or("root");
-        write!(f, "{user}:{}", self.group.as_deref().unwrap_or(""))
+        match (&self.user, &self.group) {
+            (None, None) => f.write_str("root"),
+            (Some(user), None) => f.write_str(user),
+            (user, Some(group)) => write!(f, "{}:{group}", user.as_deref().unwrap_or("root")),
+        }
     }
 }
 
@@ -42,13 +45,17 @@ impl fmt::Display for OwnerNames {
 #[derive(Debug, Error)]
 pub enum OwnerError {
     /// The user is in no file.
-    #[error("user {0} does not exist in this guest, so the volume stays with root")]
+    #[error(
+        "user {0} does not exist in this guest; the owner of the volume is left as it is, root on a new one"
+    )]
     User(String),
     /// The group is in no file.
-    #[error("group {0} does not exist in this guest, so the volume stays with root")]
+    #[error(
+        "group {0} does not exist in this guest; the owner of the volume is left as it is, root on a new one"
+    )]
     Group(String),
     /// A file cannot be read.
-    #[error("{0} cannot be read, so the volume stays with root: {1}")]
+    #[error("{0} cannot be read, so the owner of the volume is left as it is: {1}")]
     Read(String, io::Error),
 }
 

@@ -33,7 +33,7 @@ pub struct VolumeSpec {
     pub owner: OwnerNames,
     /// The mount point's mode.
     pub mode: Option<Mode>,
-    /// Why this volume is not as somebody wanted it. It is mounted, and stays with root.
+    /// Why this volume is not as somebody wanted it. It is mounted, and its owner is left as it is.
     pub doubt: Option<String>,
 }
 
@@ -333,6 +333,16 @@ mod tests {
             );
             assert_eq!(spec.owner.user.as_deref(), Some("app"));
         }
+    }
+
+    #[test]
+    fn a_doubt_names_both_sides() {
+        let spec = one(
+            &["serial=data", "name=data", "user=ghost"],
+            "/seed/storage/data",
+        );
+        let doubt = spec.doubt.unwrap();
+        assert_eq!(doubt, "the host gives it to ghost, the closure to app:app");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use thiserror::Error;
 
 /// How much of a program's output is kept.
-const MAX_OUTPUT_BYTES: u64 = 4096;
+const MAX_OUTPUT_BYTES: u64 = 400;
 
 /// How often a program is looked at, while it runs.
 const POLL: Duration = Duration::from_millis(5);
@@ -60,20 +60,21 @@ pub fn run<A: AsRef<OsStr>>(
     arguments: &[A],
     limit: Duration,
 ) -> Result<Ended, CommandError> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| CommandError::Start {
-            program: program.to_owned(),
-            source,
-        })?;
-    let words = child
-        .stderr
-        .take()
-        .map(|stderr| thread::spawn(move || beginning(stderr)));
+    let starting = |source| CommandError::Start {
+        program: program.to_owned(),
+        source,
+    };
+    let (reader, writer) = io::pipe().map_err(starting)?;
+    let mut child = {
+        // The command holds the writing ends; they must be gone before the reader can see the end.
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        command
+            .stdout(writer.try_clone().map_err(starting)?)
+            .stderr(writer);
+        command.spawn().map_err(starting)?
+    };
+    let words = thread::spawn(move || beginning(reader));
     let deadline = Instant::now() + limit;
     let waited = loop {
         match child.try_wait() {
@@ -93,15 +94,18 @@ pub fn run<A: AsRef<OsStr>>(
             }
         }
     };
-    if waited.is_err() {
-        // Best effort: it is being given up.
-        let _ = child.kill();
-        let _ = child.wait();
+    match waited {
+        Ok(status) => {
+            let words = words.join().unwrap_or_default();
+            Ok(Ended { status, words })
+        }
+        Err(error) => {
+            // Best effort: it is being given up, and its words with it.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
     }
-    let words = words
-        .and_then(|reader| reader.join().ok())
-        .unwrap_or_default();
-    waited.map(|status| Ended { status, words })
 }
 
 /// The beginning of a stream as one line; the rest is read and dropped, so that the writer never stalls.
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn status_and_words_come_back() {
-        let ended = run("sh", &["-c", "echo no  >&2; echo way >&2; exit 4"], LIMIT).unwrap();
+        let ended = run("sh", &["-c", "echo no; echo way >&2; exit 4"], LIMIT).unwrap();
         assert_eq!(
             (ended.status.code(), ended.words.as_str()),
             (Some(4), "no way")
@@ -133,9 +137,14 @@ mod tests {
 
     #[test]
     fn a_program_that_writes_too_much_still_ends() {
-        let ended = run("sh", &["-c", "yes | head -c 1000000 >&2"], LIMIT).unwrap();
+        let ended = run(
+            "sh",
+            &["-c", "yes | head -c 1000000; yes | head -c 1000000 >&2"],
+            LIMIT,
+        )
+        .unwrap();
         assert!(ended.status.success());
-        assert!(ended.words.len() <= 4096);
+        assert!(ended.words.len() <= 400);
     }
 
     #[test]
