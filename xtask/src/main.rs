@@ -4,7 +4,9 @@
 
 #![forbid(unsafe_code)]
 
+mod demo;
 mod image;
+mod lab;
 mod licences;
 mod programs;
 mod report;
@@ -25,6 +27,9 @@ Usage: cargo xtask COMMAND
   setup              install what is missing on this machine (apt, and cargo into the cache)
   build              build our programs into target/lab
   image              build the guest root and print where it is
+  demo               boot one instance and show each point of it
+                       --json   the same as data        --keep   leave it running
+                       --accel  auto, kvm or tcg
   test               everything that CI runs, VM cases included
   test vm [FILTER]   only the VM cases whose name contains FILTER
 
@@ -81,6 +86,12 @@ fn run() -> Result<ExitCode> {
             setup::run(&places)?;
             programs::build(&places)?;
             image::run(&places)?;
+        }
+        "demo" => return demo::run(&places, &demo::Options::parse(&mut parser)?),
+        // Internal: the part of `demo` that needs root.
+        "demo-of" => {
+            let guest = parser.value()?.into();
+            return demo::show(&places, guest, &demo::Options::parse(&mut parser)?);
         }
         "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),
