@@ -11,6 +11,7 @@
 //! - [`provision`]: one identity for a machine, kept in a file and in the TPM's NV memory.
 //! - [`identity`], [`recipient`], [`stanza`]: the formats.
 //! - [`wrap`], [`unwrap`]: file keys; [`key`] joins an identity with a TPM.
+//! - [`held`]: a key that a service keeps loaded and lends to the plugin.
 //! - [`tpm`]: the TPM commands.
 //! - `in_process` (feature `age`): identities and recipients for the `age` crate.
 //!
@@ -42,6 +43,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod held;
 mod hpke;
 pub mod identity;
 #[cfg(feature = "age")]

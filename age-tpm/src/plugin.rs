@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 
 use age_core::format::{FileKey, Stanza as AgeStanza};
 use age_core::secrecy::SecretString;
@@ -14,6 +15,7 @@ use age_plugin::identity::{self, IdentityPluginV1};
 use age_plugin::recipient::{self, RecipientPluginV1};
 use age_plugin::{Callbacks, PluginHandler};
 
+use crate::held::Held;
 use crate::identity::{Identity, PLUGIN_NAME, Pin};
 use crate::key::TpmKey;
 use crate::recipient::Recipient;
@@ -31,12 +33,14 @@ const TAG_NAME: &str = "tag";
 #[derive(Debug)]
 pub struct Handler {
     tcti: Result<Tcti, TctiError>,
+    socket: Option<PathBuf>,
 }
 
 impl Handler {
     /// `tcti` is looked at only when a TPM is needed; a bad one is then told to the client.
-    pub fn new(tcti: Result<Tcti, TctiError>) -> Self {
-        Self { tcti }
+    /// `socket` is where a service may hold the key.
+    pub fn new(tcti: Result<Tcti, TctiError>, socket: Option<PathBuf>) -> Self {
+        Self { tcti, socket }
     }
 }
 
@@ -49,8 +53,10 @@ impl PluginHandler for Handler {
     }
 
     fn identity_v1(self) -> io::Result<IdentityPlugin> {
+        let Self { tcti, socket } = self;
         Ok(IdentityPlugin {
-            tcti: self.tcti,
+            tcti,
+            socket,
             identities: Vec::new(),
             loaded: None,
         })
@@ -129,6 +135,8 @@ impl RecipientPluginV1 for RecipientPlugin {
 #[derive(Debug)]
 pub struct IdentityPlugin {
     tcti: Result<Tcti, TctiError>,
+    /// A service that may hold the key; forgotten once it was of no help.
+    socket: Option<PathBuf>,
     identities: Vec<Identity>,
     /// The identity used last, by its index: a TPM has room for few keys at a time.
     loaded: Option<(usize, TpmKey<Tpm>)>,
@@ -230,10 +238,7 @@ impl IdentityPlugin {
         for identity_index in 0..self.identities.len() {
             let own = self.identities[identity_index].recipient();
             for (index, stanza) in ours.iter().filter(|(_, stanza)| stanza.is_for(&own)) {
-                let key = self
-                    .key(identity_index, callbacks)
-                    .map_err(|e| Failed::Identity(identity_index, e))?;
-                match unwrap_file_key(stanza, &own, key) {
+                match self.unwrap_stanza(identity_index, &own, stanza, callbacks) {
                     Ok(file_key) => {
                         if stanza.kind() == Kind::TpmEcc {
                             // A courtesy: whether the client can show it does not matter.
@@ -244,10 +249,10 @@ impl IdentityPlugin {
                         return Ok(Some(file_key));
                     }
                     Err(UnwrapError::Body) => {
-                        errors.push(error(*index, UnwrapError::<TpmError>::Body.to_string()));
+                        errors.push(error(*index, UnwrapError::<UseError>::Body.to_string()));
                     }
                     Err(UnwrapError::Key(e)) => {
-                        return Err(Failed::Identity(identity_index, e.into()));
+                        return Err(Failed::Identity(identity_index, e));
                     }
                 }
             }
@@ -257,6 +262,32 @@ impl IdentityPlugin {
         } else {
             Err(Failed::Stanzas(errors))
         }
+    }
+
+    /// With the help of a service that holds the key, or else with the TPM.
+    fn unwrap_stanza(
+        &mut self,
+        index: usize,
+        own: &Recipient,
+        stanza: &Stanza,
+        callbacks: &mut impl Callbacks<identity::Error>,
+    ) -> Result<FileKey, UnwrapError<UseError>> {
+        if self.identities[index].pin() == Pin::None
+            && let Some(socket) = &self.socket
+        {
+            match unwrap_file_key(stanza, own, &mut Held { socket, key: own }) {
+                Ok(file_key) => return Ok(file_key),
+                // The TPM has the last word, so a service can slow us down but not mislead us.
+                Err(UnwrapError::Body) => {}
+                Err(UnwrapError::Key(e)) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(UnwrapError::Key(_)) => self.socket = None,
+            }
+        }
+        let key = self.key(index, callbacks).map_err(UnwrapError::Key)?;
+        unwrap_file_key(stanza, own, key).map_err(|e| match e {
+            UnwrapError::Key(e) => UnwrapError::Key(e.into()),
+            UnwrapError::Body => UnwrapError::Body,
+        })
     }
 
     /// The identity's key, loaded; asks for the PIN before it touches the TPM.

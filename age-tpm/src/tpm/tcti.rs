@@ -185,6 +185,11 @@ impl<S: Read + Write + Send> Transport for Stream<S> {
         while filled < expected {
             let got = match self.0.read(&mut response[filled..]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // What a socket says when its time is up, in words that help nobody.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let text = format!("no answer within {} s", SOCKET_TIMEOUT.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
                 other => other?,
             };
             if got == 0 {

@@ -6,8 +6,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use age_tpm::held::socket_from_env;
 use age_tpm::recipient::Spelling;
-use age_tpm::tpm::{Tcti, TctiError};
+use age_tpm::tpm::{TCTI_ENV, Tcti, TctiError};
 use lexopt::{Arg, ValueExt};
 
 use crate::error::CliError;
@@ -40,6 +41,8 @@ pub(crate) struct Command {
     pub(crate) output: Option<PathBuf>,
     /// The TPM; a bad address matters only to those actions that open it.
     pub(crate) tcti: Result<Tcti, TctiError>,
+    /// Where a service may hold the key.
+    pub(crate) socket: Option<PathBuf>,
     /// How recipients are written.
     pub(crate) spelling: Spelling,
 }
@@ -127,11 +130,13 @@ impl Flags {
         if self.pin && matches!(action, Action::Convert | Action::List) {
             return refuse("--pin goes with --generate");
         }
+        let tpm_is_chosen = self.tcti.is_some() || std::env::var_os(TCTI_ENV).is_some();
         let not_dash = |path: &PathBuf| path.as_os_str() != "-";
         Ok(Command {
             action,
             input: self.input.filter(not_dash),
             output: self.output.filter(not_dash),
+            socket: socket_from_env(tpm_is_chosen),
             tcti: self.tcti.map_or_else(Tcti::from_env, |text| text.parse()),
             spelling,
         })

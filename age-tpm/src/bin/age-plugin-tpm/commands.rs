@@ -30,7 +30,7 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
         Action::Help => write_out(output, HELP),
         Action::Version => write_out(output, VERSION),
         Action::StateMachine(machine) => {
-            age_plugin::run_state_machine(&machine, Handler::new(command.tcti))
+            age_plugin::run_state_machine(&machine, Handler::new(command.tcti, command.socket))
                 .map_err(CliError::Protocol)
         }
         Action::Generate { with_pin } => generate(command.tcti, with_pin, command.spelling, output),
