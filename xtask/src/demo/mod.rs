@@ -97,6 +97,8 @@ struct Demo {
     keep: bool,
     /// For what comes after `seed stop`: the processes that must be gone then.
     pids: Vec<u32>,
+    /// The boot that ended with a killed VMM, as the journal writes it.
+    killed_boot: Option<String>,
 }
 
 type Point = fn(&mut Demo) -> Result<()>;
@@ -109,6 +111,7 @@ pub(crate) fn show(places: &Places, guest: PathBuf, options: &Options) -> Result
         screen: Screen::new(options.json),
         keep: options.keep,
         pids: Vec::new(),
+        killed_boot: None,
     };
     let points: [Point; 8] = [
         root::show,

@@ -20,7 +20,7 @@ pub(super) const POINTS: [(&str, &str); 8] = [
     ("exec_and_stop", "Exec, stop, and what is left"),
 ];
 /// Where values begin.
-const VALUE_COLUMN: usize = 19;
+const VALUE_COLUMN: usize = 26;
 /// Longer values are cut on the terminal, never in the data.
 const WIDTH: usize = 98;
 

@@ -59,6 +59,10 @@ fn note() -> String {
 fn killed_vmm(demo: &mut Demo, status: &serde_json::Value) -> Result<()> {
     let qemu = lab::processes(status).get("qemu").copied();
     let qemu = qemu.context("status names no qemu")?;
+    let boot = demo
+        .lab
+        .sh(NAME, "tr -d - < /proc/sys/kernel/random/boot_id")?;
+    demo.killed_boot = Some(boot);
     demo.screen.typed(&format!(
         "kill -KILL {qemu}    # qemu; then: seed restart {NAME}"
     ));
