@@ -33,7 +33,7 @@ use seed_protocol::{
 };
 use seed_shim::{
     logs::{
-        segment::{Frame, Gap, GapReason},
+        segment::{Frame, Gap, GapReason, Mark},
         store::{Limits, Store},
     },
     management::{self, Backend, BackendError},
@@ -362,6 +362,7 @@ async fn a_log_outlives_its_instance() {
         reset: false,
         gap: Some(gap),
         received_unix_us: 0,
+        mark: Mark::default(),
         block: encoder.finish(),
     };
     store.append(&frame).unwrap();

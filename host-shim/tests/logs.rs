@@ -68,7 +68,9 @@ fn block(from: u64, to: u64) -> Vec<u8> {
         let head = EntryHead {
             seqnum,
             realtime_us: 1_763_766_062_000_000 + seqnum,
-            ..Default::default()
+            monotonic_us: seqnum,
+            boot_id: [1; 16],
+            xor_hash: seqnum,
         };
         let message = format!("MESSAGE=entry {seqnum}");
         let fields = [
@@ -86,6 +88,8 @@ impl JournalSource for Guest {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let after = request.after.get_or_default();
         assert!(after.seqnum_id.is_empty() || after.seqnum_id == ID);
+        // The mark is that of the entry, also after a restart of the puller; a gap has none.
+        assert!(after.boot_id.is_empty() || after.xor_hash == after.seqnum);
         let mut first = after.seqnum + 1;
         let trouble = self.trouble.lock().unwrap().pop_front();
         match &trouble {

@@ -4,11 +4,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use seed_protocol::{
-    journal::{BatchDecoder, BatchEncoder, DecodeError, Entry, MAX_SHARED_BYTES},
+    journal::{BatchDecoder, BatchEncoder, DecodeError, Entry, EntryHead, MAX_SHARED_BYTES},
     seed::v1::{self, JournalBatch, gap::Reason},
 };
 
-use super::segment::{Frame, Gap, GapReason, MAX_BLOCK_BYTES, Position};
+use super::segment::{Frame, Gap, GapReason, MAX_BLOCK_BYTES, Mark, Position};
 
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
         last_seqnum,
         block,
         gap,
+        reset,
         ..
     } = batch;
     if block.is_empty() && gap.is_none() {
@@ -40,26 +41,32 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
     if block.len() > MAX_BLOCK_BYTES {
         return Accepted::Refused(format!("a block has {} bytes", block.len()));
     }
-    let fresh = position == Position::default();
-    let reset = !fresh && seqnum_id != position.seqnum_id;
-    let held = if reset { 0 } else { position.seqnum };
-    let contents = match contents(&block, held) {
+    let reset = reset && position != Position::default();
+    // Numbers of another writer, or from before a reset, say nothing about these. (Another writer without a
+    // reset is the guest's own hand-over from /run to /var, which it follows by content.)
+    let held = if reset || seqnum_id != position.seqnum_id {
+        Held::default()
+    } else {
+        Held {
+            seqnum: position.seqnum,
+            mark: position.mark,
+        }
+    };
+    let contents = match contents(&block, &held) {
         Ok(contents) => contents,
         Err(error) => {
-            return undecodable(seqnum_id, held, reset, (first_seqnum, last_seqnum), error);
+            let claimed = (first_seqnum, last_seqnum);
+            return undecodable(seqnum_id, held.seqnum, reset, claimed, error);
         }
     };
     let gap = match gap.into_option() {
-        Some(gap) => stated_gap(&gap, held, contents.first),
+        Some(gap) => stated_gap(&gap, held.seqnum, contents.first),
         // On a fresh position the numbering may begin anywhere.
-        None if held != 0 && contents.first > held + 1 => {
-            let last = contents.first - 1;
-            Some(Gap {
-                first: held + 1,
-                last,
-                reason: GapReason::Unknown,
-            })
-        }
+        None if held.seqnum != 0 && contents.first > held.seqnum + 1 => Some(Gap {
+            first: held.seqnum + 1,
+            last: contents.first - 1,
+            reason: GapReason::Unknown,
+        }),
         None => None,
     };
     let last = match (contents.count, gap) {
@@ -75,8 +82,27 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
         reset,
         gap,
         received_unix_us: now_us(),
+        mark: contents.mark,
         block: contents.block.unwrap_or(block),
     })
+}
+
+/// The last entry that is held, as far as it can be compared with these.
+#[derive(Default)]
+struct Held {
+    seqnum: u64,
+    mark: Mark,
+}
+
+impl Held {
+    /// An entry that is held already. A number alone does not say so: after a killed VM the guest's disk may
+    /// lack what it had sent, and the next boot gives the same numbers to other entries.
+    fn has(&self, head: &EntryHead) -> bool {
+        let unmarked = self.mark.boot_id == [0; 16];
+        let earlier =
+            head.boot_id == self.mark.boot_id && head.monotonic_us <= self.mark.monotonic_us;
+        head.seqnum <= self.seqnum && (unmarked || earlier)
+    }
 }
 
 #[derive(Default)]
@@ -84,23 +110,25 @@ struct Contents {
     first: u64,
     last: u64,
     count: u32,
+    mark: Mark,
     /// Written anew, without the entries that are held already.
     block: Option<Vec<u8>>,
 }
 
-fn contents(block: &[u8], held: u64) -> Result<Contents, DecodeError> {
+fn contents(block: &[u8], held: &Held) -> Result<Contents, DecodeError> {
     let mut contents = Contents::default();
     let mut repeated = false;
     for entry in BatchDecoder::new(block)? {
-        let seqnum = entry?.head.seqnum;
-        if seqnum <= held {
+        let head = entry?.head;
+        if held.has(&head) {
             repeated = true;
             continue;
         }
         if contents.count == 0 {
-            contents.first = seqnum;
+            contents.first = head.seqnum;
         }
-        contents.last = seqnum;
+        contents.last = head.seqnum;
+        contents.mark = Mark::from(&head);
         contents.count = contents.count.saturating_add(1);
     }
     if repeated {
@@ -109,13 +137,13 @@ fn contents(block: &[u8], held: u64) -> Result<Contents, DecodeError> {
     Ok(contents)
 }
 
-fn without_held(block: &[u8], held: u64) -> Result<Vec<u8>, DecodeError> {
+fn without_held(block: &[u8], held: &Held) -> Result<Vec<u8>, DecodeError> {
     // Nothing may fall out of the block again, so it has no limit; what is encoded is what was decoded from a
     // block within the limit, with the same strings shared.
     let mut encoder = BatchEncoder::new(usize::MAX);
     for entry in BatchDecoder::new(block)? {
         let entry = entry?;
-        if entry.head.seqnum > held {
+        if !held.has(&entry.head) {
             push(&mut encoder, &entry);
         }
     }
@@ -164,6 +192,7 @@ fn undecodable(
             reason: GapReason::Undecodable,
         }),
         received_unix_us: now_us(),
+        mark: Mark::default(),
         block: Vec::new(),
     })
 }
@@ -195,21 +224,25 @@ fn now_us() -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use seed_protocol::journal::EntryHead;
-
+mod tests {
     use super::*;
     use crate::logs::entry::{Record, records};
 
     const ID: [u8; 16] = [9; 16];
 
-    pub(in crate::logs) fn block(seqnums: &[u64]) -> Vec<u8> {
+    fn head(boot: u8, seqnum: u64) -> EntryHead {
+        EntryHead {
+            seqnum,
+            boot_id: [boot; 16],
+            monotonic_us: seqnum * 10,
+            ..Default::default()
+        }
+    }
+
+    fn block_of(boot: u8, seqnums: &[u64]) -> Vec<u8> {
         let mut encoder = BatchEncoder::new(MAX_BLOCK_BYTES);
         for &seqnum in seqnums {
-            let head = EntryHead {
-                seqnum,
-                ..Default::default()
-            };
+            let head = head(boot, seqnum);
             let message = format!("MESSAGE={seqnum}");
             encoder
                 .push(
@@ -221,7 +254,11 @@ pub(super) mod tests {
         encoder.finish()
     }
 
-    pub(in crate::logs) fn batch(id: [u8; 16], seqnums: &[u64]) -> JournalBatch {
+    fn block(seqnums: &[u64]) -> Vec<u8> {
+        block_of(1, seqnums)
+    }
+
+    fn batch(id: [u8; 16], seqnums: &[u64]) -> JournalBatch {
         JournalBatch {
             seqnum_id: id.to_vec(),
             first_seqnum: seqnums.first().copied().unwrap_or(0),
@@ -237,6 +274,7 @@ pub(super) mod tests {
         Position {
             seqnum_id: ID,
             seqnum,
+            mark: Mark::from(&head(1, seqnum)),
         }
     }
 
@@ -318,11 +356,43 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn another_writer_is_a_reset_and_begins_where_it_begins() {
-        let other = frame(accept(at(100), batch([3; 16], &[7, 8])));
-        assert_eq!((other.reset, other.gap, other.first), (true, None, 7));
-        let first = frame(accept(Position::default(), batch(ID, &[7])));
-        assert_eq!((first.reset, first.gap), (false, None));
+    fn another_writer_begins_where_it_begins_and_is_a_reset_only_when_the_guest_says_so() {
+        let handed_over = frame(accept(at(100), batch([3; 16], &[7, 8])));
+        assert_eq!(
+            (handed_over.reset, handed_over.gap, handed_over.first),
+            (false, None, 7)
+        );
+        assert_eq!(handed_over.position().seqnum_id, [3; 16]);
+        let reset = JournalBatch {
+            reset: true,
+            ..batch([3; 16], &[7, 8])
+        };
+        assert!(frame(accept(at(100), reset.clone())).reset);
+        assert!(
+            !frame(accept(Position::default(), reset)).reset,
+            "nothing was before it"
+        );
+    }
+
+    #[test]
+    fn numbers_that_are_given_again_after_a_killed_vm_are_other_entries() {
+        let mut again = batch(ID, &[5, 6, 7]);
+        again.block = block_of(2, &[5, 6, 7]);
+        let other = frame(accept(at(6), again.clone()));
+        assert_eq!((other.first, other.last, other.gap), (5, 7, None));
+        assert_eq!(other.mark, Mark::from(&head(2, 7)));
+        // Without a mark there are only the numbers.
+        let unmarked = Position {
+            mark: Mark::default(),
+            ..at(6)
+        };
+        assert_eq!(numbers(&frame(accept(unmarked, again))), [7]);
+        // A reset goes back in the same numbering.
+        let back = JournalBatch {
+            reset: true,
+            ..batch(ID, &[5, 6])
+        };
+        assert_eq!(numbers(&frame(accept(at(9), back))), [5, 6]);
     }
 
     #[test]

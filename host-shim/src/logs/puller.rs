@@ -309,14 +309,20 @@ enum Took {
 }
 
 fn request(after: Position, wait: Duration, synchronize: bool) -> ReadJournalRequest {
-    let known = after != Position::default();
-    let after = WirePosition {
-        seqnum_id: if known {
-            after.seqnum_id.to_vec()
-        } else {
+    let some = |id: [u8; 16]| {
+        if id == [0; 16] {
             Vec::new()
-        },
+        } else {
+            id.to_vec()
+        }
+    };
+    let after = WirePosition {
+        seqnum_id: some(after.seqnum_id),
         seqnum: after.seqnum,
+        boot_id: some(after.mark.boot_id),
+        realtime_us: after.mark.realtime_us,
+        monotonic_us: after.mark.monotonic_us,
+        xor_hash: after.mark.xor_hash,
         ..Default::default()
     };
     ReadJournalRequest {

@@ -6,6 +6,7 @@
 //!                                                         crc32 (IEEE) covers header and block
 //! header := seqnum_id [16] | first u64 | last u64 | count u32 | flags u16 | gap_reason u16
 //!           | gap_first u64 | gap_last u64 | received_unix_us u64
+//!           | boot_id [16] | realtime_us u64 | monotonic_us u64 | xor_hash u64     of the entry `last`
 //! ```
 //!
 //! A frame is one batch *and* the position after it; it is written with one call. Whatever does not check
@@ -14,6 +15,7 @@
 
 use std::io::{self, Read, Write};
 
+use seed_protocol::journal::EntryHead;
 use thiserror::Error;
 
 /// The first bytes of a segment.
@@ -33,7 +35,7 @@ pub const PREFIX_BYTES: u64 = PREFIX as u64;
 const PREFIX: usize = 8;
 
 /// The length of a frame's header.
-pub const FRAME_HEADER_BYTES: usize = 64;
+pub const FRAME_HEADER_BYTES: usize = 104;
 
 /// The longest block taken: the protocol's limit of 1 MiB, plus one entry that alone is longer.
 pub const MAX_BLOCK_BYTES: usize = 4 << 20;
@@ -62,6 +64,39 @@ pub struct Position {
     pub seqnum_id: [u8; 16],
     /// The last entry held.
     pub seqnum: u64,
+    /// What marks that entry: after a killed VM another entry may get its number.
+    pub mark: Mark,
+}
+
+/// What tells an entry from another one of the same number. All zero when not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Its boot.
+    pub boot_id: [u8; 16],
+    /// Its time.
+    pub realtime_us: u64,
+    /// Its time within the boot.
+    pub monotonic_us: u64,
+    /// The journal's hash of its fields.
+    pub xor_hash: u64,
+}
+
+impl From<&EntryHead> for Mark {
+    fn from(head: &EntryHead) -> Self {
+        let EntryHead {
+            seqnum: _,
+            realtime_us,
+            monotonic_us,
+            boot_id,
+            xor_hash,
+        } = *head;
+        Self {
+            boot_id,
+            realtime_us,
+            monotonic_us,
+            xor_hash,
+        }
+    }
 }
 
 /// Why entries are missing.
@@ -142,6 +177,8 @@ pub struct Frame {
     pub gap: Option<Gap>,
     /// When the host received it, microseconds since the epoch.
     pub received_unix_us: u64,
+    /// What marks the entry at the position.
+    pub mark: Mark,
     /// The entries, in the form of `seed_protocol::journal`. Empty when `count` is 0.
     pub block: Vec<u8>,
 }
@@ -152,6 +189,7 @@ impl Frame {
         Position {
             seqnum_id: self.seqnum_id,
             seqnum: self.last,
+            mark: self.mark,
         }
     }
 
@@ -188,6 +226,10 @@ impl Frame {
         body.extend_from_slice(&gap.first.to_le_bytes());
         body.extend_from_slice(&gap.last.to_le_bytes());
         body.extend_from_slice(&self.received_unix_us.to_le_bytes());
+        body.extend_from_slice(&self.mark.boot_id);
+        body.extend_from_slice(&self.mark.realtime_us.to_le_bytes());
+        body.extend_from_slice(&self.mark.monotonic_us.to_le_bytes());
+        body.extend_from_slice(&self.mark.xor_hash.to_le_bytes());
         debug_assert_eq!(body.len(), FRAME_HEADER_BYTES);
         body.extend_from_slice(&self.block);
         let mut out = Vec::with_capacity(body.len() + 8);
@@ -209,6 +251,12 @@ impl Frame {
         let gap_first = u64::from_le_bytes(take(&mut rest)?);
         let gap_last = u64::from_le_bytes(take(&mut rest)?);
         let received_unix_us = u64::from_le_bytes(take(&mut rest)?);
+        let mark = Mark {
+            boot_id: take(&mut rest)?,
+            realtime_us: u64::from_le_bytes(take(&mut rest)?),
+            monotonic_us: u64::from_le_bytes(take(&mut rest)?),
+            xor_hash: u64::from_le_bytes(take(&mut rest)?),
+        };
         let gap = (flags & FLAG_GAP != 0).then_some(Gap {
             first: gap_first,
             last: gap_last,
@@ -223,6 +271,7 @@ impl Frame {
             reset,
             gap,
             received_unix_us,
+            mark,
             block,
         })
     }
@@ -389,6 +438,12 @@ mod tests {
             reset: true,
             gap,
             received_unix_us: 1_763_766_000_000_000,
+            mark: Mark {
+                boot_id: [5; 16],
+                realtime_us: 3,
+                monotonic_us: 2,
+                xor_hash: 1,
+            },
             block,
         }
     }

@@ -304,6 +304,7 @@ pub(super) mod tests {
             reset: false,
             gap: None,
             received_unix_us: 1,
+            mark: segment::Mark::default(),
             block: vec![b'.'; bytes],
         }
     }
