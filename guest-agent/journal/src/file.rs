@@ -276,10 +276,8 @@ impl JournalFile {
                     }
                 },
                 Mode::Bridge(salvage, then) => {
-                    match salvage.next(&self.file, &mut self.windows, &self.header) {
-                        Some(entry)
-                            if entry.head.seqnum > last && entry.head.seqnum < then.head.seqnum =>
-                        {
+                    match salvage.next_after(&self.file, &mut self.windows, &self.header, last) {
+                        Some(entry) if entry.head.seqnum < then.head.seqnum => {
                             self.settle(&entry);
                             return Some(entry);
                         }
@@ -293,11 +291,10 @@ impl JournalFile {
                     }
                 }
                 Mode::Rest(salvage) => {
-                    let entry = salvage.next(&self.file, &mut self.windows, &self.header)?;
-                    if entry.head.seqnum > last {
-                        self.settle(&entry);
-                        return Some(entry);
-                    }
+                    let (file, windows) = (&self.file, &mut self.windows);
+                    let entry = salvage.next_after(file, windows, &self.header, last)?;
+                    self.settle(&entry);
+                    return Some(entry);
                 }
             }
         }

@@ -325,13 +325,12 @@ impl Journal {
                     }
                     Encoded::Damaged => {
                         slot.advance();
-                        // The gap, if one was noted, has become wider.
-                        run.gap = None;
+                        run.widen_gap();
                     }
                     Encoded::Full => return false,
                     Encoded::Deleted => {
                         self.slots.slots.remove(index);
-                        run.gap = None;
+                        run.widen_gap();
                         break;
                     }
                 }
@@ -415,6 +414,13 @@ impl Run {
     /// The gap that was already noted before this number.
     fn gap_at(&self, seqnum: u64) -> Option<Gap> {
         self.gap.filter(|gap| gap.to + 1 == seqnum)
+    }
+
+    /// The entry behind the gap cannot be had either: the gap is noted anew before the next one.
+    fn widen_gap(&mut self) {
+        if self.first == 0 {
+            self.gap = None;
+        }
     }
 
     fn add(&mut self, skipped: Skipped) {

@@ -21,6 +21,8 @@ const TABLE_CHUNK_BYTES: usize = 64 * 1024;
 pub(crate) struct Salvage {
     /// Where the next object should be.
     at: u64,
+    /// Where the object before it is, whose length may be what is damaged.
+    before: u64,
     /// The walk ends before this.
     end: u64,
     restarts_left: u32,
@@ -31,8 +33,10 @@ pub(crate) struct Salvage {
 impl Salvage {
     /// From a known object's place (or the first object's) up to `end`.
     pub(crate) fn new(from: u64, end: u64, header: &Header) -> Self {
+        let at = from.max(header.header_size);
         Self {
-            at: from.max(header.header_size),
+            at,
+            before: at,
             end,
             restarts_left: MAX_RESTARTS,
             damaged: 0,
@@ -44,16 +48,38 @@ impl Salvage {
         self.end = self.end.max(end);
     }
 
-    /// The next entry object.
-    pub(crate) fn next(
+    /// The next entry numbered above `last`. A number that jumps over the number of the entry behind it is
+    /// damaged: that entry is passed over, so that it does not hide the others.
+    pub(crate) fn next_after(
         &mut self,
         file: &File,
         windows: &mut Windows,
         header: &Header,
+        last: u64,
     ) -> Option<EntryRef> {
+        loop {
+            let entry = self.next(file, windows, header)?;
+            let seqnum = entry.head.seqnum;
+            if seqnum <= last {
+                continue;
+            }
+            if seqnum == last + 1 {
+                return Some(entry);
+            }
+            let following = self.clone().next(file, windows, header);
+            if following.is_none_or(|next| next.head.seqnum <= last || next.head.seqnum > seqnum) {
+                return Some(entry);
+            }
+            self.damaged += 1;
+        }
+    }
+
+    /// The next entry object.
+    fn next(&mut self, file: &File, windows: &mut Windows, header: &Header) -> Option<EntryRef> {
         while self.at < self.end {
             match self.object(file, windows, header) {
                 Some((object, entry)) => {
+                    self.before = self.at;
                     self.at = self.at.saturating_add(object.size).next_multiple_of(8);
                     if entry.is_some() {
                         return entry;
@@ -65,6 +91,7 @@ impl Salvage {
                 None => {
                     self.damaged += 1;
                     self.at = self.next_known_object(file, header)?;
+                    self.before = self.at;
                 }
             }
         }
@@ -81,9 +108,11 @@ impl Salvage {
             .get(file, self.at, OBJECT_HEADER_BYTES, Walk::Forward)
             .ok()?;
         let object = ObjectHeader::parse(bytes, header.compact)?;
-        self.at
-            .checked_add(object.size)
-            .filter(|end| *end < u64::MAX - 8)?;
+        let end = self.at.checked_add(object.size)?;
+        // All objects but the last end where the stretch ends, or before.
+        if end > u64::MAX - 8 || (end > self.end && self.at + 1 < self.end) {
+            return None;
+        }
         let mut entry = None;
         if object.kind == Kind::Entry {
             let bytes = windows
@@ -94,7 +123,8 @@ impl Salvage {
         Some((object, entry))
     }
 
-    /// The lowest offset above the damage that the data hash table's chains begin or end with.
+    /// The lowest offset that the data hash table's chains begin or end with, behind the last object that could
+    /// be read; the object at the damage itself has been tried.
     fn next_known_object(&mut self, file: &File, header: &Header) -> Option<u64> {
         self.restarts_left = self.restarts_left.checked_sub(1)?;
         let Extent { offset, size } = header.data_hash_table;
@@ -109,7 +139,8 @@ impl Salvage {
             let got = read_full(file, &mut buffer[..wanted], at).unwrap_or(0) / 8 * 8;
             for known in buffer[..got].as_chunks::<8>().0 {
                 let known = le64(known, 0);
-                if known > self.at && known < self.end && known.is_multiple_of(8) {
+                let is_behind = known > self.before && known != self.at;
+                if is_behind && known < self.end && known.is_multiple_of(8) {
                     best = Some(best.map_or(known, |best| best.min(known)));
                 }
             }

@@ -11,7 +11,8 @@ use std::{
 use seed_protocol::journal::EntryHead;
 
 const HEADER: u64 = 272;
-const BUCKETS: u64 = 64;
+/// More than there are values, as in journald's files: nearly each value begins a chain.
+const BUCKETS: u64 = 1024;
 const FLAG_COMPACT: u32 = 16;
 
 pub struct Writer {
@@ -51,7 +52,7 @@ impl Writer {
             file_id: [file_id; 16],
             end: HEADER,
             data: HashMap::new(),
-            buckets: vec![(0, 0); 64],
+            buckets: vec![(0, 0); 1024],
             first_array: 0,
             array: 0,
             array_used: 0,
@@ -62,7 +63,7 @@ impl Writer {
             tail_object: 0,
             state: 1,
         };
-        writer.object(4, &[0; 64 * 16]);
+        writer.object(4, &[0; 1024 * 16]);
         writer.write_header();
         writer
     }
