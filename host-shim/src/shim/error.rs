@@ -2,7 +2,6 @@
 
 use seed_protocol::status;
 use thiserror::Error;
-use ttrpc::Code;
 
 use crate::{
     agent::AgentError,
@@ -89,11 +88,10 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::State(_)
             | TaskError::Vmm(VmmError::Program(_)) => status::failed_precondition(text),
             TaskError::Unsupported(method) => status::unimplemented(method),
+            // The guest's own refusal is the answer; its silence is ours to name.
             TaskError::Agent(error) => match error.code() {
-                Some(Code::NOT_FOUND) => status::not_found(text),
-                Some(Code::INVALID_ARGUMENT) => status::invalid(text),
-                Some(Code::FAILED_PRECONDITION) => status::failed_precondition(text),
-                _ => status::unavailable(text),
+                Some(code) => ttrpc::error::get_rpc_status(code, text),
+                None => status::unavailable(text),
             },
             TaskError::Tpm(_)
             | TaskError::Vmm(_)
@@ -107,6 +105,8 @@ impl From<TaskError> for ttrpc::Error {
 
 #[cfg(test)]
 mod tests {
+    use ttrpc::Code;
+
     use super::*;
 
     fn code(error: TaskError) -> Code {

@@ -10,7 +10,11 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
 use ttrpc::r#async::{Server, transport::Listener};
 
 use super::{
@@ -115,7 +119,17 @@ async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(),
         source,
     })?;
     tracing::info!(sandbox_id = %target.id, namespace = %target.namespace, "shim serves");
-    shutdown.notified().await;
+    let mut sigterm = signal(SignalKind::terminate()).map_err(|source| ServeError::Process {
+        what: "watching for SIGTERM",
+        source,
+    })?;
+    tokio::select! {
+        () = shutdown.notified() => {}
+        _ = sigterm.recv() => {
+            tracing::info!(sandbox_id = %target.id, "host ends: instance is powered off");
+            service.power_off(state.config.limits.poweroff()).await;
+        }
+    }
     tracing::info!(sandbox_id = %target.id, "shim ends");
     // The answer to Shutdown is on its way: this waits for it.
     let _ = server.shutdown().await;

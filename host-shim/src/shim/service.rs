@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -18,7 +19,10 @@ use containerd_shim_protos::{
     events::task::{TaskCreate, TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
     shim_async::{self, create_task},
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::timeout,
+};
 use ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
 
 use super::{
@@ -85,6 +89,16 @@ impl Service {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Powers the instance off, if there is one that runs: the host is going down. Ends it after `limit`.
+    pub async fn power_off(&self, limit: Duration) {
+        let Some(task) = self.current() else { return };
+        task.sandbox.kill(Kill::Terminate);
+        if timeout(limit, task.sandbox.wait()).await.is_err() {
+            task.sandbox.kill(Kill::Now);
+            task.sandbox.wait().await;
+        }
     }
 
     fn set(&self, task: Option<Arc<Task>>) {

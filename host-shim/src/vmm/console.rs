@@ -15,6 +15,10 @@ use tokio::{
 /// The file is renamed to `.old` when it has this many bytes, so that at most twice as much is kept.
 pub const MAX_BYTES: u64 = 512 * 1024;
 
+/// What `panic()` prints first, and how much it may print after it.
+const PANIC: &str = "Kernel panic - not syncing";
+const PANIC_BYTES: usize = 8192;
+
 /// Copies until the other end is closed. `spoke` is told of the first bytes.
 ///
 /// A write that fails (a full disk) loses console output and stops nothing.
@@ -99,6 +103,14 @@ pub fn tail(path: &Path, bytes: usize, lines: usize) -> Vec<String> {
     all[all.len().saturating_sub(lines)..].to_vec()
 }
 
+/// True when the log ends with the kernel's words for a panic (`kernel/panic.c`). A guest can write them
+/// itself: then it has said of itself that it panicked.
+pub fn panicked(path: &Path) -> bool {
+    tail(path, PANIC_BYTES, usize::MAX)
+        .iter()
+        .any(|line| line.contains(PANIC))
+}
+
 /// `line` without terminal escape sequences and other control characters.
 pub fn plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
@@ -146,6 +158,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(tail(&path, 4096, 5), ["one", "Kernel panic"]);
+        assert!(!panicked(&path));
+        fs::write(
+            &path,
+            "[ 9.1] Kernel panic - not syncing: sysrq\r\n[ 9.2] CPU: 0\r\n",
+        )
+        .unwrap();
+        assert!(panicked(&path));
         assert!(tail(&dir.path().join("none"), 10, 1).is_empty());
     }
 }

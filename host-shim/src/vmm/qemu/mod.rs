@@ -7,7 +7,7 @@
 pub mod args;
 pub mod qmp;
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use rustix::process::Signal;
@@ -110,6 +110,7 @@ impl Vmm for Qemu {
             ended,
             events,
             cause: None,
+            console: spec.paths.console_log(),
         };
         tokio::spawn(supervisor.run(controls, qmp_events, heard));
         Ok(Machine {
@@ -178,6 +179,7 @@ struct Supervisor {
     events: mpsc::UnboundedSender<VmEvent>,
     /// What QEMU said of its own end, or what we did to it.
     cause: Option<VmEnd>,
+    console: PathBuf,
 }
 
 impl Supervisor {
@@ -210,7 +212,11 @@ impl Supervisor {
         while let Some(event) = qmp_events.recv().await {
             self.monitor(event);
         }
-        let end = self.verdict(first);
+        let end = match self.verdict(first) {
+            // With panic=-1 a guest without a pvpanic driver just resets.
+            VmEnd::Reboot if console::panicked(&self.console) => VmEnd::Panic,
+            end => end,
+        };
         self.stop_daemons().await;
         let _ = self.events.send(VmEvent::Ended(end));
     }
@@ -233,6 +239,8 @@ impl Supervisor {
 
     fn monitor(&mut self, event: QmpEvent) {
         match event {
+            // A machine that ends is stopped first; that is no pause.
+            QmpEvent::Stopped if self.cause.is_some() => {}
             QmpEvent::Stopped => drop(self.events.send(VmEvent::Paused)),
             QmpEvent::Resumed => drop(self.events.send(VmEvent::Resumed)),
             QmpEvent::Panicked => drop(self.cause.get_or_insert(VmEnd::Panic)),
