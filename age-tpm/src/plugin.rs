@@ -1,7 +1,7 @@
 //! The two state machines of an age plugin, `recipient-v1` and `identity-v1`.
 //!
 //! Owns the translation between age's plugin protocol and this library; the protocol's framing is
-//! the `age-plugin` crate's. Encrypting never opens a TPM. Decrypting opens it only when a stanza
+//! the `age-plugin` crate's. Encrypting never opens a TPM, but for `-j tpm`. Decrypting opens it only when a stanza
 //! is for one of the identities, and a TPM that cannot be opened becomes an error within the
 //! protocol, so that the age client can show it. Follows c2sp.org/age-plugin.
 
@@ -16,8 +16,9 @@ use age_plugin::recipient::{self, RecipientPluginV1};
 use age_plugin::{Callbacks, PluginHandler};
 
 use crate::held::Held;
-use crate::identity::{Identity, PLUGIN_NAME, Pin};
+use crate::identity::{Identity, IdentityError, PLUGIN_NAME, Pin};
 use crate::key::TpmKey;
+use crate::provision::{NV_INDEX, stored};
 use crate::recipient::Recipient;
 use crate::stanza::{Kind, Stanza};
 use crate::tpm::{Tcti, TctiError, Tpm, TpmError};
@@ -49,7 +50,10 @@ impl PluginHandler for Handler {
     type IdentityV1 = IdentityPlugin;
 
     fn recipient_v1(self) -> io::Result<RecipientPlugin> {
-        Ok(RecipientPlugin::default())
+        Ok(RecipientPlugin {
+            tcti: self.tcti,
+            recipients: Vec::new(),
+        })
     }
 
     fn identity_v1(self) -> io::Result<IdentityPlugin> {
@@ -64,8 +68,10 @@ impl PluginHandler for Handler {
 }
 
 /// `recipient-v1`: wraps file keys.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RecipientPlugin {
+    /// Needed only for an identity that is not given but kept by the TPM.
+    tcti: Result<Tcti, TctiError>,
     recipients: Vec<Recipient>,
 }
 
@@ -99,7 +105,7 @@ impl RecipientPluginV1 for RecipientPlugin {
                 "age-plugin-tpm knows no {plugin_name} identities"
             )));
         }
-        let identity = Identity::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
+        let identity = read_identity(bytes, &self.tcti).map_err(|e| fail(e.to_string()))?;
         self.recipients.push(identity.recipient());
         Ok(())
     }
@@ -149,6 +155,10 @@ enum UseError {
     Tcti(#[from] TctiError),
     #[error("{}", .0.explain())]
     Tpm(#[from] TpmError),
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    #[error("this TPM keeps no identity in NV index 0x{NV_INDEX:08x}; name a file with -i")]
+    NothingKept,
     #[error("the key needs a PIN; set {PIN_ENV} or run the client on a terminal")]
     NoPin,
     #[error("{PIN_ENV} is not UTF-8")]
@@ -170,8 +180,8 @@ impl IdentityPluginV1 for IdentityPlugin {
                 "age-plugin-tpm knows no {plugin_name} identities"
             )));
         }
-        self.identities
-            .push(Identity::from_bytes(bytes).map_err(|e| fail(e.to_string()))?);
+        let identity = read_identity(bytes, &self.tcti).map_err(|e| fail(e.to_string()))?;
+        self.identities.push(identity);
         Ok(())
     }
 
@@ -201,6 +211,16 @@ impl IdentityPluginV1 for IdentityPlugin {
         self.loaded = None;
         Ok(results)
     }
+}
+
+/// Reads an identity's payload. An empty one, which is what `-j tpm` makes a client send, stands for
+/// the identity that the TPM itself keeps.
+fn read_identity(bytes: &[u8], tcti: &Result<Tcti, TctiError>) -> Result<Identity, UseError> {
+    if !bytes.is_empty() {
+        return Ok(Identity::from_bytes(bytes)?);
+    }
+    let mut tpm = Tpm::open(tcti.as_ref().map_err(Clone::clone)?)?;
+    stored(&mut tpm)?.ok_or(UseError::NothingKept)
 }
 
 /// Why one file gave no file key.

@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 
+use age_tpm::provision;
 use age_tpm::recipient::Spelling;
 use age_tpm::tpm::{KeyOptions, create_key};
 use age_tpm::{Identity, Pin, UtcTime};
@@ -52,6 +53,51 @@ fn the_machines_own_age_encrypts_to_age1tpm1_and_decrypts_with_the_identity() {
         &by_identity,
     );
     assert_eq!(opened, b"another");
+}
+
+#[test]
+fn the_plugins_name_alone_stands_for_the_identity_that_the_tpm_keeps() {
+    let Some(swtpm) = Swtpm::start("age -j") else {
+        return;
+    };
+    let Some(age) = program("age") else {
+        return skip("age -j", "age is not installed");
+    };
+    let tcti = swtpm.tcti();
+    let nothing = run(
+        command(&age, Some(&tcti)).args(["-e", "-j", "tpm"]),
+        b"too early",
+    );
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(
+        said.contains("this TPM keeps no identity in NV index 0x01a6e001"),
+        "{said}"
+    );
+
+    let path = swtpm.scratch().join("age-identity");
+    let kept = provision::ensure(&mut swtpm.open(), &path)
+        .unwrap()
+        .identity;
+    let sealed = run_ok(
+        command(&age, Some(&tcti)).args(["-e", "-j", "tpm"]),
+        b"by name",
+    );
+    for arguments in [
+        vec!["-d", "-j", "tpm"],
+        vec!["-d", "-i", path.to_str().unwrap()],
+    ] {
+        assert_eq!(
+            run_ok(command(&age, Some(&tcti)).args(arguments), &sealed),
+            b"by name"
+        );
+    }
+    let to = kept.recipient().to_tpm_text();
+    let sealed = run_ok(command(&age, None).args(["-r", &to]), b"to the recipient");
+    let opened = run_ok(
+        command(&age, Some(&tcti)).args(["-d", "-j", "tpm"]),
+        &sealed,
+    );
+    assert_eq!(opened, b"to the recipient");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use age_core::secrecy::SecretString;
 use age_tpm::key::TpmKey;
+use age_tpm::provision::{self, Note};
 use age_tpm::tpm::{KeyOptions, PERSISTENT_SRK, Tcti, Tpm, TpmError, create_key};
 use age_tpm::unwrap::KeyAgreement;
 use age_tpm::{Identity, Pin};
@@ -20,7 +21,9 @@ use p256::SecretKey;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
-use tss_esapi::handles::{KeyHandle, ObjectHandle, PersistentTpmHandle, SessionHandle, TpmHandle};
+use tss_esapi::handles::{
+    AuthHandle, KeyHandle, ObjectHandle, PersistentTpmHandle, SessionHandle, TpmHandle,
+};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::dynamic_handles::Persistent;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
@@ -224,6 +227,74 @@ fn keys_of_esys_and_ours_are_each_others_and_agree_on_the_shared_secret() {
         assert_eq!(identity.parent().unwrap().as_bytes()[..], name);
         assert_eq!(ours(&mut swtpm.open(), identity), theirs, "{identity:?}");
     }
+}
+
+#[test]
+fn a_lockout_under_a_lockout_authorisation_is_left_alone_and_explained() {
+    let Some(swtpm) = start("lockout authorisation") else {
+        return;
+    };
+    let mut esys = Esys::open(&swtpm);
+    let srk = esys.primary(srk_template());
+    let go_like = esys.identity(srk, true, None);
+    let with_pin = esys.identity(srk, true, Some(PIN));
+    let secret = Auth::try_from(b"the owner's".as_slice()).unwrap();
+    esys.0
+        .hierarchy_change_auth(AuthHandle::Lockout, secret)
+        .unwrap();
+    drop(esys);
+    let mut tpm = swtpm.open();
+    loop {
+        let mut key = TpmKey::load(&mut tpm, &with_pin, Some("wrong".into())).unwrap();
+        match key.agree(&peer()) {
+            Err(TpmError::WrongPin { .. }) => {}
+            Err(TpmError::Lockout) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let path = swtpm.scratch().join("age-identity");
+    std::fs::write(&path, go_like.to_string()).unwrap();
+    let done = provision::ensure(&mut tpm, &path).unwrap();
+    let note = done
+        .notes
+        .iter()
+        .find(|note| matches!(note, Note::LockedOut { .. }))
+        .unwrap();
+    assert!(note.is_warning());
+    assert_eq!(
+        note.to_string(),
+        "the TPM is locked: a lockout authorisation is set; the TPM forgets a failed try every \
+         1000 s, or its owner can run tpm2_dictionarylockout --clear-lockout"
+    );
+    // A key with noDA does not care.
+    let key = create_key(&mut tpm, KeyOptions::default()).unwrap();
+    ours(&mut tpm, &Identity::new(key, Pin::None));
+}
+
+#[test]
+fn wrong_pins_that_locked_a_pin_key_are_not_forgiven_at_the_next_start() {
+    let Some(swtpm) = start("PIN lockout") else {
+        return;
+    };
+    let mut tpm = swtpm.open();
+    let options = KeyOptions {
+        pin: Some(PIN.as_bytes()),
+    };
+    let with_pin = Identity::new(create_key(&mut tpm, options).unwrap(), Pin::Required);
+    for _ in 0..4 {
+        let mut key = TpmKey::load(&mut tpm, &with_pin, Some("wrong".into())).unwrap();
+        key.agree(&peer()).unwrap_err();
+    }
+    let path = swtpm.scratch().join("age-identity");
+    std::fs::write(&path, with_pin.to_string()).unwrap();
+    let done = provision::ensure(&mut tpm, &path).unwrap();
+    let said: Vec<_> = done.notes.iter().map(ToString::to_string).collect();
+    assert!(
+        said.iter().any(|s| s.contains("too many wrong PINs")),
+        "{said:?}"
+    );
+    let mut key = TpmKey::load(&mut tpm, &with_pin, Some(PIN.into())).unwrap();
+    assert!(matches!(key.agree(&peer()), Err(TpmError::Lockout)));
 }
 
 #[test]

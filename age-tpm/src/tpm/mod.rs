@@ -494,3 +494,76 @@ impl Response {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Answers with the codes given, and remembers what it was sent.
+    struct Scripted {
+        codes: Vec<u32>,
+        sent: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Transport for Scripted {
+        fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+            self.sent.lock().unwrap().push(command.to_vec());
+            let code = if self.codes.is_empty() {
+                0x922
+            } else {
+                self.codes.remove(0)
+            };
+            Ok(Writer::new()
+                .u16(ST_NO_SESSIONS)
+                .u32(10)
+                .u32(code)
+                .finish()
+                .to_vec())
+        }
+    }
+
+    fn scripted(codes: &[u32]) -> (Tpm, Arc<Mutex<Vec<Vec<u8>>>>) {
+        let sent = Arc::default();
+        let script = Scripted {
+            codes: codes.to_vec(),
+            sent: Arc::clone(&sent),
+        };
+        (
+            Tpm::with_transport(Box::new(script), "script".to_owned()),
+            sent,
+        )
+    }
+
+    #[test]
+    fn a_tpm_that_says_again_gets_the_very_same_command_again() {
+        let (mut tpm, sent) = scripted(&[0x922, 0x908, 0x90a, 0]);
+        tpm.flush(0x8000_0001).unwrap();
+        let sent = sent.lock().unwrap();
+        assert_eq!((sent.len(), tpm.commands_sent()), (4, 4));
+        assert!(sent.iter().all(|command| command == &sent[0]));
+        assert_eq!(
+            sent[0],
+            [0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65, 0x80, 0, 0, 1]
+        );
+    }
+
+    #[test]
+    fn another_refusal_is_final_and_says_what_was_refused() {
+        let (mut tpm, sent) = scripted(&[0x921]);
+        let error = tpm.flush(1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the TPM refused TPM2_FlushContext: TPM_RC_LOCKOUT (0x921)"
+        );
+        assert_eq!(sent.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_is_too_short_for_the_command_is_an_error() {
+        let (mut tpm, _) = scripted(&[0]);
+        let error = tpm.property(0x200).unwrap_err();
+        assert!(matches!(error, TpmError::Wire { .. }), "{error:?}");
+    }
+}
