@@ -5,6 +5,8 @@
 //! What runs behind the command line is played here where a session needs it: a Task server, a management
 //! server, a log on disk. No VM starts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,6 +1,8 @@
 //! The journal's way over the host: a guest that is played by a script, a puller, segments on a real disk,
 //! a FIFO with a reader that stalls. What must hold: every entry once and in order, or a gap that says so.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     collections::VecDeque,
     io::Read,

@@ -185,13 +185,33 @@ impl From<ExecError> for CliError {
         let what = chain(&error);
         let (remedy, code) = match &error {
             ExecError::Io { source, .. } => (permission(source), EXEC_FAILED),
-            ExecError::Task(error) => match error.code() {
-                Some(Code::NOT_FOUND) => ("Check its name and the guest's PATH.", EXEC_MISSING),
-                Some(Code::PERMISSION_DENIED) => ("Check its mode in the guest.", EXEC_DENIED),
-                _ => (task_remedy(error), EXEC_FAILED),
+            ExecError::Task(error) => match (exec_status(&what), error) {
+                (EXEC_MISSING, _) => ("Check its name and the guest's PATH.", EXEC_MISSING),
+                (EXEC_DENIED, _) => ("Check its mode in the guest.", EXEC_DENIED),
+                (code, TaskError::Refused { .. }) => {
+                    ("'seed status' tells how the instance is.", code)
+                }
+                (code, error) => (task_remedy(error), code),
             },
         };
+        // The name of the call between shim and agent says nothing to a user.
+        let what = what.strip_prefix("ExecProcess: ").unwrap_or(&what);
         Self::new(what, remedy).with_code(code)
+    }
+}
+
+/// The exit status by the words that container tools agree on (and Kata, and CRI's clients).
+fn exec_status(message: &str) -> u8 {
+    if !message.contains("exec: ") {
+        EXEC_FAILED
+    } else if message.contains("executable file not found")
+        || message.ends_with("no such file or directory")
+    {
+        EXEC_MISSING
+    } else if message.ends_with("permission denied") {
+        EXEC_DENIED
+    } else {
+        EXEC_FAILED
     }
 }
 
@@ -236,5 +256,28 @@ fn task_remedy(error: &TaskError) -> &'static str {
         TaskError::Absent(_) | TaskError::Broken { .. } => "'seed restart' starts it again.",
         TaskError::Refused { .. } => "'seed doctor' looks at what this machine lacks.",
         _ => "Try again; 'seed ps' tells whether it runs.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_missing_is_127_and_one_that_is_no_program_126() {
+        let status = |message: &str| {
+            let message = message.to_owned();
+            let code = Code::FAILED_PRECONDITION;
+            let error = CliError::from(ExecError::from(TaskError::Refused { code, message }));
+            (error.code(), error.what)
+        };
+        let missing = r#"exec: "nope": executable file not found in $PATH"#;
+        assert_eq!(
+            status(&format!("ExecProcess: {missing}")),
+            (127, missing.into())
+        );
+        assert_eq!(status(r#"exec: "/x": no such file or directory"#).0, 127);
+        assert_eq!(status(r#"exec: "/etc/passwd": permission denied"#).0, 126);
+        assert_eq!(status("the guest is not provisioned yet").0, 125);
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
             ..
         }) => Err(CliError::new(
             format!("{what} is not installed: {found}"),
-            remedy,
+            format!("Install it: {remedy}"),
         )),
     }
 }
