@@ -1,0 +1,137 @@
+//! Real mounts, in a mount namespace of the test's own. They need the right to mount: without it the cases are
+//! skipped, and say so.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{fs, os::unix::fs::symlink, path::Path, thread};
+
+use seed_shim::{
+    rootfs::{RootMount, Rootfs},
+    sys,
+};
+
+/// Runs `case` in a thread that has mounts of its own.
+fn apart(case: impl FnOnce(&Path) + Send + 'static) {
+    let ran = thread::spawn(move || {
+        if let Err(error) = sys::unshare_mounts() {
+            #[allow(clippy::print_stderr, reason = "a skip is seen")]
+            {
+                eprintln!("skipped: no mount namespace to be had here: {error}");
+            }
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        case(&dir.path().canonicalize().unwrap());
+    });
+    ran.join().unwrap();
+}
+
+fn mount(kind: &str, source: &Path, target: &str, options: &[&str]) -> RootMount {
+    RootMount {
+        kind: kind.into(),
+        source: source.to_string_lossy().into_owned(),
+        target: target.into(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+    }
+}
+
+fn layers(dir: &Path) -> RootMount {
+    for layer in ["lower", "upper", "work"] {
+        fs::create_dir(dir.join(layer)).unwrap();
+    }
+    let option = |name: &str, layer: &str| format!("{name}={}", dir.join(layer).display());
+    let options = [
+        option("lowerdir", "lower"),
+        option("upperdir", "upper"),
+        option("workdir", "work"),
+    ];
+    mount(
+        "overlay",
+        Path::new("overlay"),
+        "",
+        &options.each_ref().map(String::as_str),
+    )
+}
+
+fn mounts_under(dir: &Path) -> usize {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let under = dir.to_string_lossy().into_owned();
+    table
+        .lines()
+        .filter(|line| {
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|at| at.starts_with(&under))
+        })
+        .count()
+}
+
+#[test]
+fn an_overlay_with_seventy_binds_is_one_root_and_is_gone_after() {
+    apart(|dir| {
+        let mut all = vec![layers(dir)];
+        fs::write(dir.join("lower/file"), "lower").unwrap();
+        for number in 0..70 {
+            let source = dir.join(format!("store/{number}"));
+            fs::create_dir_all(&source).unwrap();
+            fs::write(source.join("name"), number.to_string()).unwrap();
+            all.push(mount(
+                "bind",
+                &source,
+                &format!("/nix/store/{number}"),
+                &["rbind", "ro"],
+            ));
+        }
+        let root = dir.join("rootfs");
+        let rootfs = Rootfs::mount(&root, &all).unwrap();
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "lower");
+        assert_eq!(
+            fs::read_to_string(root.join("nix/store/69/name")).unwrap(),
+            "69"
+        );
+        assert!(
+            fs::write(root.join("nix/store/3/name"), "x").is_err(),
+            "it is read-only"
+        );
+        fs::write(root.join("new"), "upper").unwrap();
+        assert!(dir.join("upper/new").exists() && !dir.join("lower/new").exists());
+        assert_eq!(mounts_under(&root), 71);
+        drop(rootfs);
+        assert_eq!(mounts_under(&root), 0);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_link_in_the_image_does_not_lead_a_mount_out_of_the_root() {
+    apart(|dir| {
+        let overlay = layers(dir);
+        fs::create_dir(dir.join("outside")).unwrap();
+        fs::create_dir(dir.join("store")).unwrap();
+        fs::write(dir.join("store/name"), "store").unwrap();
+        fs::create_dir(dir.join("lower/real")).unwrap();
+        symlink("../../../../real", dir.join("lower/nix")).unwrap();
+        let bind = mount("bind", &dir.join("store"), "/nix", &["rbind"]);
+        let root = dir.join("rootfs");
+        let _rootfs = Rootfs::mount(&root, &[overlay, bind]).unwrap();
+        assert_eq!(fs::read_to_string(root.join("real/name")).unwrap(), "store");
+        assert_eq!(fs::read_dir(dir.join("outside")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_mount_that_fails_leaves_none_behind_and_is_named() {
+    apart(|dir| {
+        let missing = mount("bind", Path::new("/nonexistent/store"), "/nix", &["rbind"]);
+        let root = dir.join("rootfs");
+        let error = Rootfs::mount(&root, &[layers(dir), missing])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/nonexistent/store") && error.contains("/nix"),
+            "{error}"
+        );
+        assert_eq!(mounts_under(&root), 0);
+    });
+}
