@@ -1,9 +1,11 @@
 #!/bin/sh
 # Fetches the programs that the interoperability tests compare with: the Go age-plugin-tpm and a
 # newer age, both from Debian sid, unpacked into the user's cache folder and never installed. They
-# run on Debian 12's libc. Prints the two variables that the tests read.
+# run on Debian 12's libc. With --rage it also builds rage 0.12.1 from its crate, which takes minutes.
+# Prints the variables that the tests read.
 set -eu
 
+with="${1-}"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/seed/age-peers"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 mirror="${SEED_DEBIAN_MIRROR:-http://deb.debian.org/debian}"
@@ -25,5 +27,13 @@ if [ ! -x "$cache/root/usr/bin/age-plugin-tpm" ] || [ ! -x "$cache/root/usr/bin/
     rm -rf "$cache/apt"
 fi
 
+if [ "$with" = --rage ] && [ ! -x "$cache/bin/rage" ]; then
+    cargo install --quiet --locked --root "$cache" --target-dir "$cache/build" rage --version 0.12.1 >&2
+    rm -rf "$cache/build"
+fi
+
 echo "SEED_GO_AGE_PLUGIN_TPM=$cache/root/usr/bin/age-plugin-tpm"
 echo "SEED_AGE13=$cache/root/usr/bin/age"
+if [ -x "$cache/bin/rage" ]; then
+    echo "SEED_RAGE=$cache/bin/rage"
+fi

@@ -26,22 +26,20 @@ use common::{Swtpm, command, plugin, program, run, run_ok, skip};
 use device::Device;
 
 /// The program that the variable names, or else the one that the script has put into the cache.
-fn peer(test: &str, variable: &str, name: &str) -> Option<PathBuf> {
+fn peer(test: &str, variable: &str, in_cache: &str) -> Option<PathBuf> {
     let cached = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-        Some(cache.join("seed/age-peers/root/usr/bin").join(name))
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        Some(cache.or_else(home)?.join("seed/age-peers").join(in_cache))
     };
     let path = std::env::var_os(variable)
         .map(PathBuf::from)
         .or_else(cached);
     let path = path.filter(|path| path.is_file());
     if path.is_none() {
-        skip(
-            test,
-            &format!("no {name} to compare with; run tests/fetch-peers.sh or set {variable}"),
-        );
+        let what =
+            format!("no {in_cache} to compare with; run tests/fetch-peers.sh or set {variable}");
+        skip(test, &what);
     }
     path
 }
@@ -57,8 +55,12 @@ struct Rig {
 
 impl Rig {
     fn start(test: &str) -> Option<Self> {
-        let go = peer(test, "SEED_GO_AGE_PLUGIN_TPM", "age-plugin-tpm")?;
-        let age13 = peer(test, "SEED_AGE13", "age")?;
+        let go = peer(
+            test,
+            "SEED_GO_AGE_PLUGIN_TPM",
+            "root/usr/bin/age-plugin-tpm",
+        )?;
+        let age13 = peer(test, "SEED_AGE13", "root/usr/bin/age")?;
         let swtpm = Swtpm::start(test)?;
         let device = Device::bridge(test, &swtpm)?;
         let dir = swtpm.scratch();
@@ -154,6 +156,37 @@ fn a_go_identity_works_with_our_plugin_and_ours_works_with_gos() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn rage_encrypts_to_each_form_and_decrypts_with_our_plugin() {
+    let Some(rig) = Rig::start("rage") else {
+        return;
+    };
+    let Some(rage) = peer("rage", "SEED_RAGE", "bin/rage") else {
+        return;
+    };
+    let file = rig.our_identity("our-id");
+    let recipient = read(&file).recipient();
+    let mut sealed = vec![run_ok(
+        rig.with_ours(&rage).args(["-e", "-i"]).arg(&file),
+        b"rage",
+    )];
+    for to in [recipient.to_tag_text(), recipient.to_tpm_text()] {
+        sealed.push(run_ok(rig.with_ours(&rage).args(["-r", &to]), b"rage"));
+        sealed.push(run_ok(rig.with_ours(&rig.age13).args(["-r", &to]), b"rage"));
+    }
+    for sealed in sealed {
+        for client in [&rage, &rig.age13] {
+            let opened = run_ok(
+                rig.with_ours(client).arg("-d").arg("-i").arg(&file),
+                &sealed,
+            );
+            assert_eq!(opened, b"rage");
+        }
+        let opened = run_ok(rig.with_go(&rage).arg("-d").arg("-i").arg(&file), &sealed);
+        assert_eq!(opened, b"rage");
     }
 }
 
