@@ -16,6 +16,12 @@ use crate::{
 /// What `sockaddr_un.sun_path` holds, less the final zero byte (unix(7)).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// The lock in a folder of TPM state.
+pub(crate) const TPM_LOCK: &str = "lock";
+
+/// The machine id in a folder of TPM state.
+pub(crate) const TPM_MACHINE_ID: &str = "machine-id";
+
 /// A socket's path is longer than the kernel takes.
 #[derive(Debug, Error)]
 #[error("socket path {} has {length} bytes, more than the {MAX_SOCKET_PATH_BYTES} that Linux takes: use a shorter run_dir, namespace or id", path.display())]
@@ -185,12 +191,12 @@ impl InstancePaths {
 
     /// The lock that keeps a second VM off the TPM state.
     pub fn tpm_lock(&self) -> PathBuf {
-        self.tpm.join("lock")
+        self.tpm.join(TPM_LOCK)
     }
 
     /// The guest's machine id, the same at every boot.
     pub fn machine_id(&self) -> PathBuf {
-        self.tpm.join("machine-id")
+        self.tpm.join(TPM_MACHINE_ID)
     }
 
     /// The folder of volume images.

@@ -360,6 +360,7 @@ async fn what_cannot_be_created_is_named_and_leaves_nothing() {
             "{message}"
         );
         assert!(!bench.paths("demo").run_dir().exists());
+        assert!(!bench.paths("demo").tpm_dir().exists());
     }
     bench.running("demo").await;
     bench.stop().await;

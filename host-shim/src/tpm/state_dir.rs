@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use crate::paths::InstancePaths;
+use crate::paths::{InstancePaths, TPM_LOCK as LOCK, TPM_MACHINE_ID as MACHINE_ID};
 
 /// Why the TPM's state cannot be used.
 #[derive(Debug, Error)]
@@ -32,11 +32,13 @@ pub enum StateDirError {
     MachineId(PathBuf),
 }
 
-/// A folder of TPM state, locked until this is dropped.
+/// A folder of TPM state, locked until this is dropped. One that was made for a VM that never ran goes
+/// with it: it holds no identity.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     machine_id: String,
+    is_new: bool,
     // Closing it gives the lock back, also when the process is killed.
     _lock: File,
 }
@@ -49,6 +51,7 @@ impl StateDir {
             let path = path.to_owned();
             move |source| StateDirError::Io { path, source }
         };
+        let is_new = !path.exists();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -72,6 +75,7 @@ impl StateDir {
         Ok(Self {
             path,
             machine_id,
+            is_new,
             _lock: lock,
         })
     }
@@ -84,6 +88,28 @@ impl StateDir {
     /// The guest's machine id.
     pub fn machine_id(&self) -> &str {
         &self.machine_id
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        if !self.is_new {
+            return;
+        }
+        let ours = [LOCK, MACHINE_ID];
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return;
+        };
+        // Anything else is swtpm's: the TPM has been there.
+        let unused = entries
+            .flatten()
+            .all(|e| ours.iter().any(|name| e.file_name() == *name));
+        if unused {
+            for name in ours {
+                let _ = fs::remove_file(self.path.join(name));
+            }
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 }
 
@@ -145,6 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path());
         let first = StateDir::lock(&paths).unwrap();
+        fs::write(paths.tpm_dir().join("tpm2-00.permall"), "state").unwrap();
         let id = first.machine_id().to_owned();
         assert_eq!(id.len(), 32);
         let mode = fs::metadata(first.path()).unwrap().permissions().mode();
@@ -161,7 +188,7 @@ mod tests {
     fn a_machine_id_that_was_damaged_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path());
-        drop(StateDir::lock(&paths).unwrap());
+        fs::create_dir_all(paths.tpm_dir()).unwrap();
         fs::write(paths.machine_id(), "uninitialized\n").unwrap();
         assert!(matches!(
             StateDir::lock(&paths),
@@ -171,5 +198,13 @@ mod tests {
             fs::read_to_string(paths.machine_id()).unwrap(),
             "uninitialized\n"
         );
+    }
+
+    #[test]
+    fn a_folder_that_no_tpm_has_used_goes_with_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        drop(StateDir::lock(&paths).unwrap());
+        assert!(!paths.tpm_dir().exists());
     }
 }

@@ -74,9 +74,10 @@ impl Vmm for StubVmm {
         Ok(())
     }
 
-    async fn launch(&self, spec: &VmSpec, _: &StateDir) -> Result<Machine, VmmError> {
+    async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError> {
         let (control, mut controls) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::unbounded_channel();
+        fs::write(tpm.path().join("tpm2-00.permall"), "state").unwrap();
         let agent = FakeAgent::serve(&spec.paths.vsock_socket());
         let poweroff = agent.poweroff.clone();
         *self.agent.lock().unwrap() = Some(agent);
