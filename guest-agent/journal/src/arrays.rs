@@ -161,6 +161,32 @@ impl Arrays {
         true
     }
 
+    /// Moves behind the first `items` items. False, and back to the beginning, when the chain is damaged.
+    pub(crate) fn skip(&mut self, file: &File, header: &Header, items: u64) -> bool {
+        *self = Self::new();
+        let mut offset = header.entry_array_offset;
+        let mut total = 0_u64;
+        while let Some(head) = read_head(file, header, offset).filter(|head| head.capacity > 0) {
+            if items - total <= head.capacity {
+                let used = items - total;
+                let Some(last_offset) = read_item(file, header, offset, used - 1) else {
+                    break;
+                };
+                self.offset = offset;
+                self.next = head.next;
+                self.capacity = head.capacity;
+                (self.used, self.total, self.last_offset) = (used, items, last_offset);
+                return true;
+            }
+            if head.next <= offset {
+                break;
+            }
+            total += head.capacity;
+            offset = head.next;
+        }
+        false
+    }
+
     /// Where the entry before this place is; 0 at the beginning.
     pub(crate) fn last_offset(&self) -> u64 {
         self.last_offset

@@ -18,7 +18,8 @@ use thiserror::Error;
 use crate::{
     arrays::{Arrays, Step},
     compress::Unpacker,
-    header::{HEADER_BYTES, Header, HeaderError},
+    hash::value_hash,
+    header::{HEADER_BYTES, Header, HeaderError, le64},
     object::{
         Compression, DATA_HEADER_BYTES, DataHead, ENTRY_HEADER_BYTES, EntryRef, data_payload_at,
         entry_items,
@@ -29,6 +30,8 @@ use crate::{
 
 /// A packed value above this is not unpacked.
 const MAX_PACKED_BYTES: u64 = 16 * 1024 * 1024;
+/// Head and tail of one chain.
+const HASH_ITEM_BYTES: u64 = 16;
 
 /// Why a journal file cannot be opened.
 #[derive(Debug, Error)]
@@ -404,6 +407,47 @@ impl JournalFile {
             true_length,
             is_shared: head.n_entries > 1,
         })
+    }
+
+    /// The DATA object that holds exactly this `NAME=value`, by the file's hash table.
+    pub(crate) fn find_value(&mut self, value: &[u8]) -> Option<u64> {
+        let header = self.header;
+        let hash = value_hash(value, header.keyed_hash, &header.file_id);
+        let buckets = header.data_hash_table.size / HASH_ITEM_BYTES;
+        let bucket = hash.checked_rem(buckets)?;
+        let at = header
+            .data_hash_table
+            .offset
+            .checked_add(bucket * HASH_ITEM_BYTES)?;
+        let mut offset = le64(self.windows.get(&self.file, at, 8, Walk::Jump).ok()?, 0);
+        // Objects are appended, so a chain's offsets rise; one that turns back is damaged.
+        let mut before = 0;
+        while offset > before && offset.is_multiple_of(8) {
+            before = offset;
+            let bytes = self.windows.get(&self.file, offset, 64, Walk::Jump).ok()?;
+            let (stored, next) = (le64(bytes, 16), le64(bytes, 24));
+            if stored == hash && self.value(offset).is_some_and(|found| found.bytes == value) {
+                return Some(offset);
+            }
+            offset = next;
+        }
+        None
+    }
+
+    /// Moves so that the next entry is the one with this place among all linked ones. False, and to the first
+    /// entry, where damage makes that unknown.
+    pub(crate) fn seek_index(&mut self, index: u64) -> bool {
+        self.rewind();
+        if index == 0 {
+            return true;
+        }
+        if !self.arrays.skip(&self.file, &self.header, index) {
+            self.rewind();
+            return false;
+        }
+        self.last.offset = self.arrays.last_offset();
+        self.last.end = self.last.offset;
+        true
     }
 
     /// Gives back what a very large value needed.

@@ -25,9 +25,11 @@ use crate::{
     directory::Directories,
     file::Skipped,
     follow::Pace,
+    object::EntryRef,
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
+    query::{Filter, Query},
     resume::{Resume, Start},
-    slot::{Encoded, Slots},
+    slot::{Encoded, Slot, Slots},
     stream::{Stream, streams},
 };
 
@@ -35,6 +37,8 @@ use crate::{
 pub const SYSTEM_DIRECTORIES: [&str; 2] = ["/var/log/journal", "/run/log/journal"];
 /// Ends of batches that are remembered, for callers that give no mark.
 const REMEMBERED_ENDS: usize = 64;
+/// Entries that one filtered read looks at.
+const MAX_TESTED: u32 = 200_000;
 
 /// Why the system's journal cannot be found.
 #[derive(Debug, Error)]
@@ -149,6 +153,30 @@ impl Journal {
         after: &Position,
         batch: &mut BatchEncoder,
     ) -> Result<ReadOutcome, ReadError> {
+        self.read(after, None, batch)
+    }
+
+    /// [`Self::read_after`], with only the entries that the query wants. What is passed over counts as read:
+    /// [`ReadOutcome::last`] moves on also when `count` is 0, and gaps are told all the same. One call looks at a
+    /// bounded number of entries, so an empty batch that has not caught up means: ask again.
+    ///
+    /// # Errors
+    /// When there are journal files and none of them can be read.
+    pub fn read_matching(
+        &mut self,
+        after: &Position,
+        query: &Query,
+        batch: &mut BatchEncoder,
+    ) -> Result<ReadOutcome, ReadError> {
+        self.read(after, Some(query).filter(|query| !query.is_empty()), batch)
+    }
+
+    fn read(
+        &mut self,
+        after: &Position,
+        query: Option<&Query>,
+        batch: &mut BatchEncoder,
+    ) -> Result<ReadOutcome, ReadError> {
         self.look();
         if self.slots.slots.is_empty()
             && let Some((name, error)) = self.slots.problems.first()
@@ -174,15 +202,22 @@ impl Journal {
         else {
             return Ok(nothing(after, &all));
         };
-        let mut outcome = self.fill(&start, after, &all, batch);
-        if outcome.count == 0
+        let mut outcome = self.fill(&start, after, &all, query, batch);
+        let progressed = |outcome: &ReadOutcome| {
+            (outcome.seqnum_id, outcome.last) != (after.seqnum_id, after.seqnum)
+        };
+        if !progressed(&outcome)
             && outcome.caught_up
             && let Some(next) = self.resume.hand_over(&known, &start, &all, &self.slots)
         {
             let skipped = outcome.skipped;
-            outcome = self.fill(&next, after, &all, batch);
+            outcome = self.fill(&next, after, &all, query, batch);
             outcome.skipped.bad_objects += skipped.bad_objects;
             outcome.skipped.bad_values += skipped.bad_values;
+        }
+        if outcome.count == 0 && progressed(&outcome) {
+            // Passed over all of this stream; there may be another.
+            outcome.caught_up = false;
         }
         self.remember();
         Ok(outcome)
@@ -206,6 +241,7 @@ impl Journal {
         start: &Start,
         asked: &Position,
         all: &[Stream],
+        query: Option<&Query>,
         batch: &mut BatchEncoder,
     ) -> ReadOutcome {
         let mut limit = u64::MAX;
@@ -222,10 +258,7 @@ impl Journal {
         });
         if !at_start {
             self.reading = None;
-            self.slots
-                .slots
-                .iter_mut()
-                .for_each(crate::slot::Slot::forget_place);
+            self.slots.slots.iter_mut().for_each(Slot::forget_place);
         }
         let mut run = Run {
             last: start.after,
@@ -235,9 +268,13 @@ impl Journal {
             skipped: Skipped::default(),
             gap_confirmed: false,
             limit,
+            head: None,
+            query,
+            filters: Vec::new(),
+            tested: 0,
         };
         let caught_up = self.run(start.stream, &mut run, batch);
-        if let Some(last) = batch.last().filter(|_| run.first > 0) {
+        if let Some(last) = run.head {
             self.reading = Some(Reading {
                 stream: start.stream,
                 last,
@@ -252,18 +289,18 @@ impl Journal {
             .map(|slot| slot.header.tail_seqnum)
             .max()
             .unwrap_or(run.last);
-        let delivered = run.first > 0;
+        let progressed = run.head.is_some();
         ReadOutcome {
-            seqnum_id: if delivered {
+            seqnum_id: if progressed {
                 start.stream
             } else {
                 asked.seqnum_id
             },
             first: run.first,
-            last: if delivered { run.last } else { asked.seqnum },
-            count: if delivered { batch.count() } else { 0 },
+            last: if progressed { run.last } else { asked.seqnum },
+            count: if run.first > 0 { batch.count() } else { 0 },
             gap: run.gap,
-            reset: delivered && start.reset,
+            reset: progressed && start.reset,
             tail_seqnum: tail_seqnum.max(run.last),
             caught_up,
             skipped: run.skipped,
@@ -271,7 +308,7 @@ impl Journal {
     }
 
     /// True when there is nothing more.
-    fn run(&mut self, stream: [u8; 16], run: &mut Run, batch: &mut BatchEncoder) -> bool {
+    fn run(&mut self, stream: [u8; 16], run: &mut Run<'_>, batch: &mut BatchEncoder) -> bool {
         while let Some((index, bound)) = self.pick(stream, run) {
             loop {
                 let slot = &mut self.slots.slots[index];
@@ -290,7 +327,7 @@ impl Journal {
                     break;
                 }
                 if run.check_gap && seqnum != run.last + 1 && run.gap_at(seqnum).is_none() {
-                    if run.first > 0 {
+                    if run.first > 0 || run.gap.is_some() {
                         return false;
                     }
                     if !run.gap_confirmed {
@@ -314,14 +351,21 @@ impl Journal {
                     });
                 }
                 let slot = &mut self.slots.slots[index];
+                if !run.wants(slot, &entry) {
+                    slot.advance();
+                    run.passed(&entry.head);
+                    if run.tested >= MAX_TESTED {
+                        return false;
+                    }
+                    continue;
+                }
                 match slot.encode(&entry, batch, &mut self.cache) {
                     Encoded::Added => {
                         slot.advance();
                         if run.first == 0 {
                             run.first = seqnum;
                         }
-                        run.last = seqnum;
-                        run.check_gap = true;
+                        run.passed(&entry.head);
                     }
                     Encoded::Damaged => {
                         slot.advance();
@@ -344,7 +388,7 @@ impl Journal {
 
     /// The file whose next entry has the lowest number, and the highest number up to which no other file has to
     /// be asked.
-    fn pick(&mut self, stream: [u8; 16], run: &mut Run) -> Option<(usize, u64)> {
+    fn pick(&mut self, stream: [u8; 16], run: &mut Run<'_>) -> Option<(usize, u64)> {
         let mut best: Option<(u64, usize)> = None;
         let mut bound = u64::MAX;
         for index in 0..self.slots.slots.len() {
@@ -400,7 +444,7 @@ impl Journal {
 
 /// One pass over one stream.
 #[derive(Debug)]
-struct Run {
+struct Run<'q> {
     last: u64,
     check_gap: bool,
     first: u64,
@@ -408,9 +452,43 @@ struct Run {
     gap_confirmed: bool,
     skipped: Skipped,
     limit: u64,
+    /// The last entry that was delivered or passed over.
+    head: Option<EntryHead>,
+    query: Option<&'q Query>,
+    /// The query in terms of each file, by the file's id.
+    filters: Vec<([u8; 16], Filter<'q>)>,
+    tested: u32,
 }
 
-impl Run {
+impl Run<'_> {
+    fn passed(&mut self, head: &EntryHead) {
+        self.last = head.seqnum;
+        self.head = Some(*head);
+        self.check_gap = true;
+    }
+
+    fn wants(&mut self, slot: &mut Slot, entry: &EntryRef) -> bool {
+        let Some(query) = self.query else { return true };
+        let Some(file) = slot.file_mut() else {
+            return true;
+        };
+        self.tested += 1;
+        let id = file.header.file_id;
+        let known = self.filters.iter().position(|(known, _)| *known == id);
+        let index = match known {
+            Some(index) if !self.filters[index].1.is_stale(file) => index,
+            Some(index) => {
+                self.filters[index].1 = Filter::new(query, file);
+                index
+            }
+            None => {
+                self.filters.push((id, Filter::new(query, file)));
+                self.filters.len() - 1
+            }
+        };
+        self.filters[index].1.wants(entry, file)
+    }
+
     /// The gap that was already noted before this number.
     fn gap_at(&self, seqnum: u64) -> Option<Gap> {
         self.gap.filter(|gap| gap.to + 1 == seqnum)

@@ -44,12 +44,15 @@ mod compress;
 mod directory;
 mod file;
 mod follow;
+mod hash;
 mod header;
 mod journal;
 mod object;
 mod position;
+mod query;
 mod resume;
 mod salvage;
+mod search;
 mod slot;
 mod stream;
 mod synchronize;
@@ -60,5 +63,6 @@ pub use crate::{
     header::HeaderError,
     journal::{Journal, OpenError, SYSTEM_DIRECTORIES},
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
+    query::Query,
     synchronize::{SynchronizeError, synchronize},
 };

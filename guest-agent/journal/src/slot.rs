@@ -130,6 +130,11 @@ impl Slot {
         skipped
     }
 
+    /// The open file, for testing the entry that was peeked.
+    pub(crate) fn file_mut(&mut self) -> Option<&mut JournalFile> {
+        self.file.as_mut()
+    }
+
     /// Passes over the entry that was peeked.
     pub(crate) fn advance(&mut self) {
         if let Some(file) = &mut self.file {
