@@ -1,4 +1,4 @@
-//! Typed calls to the agent. Conversions from our types to the Kata dialect are here and nowhere else.
+//! Typed calls to the agent: requests are made and answers sorted here and nowhere else.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,9 +9,9 @@ use std::{
 use seed_protocol::{
     kata::{
         agent::{
-            CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
-            ReadStreamRequest, SignalProcessRequest, StartContainerRequest, Storage,
-            TtyWinResizeRequest, WaitProcessRequest, WriteStreamRequest,
+            CloseStdinRequest, CreateSandboxRequest, ExecProcessRequest, ReadStreamRequest,
+            SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest, WaitProcessRequest,
+            WriteStreamRequest,
         },
         agent_ttrpc::AgentServiceClient,
         oci,
@@ -35,10 +35,13 @@ use ttrpc::{
     context::{self, Context},
 };
 
-use super::connect::{ConnectError, dial};
+use super::{
+    connect::{ConnectError, dial},
+    convert::container,
+};
 use crate::{
     names::{ContainerId, ExecId},
-    spec::{VmSpec, VolumeSpec},
+    spec::VmSpec,
 };
 
 /// A call that only looks something up, or passes something on.
@@ -458,83 +461,4 @@ impl Agent {
 
 fn exec_id(exec: Option<&ExecId>) -> String {
     exec.map(ToString::to_string).unwrap_or_default()
-}
-
-fn container(spec: &VmSpec) -> CreateContainerRequest {
-    let process = oci::Process {
-        Args: spec.args.clone(),
-        Env: spec
-            .env
-            .iter()
-            .map(crate::spec::EnvVar::assignment)
-            .collect(),
-        Cwd: "/".into(),
-        ..Default::default()
-    };
-    let oci = oci::Spec {
-        Version: "1.2.0".into(),
-        Process: Some(process).into(),
-        Hostname: spec.hostname.clone(),
-        Annotations: spec.annotations.clone().into_iter().collect(),
-        ..Default::default()
-    };
-    CreateContainerRequest {
-        container_id: spec.id.to_string(),
-        exec_id: spec.id.to_string(),
-        storages: spec.volumes.iter().map(storage).collect(),
-        OCI: Some(oci).into(),
-        ..Default::default()
-    }
-}
-
-fn storage(volume: &VolumeSpec) -> Storage {
-    let VolumeSpec {
-        name,
-        filesystem,
-        mount_point,
-        read_only,
-        user,
-        group,
-        mode,
-        ..
-    } = volume;
-    let mut driver_options = vec![
-        format!("serial={}", volume.serial()),
-        format!("name={name}"),
-    ];
-    for (key, value) in [("user", user), ("group", group), ("mode", mode)] {
-        driver_options.extend(value.iter().map(|value| format!("{key}={value}")));
-    }
-    let mut options = vec!["nodev".to_owned(), "nosuid".to_owned()];
-    if *read_only {
-        options.push("ro".into());
-    }
-    Storage {
-        driver: "blk".into(),
-        driver_options,
-        fstype: filesystem.clone(),
-        options,
-        mount_point: mount_point.to_string_lossy().into_owned(),
-        ..Default::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::tests::sample;
-
-    #[test]
-    fn a_volume_travels_as_a_block_storage_with_what_the_host_says_of_it() {
-        let request = container(&sample());
-        let storage = &request.storages[0];
-        assert_eq!(storage.driver, "blk");
-        assert_eq!(
-            storage.driver_options,
-            ["serial=data", "name=data", "user=app", "mode=0750"]
-        );
-        assert_eq!(storage.mount_point, "/seed/storage/data");
-        assert_eq!(storage.options, ["nodev", "nosuid"]);
-        assert_eq!(request.OCI.Process.Env, ["TOKEN=s3cret"]);
-    }
 }

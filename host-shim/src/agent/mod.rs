@@ -5,6 +5,7 @@
 mod beacon;
 mod client;
 mod connect;
+mod convert;
 mod journal;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};

@@ -1,5 +1,5 @@
-//! The one task that owns a VM. It feeds [`state::Machine`] with events and does what it says; everybody
-//! else sends it requests through a [`Sandbox`] and reads the [`View`].
+//! The one task that owns a VM. It feeds [`StateMachine`] with events and does what it says; everybody
+//! else sends it requests through a [`Sandbox`](super::Sandbox) and reads the [`View`].
 //!
 //! Long work (launch, orders, drain) runs in tasks of its own that report back by an event, so that a kill is
 //! never behind it.

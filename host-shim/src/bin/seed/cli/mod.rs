@@ -1,4 +1,4 @@
-//! The command line: what can be asked for. [`parse`] makes it of words; nothing is done here.
+//! The command line: what can be asked for. [`mod@parse`] makes it of words; nothing is done here.
 
 use std::{path::PathBuf, time::Duration};
 
