@@ -1,0 +1,84 @@
+//! From a spec to the Kata dialect's `CreateContainer`.
+
+use seed_protocol::kata::{
+    agent::{CreateContainerRequest, Storage},
+    oci,
+};
+
+use crate::spec::{EnvVar, VmSpec, VolumeSpec};
+
+/// The order that a guest gets: environment and volumes.
+pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
+    let process = oci::Process {
+        Args: spec.args.clone(),
+        Env: spec.env.iter().map(EnvVar::assignment).collect(),
+        Cwd: "/".into(),
+        ..Default::default()
+    };
+    let oci = oci::Spec {
+        Version: "1.2.0".into(),
+        Process: Some(process).into(),
+        Hostname: spec.hostname.clone(),
+        Annotations: spec.annotations.clone().into_iter().collect(),
+        ..Default::default()
+    };
+    CreateContainerRequest {
+        container_id: spec.id.to_string(),
+        exec_id: spec.id.to_string(),
+        storages: spec.volumes.iter().map(storage).collect(),
+        OCI: Some(oci).into(),
+        ..Default::default()
+    }
+}
+
+fn storage(volume: &VolumeSpec) -> Storage {
+    let VolumeSpec {
+        name,
+        filesystem,
+        mount_point,
+        read_only,
+        user,
+        group,
+        mode,
+        ..
+    } = volume;
+    let mut driver_options = vec![
+        format!("serial={}", volume.serial()),
+        format!("name={name}"),
+    ];
+    for (key, value) in [("user", user), ("group", group), ("mode", mode)] {
+        driver_options.extend(value.iter().map(|value| format!("{key}={value}")));
+    }
+    let mut options = vec!["nodev".to_owned(), "nosuid".to_owned()];
+    if *read_only {
+        options.push("ro".into());
+    }
+    Storage {
+        driver: "blk".into(),
+        driver_options,
+        fstype: filesystem.clone(),
+        options,
+        mount_point: mount_point.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::sample;
+
+    #[test]
+    fn a_volume_travels_as_a_block_storage_with_what_the_host_says_of_it() {
+        let request = container(&sample());
+        let storage = &request.storages[0];
+        assert_eq!(storage.driver, "blk");
+        assert_eq!(
+            storage.driver_options,
+            ["serial=data", "name=data", "user=app", "mode=0750"]
+        );
+        assert_eq!(storage.mount_point, "/seed/storage/data");
+        assert_eq!(storage.options, ["nodev", "nosuid"]);
+        assert_eq!(request.OCI.Process.Env, ["TOKEN=s3cret"]);
+    }
+}
