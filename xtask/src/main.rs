@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod image;
 mod lab;
@@ -32,6 +33,8 @@ Usage: cargo xtask COMMAND
                        --accel  auto, kvm or tcg
   test               everything that CI runs, VM cases included
   test vm [FILTER]   only the VM cases whose name contains FILTER
+  bench boot         the stages of a boot, with the agent in the guest and without
+                       --runs N  medians of so many     --json   the same as data
 
 Each command does what it needs of the ones above it.
 ";
@@ -92,6 +95,12 @@ fn run() -> Result<ExitCode> {
         "demo-of" => {
             let guest = parser.value()?.into();
             return demo::show(&places, guest, &demo::Options::parse(&mut parser)?);
+        }
+        "bench" => return bench::run(&places, &bench::Options::parse(&mut parser)?),
+        // Internal: the part of `bench` that needs root.
+        "bench-of" => {
+            let guest = parser.value()?.into();
+            return bench::measure(&places, guest, &bench::Options::parse(&mut parser)?);
         }
         "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),

@@ -68,25 +68,27 @@ pub(super) fn show(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// The end of the log says that systemd powered off.
+/// The end of the log says that systemd powered off: systemd-poweroff.service(8) runs when all else has ended.
 fn orderly(demo: &mut Demo) -> Result<()> {
     let text = demo
         .lab
         .seed(&["logs", NAME, "--lines", "100", "--json"], COMMAND)?;
-    let mut entries = text
+    let entries = text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok());
-    let line = entries.find_map(|entry: serde_json::Value| {
+    let messages = entries.filter_map(|entry: serde_json::Value| {
         let message = entry["MESSAGE"].as_str()?;
-        let found =
-            message.to_lowercase().contains("power-off") || message.contains("Powering off");
-        found.then(|| message.to_owned())
+        Some(message.to_owned())
     });
-    let shown = line
-        .as_deref()
-        .unwrap_or("the log's end does not tell of a poweroff");
+    let messages: Vec<_> = messages.collect();
+    let powered_off = messages
+        .iter()
+        .any(|message| message.contains("systemd-poweroff.service"));
+    let last = messages.last().map_or("no entry", String::as_str);
+    let shown = format!("systemd powered off; the log ends with {last:?}");
+    let shown = if powered_off { &shown } else { last };
     demo.screen
-        .fact("orderly", "orderly", shown, json!(line), line.is_some());
+        .fact("orderly", "orderly", shown, json!(last), powered_off);
     Ok(())
 }
 

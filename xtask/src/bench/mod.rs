@@ -1,0 +1,296 @@
+//! `cargo xtask bench NAME [--runs N] [--json]`: figures with their peers from the same run, as a table or as data.
+//!
+//! Every bench has this form: `{"machine": {...}, "rows": [{"name", "unit", "ours", "peers": {...}, "ratio"}]}`. A figure is a
+//! median; `ratio` is ours over the best (smallest) peer, and null where a row has none.
+
+mod boot;
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, thread};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    image, programs, setup,
+    util::{self, Places, print, say},
+};
+
+/// How often each thing is measured unless told otherwise.
+const RUNS: usize = 5;
+const MAX_RUNS: usize = 100;
+
+/// What the command line said.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) runs: usize,
+    pub(crate) json: bool,
+    /// `auto`, `kvm` or `tcg`.
+    pub(crate) accel: String,
+}
+
+impl Options {
+    /// From the rest of the command line; the first word of it must be the name of a bench.
+    pub(crate) fn parse(parser: &mut lexopt::Parser) -> Result<Self> {
+        use lexopt::prelude::*;
+        match parser.next()? {
+            Some(Value(name)) if name == "boot" => {}
+            Some(Value(name)) => bail!("there is no bench {name:?}: boot"),
+            Some(other) => return Err(other.unexpected().into()),
+            None => bail!("which bench? There is: boot"),
+        }
+        let mut options = Self {
+            runs: RUNS,
+            json: false,
+            accel: "auto".to_owned(),
+        };
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Long("json") => options.json = true,
+                Long("runs") => options.runs = parser.value()?.parse()?,
+                Long("accel") => options.accel = parser.value()?.string()?,
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        if !(1..=MAX_RUNS).contains(&options.runs) {
+            bail!("--runs {}: from 1 to {MAX_RUNS}", options.runs);
+        }
+        if !["auto", "kvm", "tcg"].contains(&options.accel.as_str()) {
+            bail!("--accel {}: auto, kvm or tcg", options.accel);
+        }
+        Ok(options)
+    }
+
+    /// As words, for the part that runs as root.
+    fn words(&self) -> Vec<String> {
+        let runs = self.runs.to_string();
+        let mut words = ["boot", "--runs", &runs, "--accel", &self.accel]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend(self.json.then(|| "--json".to_owned()));
+        words
+    }
+}
+
+/// Makes everything ready, then measures.
+pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
+    say("Getting ready");
+    setup::run(places)?;
+    programs::build(places)?;
+    let guest = image::build(places)?;
+    if util::is_root() {
+        return measure(places, guest, options);
+    }
+    let program = std::env::current_exe().context("find our own program")?;
+    let mut command = util::privileged(program, &[]);
+    command.args(places.words()).arg("bench-of").arg(guest);
+    let status = util::status(command.args(options.words()))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// As root, with a guest root that is built.
+pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
+    let results = boot::measure(places, guest, options)?;
+    if options.json {
+        print(&results.data().to_string())?;
+    } else {
+        results.table().iter().try_for_each(|line| print(line))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One thing that was measured.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    unit: &'static str,
+    ours: f64,
+    peers: BTreeMap<&'static str, f64>,
+}
+
+impl Row {
+    /// Ours over the smallest peer.
+    fn ratio(&self) -> Option<f64> {
+        let best = self.peers.values().copied().reduce(f64::min)?;
+        (best > 0.0).then(|| self.ours / best)
+    }
+
+    fn data(&self) -> Value {
+        json!({
+            "name": self.name,
+            "unit": self.unit,
+            "ours": rounded(self.ours),
+            "peers": self.peers.iter().map(|(name, value)| ((*name).to_owned(), json!(rounded(*value)))).collect::<Map<_, _>>(),
+            "ratio": self.ratio().map(rounded),
+        })
+    }
+}
+
+/// What a bench found.
+#[derive(Debug)]
+struct Results {
+    machine: Map<String, Value>,
+    rows: Vec<Row>,
+}
+
+impl Results {
+    fn data(&self) -> Value {
+        let rows: Vec<_> = self.rows.iter().map(Row::data).collect();
+        json!({ "machine": self.machine, "rows": rows })
+    }
+
+    /// Machine, then a column for each peer.
+    fn table(&self) -> Vec<String> {
+        let mut peers: Vec<&str> = self
+            .rows
+            .iter()
+            .flat_map(|row| row.peers.keys().copied())
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        let mut head = vec![String::new(), "unit".to_owned(), "ours".to_owned()];
+        head.extend(peers.iter().map(|peer| (*peer).to_owned()));
+        head.push("ratio".to_owned());
+        let figure =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+        let mut cells = vec![head];
+        for row in &self.rows {
+            let mut line = vec![
+                row.name.clone(),
+                row.unit.to_owned(),
+                figure(Some(row.ours)),
+            ];
+            line.extend(
+                peers
+                    .iter()
+                    .map(|peer| figure(row.peers.get(peer).copied())),
+            );
+            line.push(figure(row.ratio()));
+            cells.push(line);
+        }
+        let machine = self.machine.iter().map(|(name, value)| {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            format!("{name}: {value}")
+        });
+        let mut lines = vec![machine.collect::<Vec<_>>().join(", "), String::new()];
+        lines.extend(aligned(&cells));
+        lines
+    }
+}
+
+/// First column to the left, the others to the right.
+fn aligned(cells: &[Vec<String>]) -> Vec<String> {
+    let columns = cells.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let lengths = cells.iter().filter_map(|line| line.get(column));
+        lengths
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |line: &Vec<String>| {
+        let cells = line.iter().zip(&widths).enumerate();
+        let padded = cells.map(|(column, (cell, &width))| match column {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    cells.iter().map(line).collect()
+}
+
+/// The middle value; of an even number the mean of the two in the middle.
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(sorted[middle]),
+        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+/// What the figures depend on.
+fn machine() -> Map<String, Value> {
+    let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let mut machine = Map::new();
+    machine.insert(
+        "cpu".to_owned(),
+        json!(after(&file("/proc/cpuinfo"), "model name")),
+    );
+    let cores = thread::available_parallelism().map(usize::from).ok();
+    machine.insert("cores".to_owned(), json!(cores));
+    machine.insert(
+        "memory".to_owned(),
+        json!(after(&file("/proc/meminfo"), "MemTotal")),
+    );
+    let release = file("/proc/sys/kernel/osrelease");
+    machine.insert("kernel".to_owned(), json!(release.trim()));
+    machine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let row = |name: &str, ours, peers: &[(&'static str, f64)]| Row {
+            name: name.to_owned(),
+            unit: "s",
+            ours,
+            peers: peers.iter().copied().collect(),
+        };
+        Results {
+            machine: Map::from_iter([("cores".to_owned(), json!(2))]),
+            rows: vec![
+                row("multi-user", 12.0, &[("without", 10.0), ("other", 11.0)]),
+                row("hello", 8.25, &[]),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_data_have_the_form_of_every_bench() {
+        let expected = json!({
+            "machine": { "cores": 2 },
+            "rows": [
+                { "name": "multi-user", "unit": "s", "ours": 12.0, "peers": { "other": 11.0, "without": 10.0 }, "ratio": 1.2 },
+                { "name": "hello", "unit": "s", "ours": 8.25, "peers": {}, "ratio": null },
+            ],
+        });
+        assert_eq!(results().data(), expected);
+    }
+
+    #[test]
+    fn the_table_has_a_column_for_each_peer() {
+        let expected = "\
+cores: 2
+
+            unit   ours  other  without  ratio
+multi-user     s  12.00  11.00    10.00   1.20
+hello          s   8.25      -        -      -";
+        assert_eq!(results().table().join("\n"), expected);
+    }
+
+    #[test]
+    fn medians_are_of_sorted_values() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+    }
+}
