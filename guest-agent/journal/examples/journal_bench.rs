@@ -1,5 +1,5 @@
 //! Reads and encodes a whole journal and prints one JSON object with what it cost, and the same for
-//! `journalctl` on the same files: `journal_bench PARENT MACHINE_ID [--peers]`. CPU seconds are the process's
+//! `journalctl` on the same files, then what a few searches take: `journal_bench PARENT MACHINE_ID [--peers]`. CPU seconds are the process's
 //! own (user and system), entries per CPU second follow from them.
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use seed_journal::{Journal, Mark, Position};
+use seed_journal::{Journal, Mark, Position, Query};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder};
 
 const BATCH_BYTES: usize = 128 * 1024;
@@ -57,8 +57,73 @@ fn main() -> Result<(), Box<dyn Error>> {
             f64::from(u32::try_from(row.entries)?) / row.cpu_seconds,
         )?;
     }
+    write!(out, "], \"searches\": [")?;
+    for (index, (name, query, lines)) in searches().into_iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        let (found, milliseconds) = search(parent, id, &query, lines)?;
+        write!(
+            out,
+            "{comma}{{\"name\": \"{name}\", \"found\": {found}, \"wall_ms\": {milliseconds:.1}}}"
+        )?;
+    }
     writeln!(out, "]}}")?;
     Ok(())
+}
+
+fn searches() -> Vec<(&'static str, Query, usize)> {
+    let unit = || Query::new().units(["nat1.service"]);
+    vec![
+        ("last 10", Query::new(), 10),
+        ("last 10 of a unit", unit(), 10),
+        ("last 10 with priority err", Query::new().priority(3), 10),
+        (
+            "last 10 of a unit that is not there",
+            Query::new().units(["none.service"]),
+            10,
+        ),
+        ("all of a unit", unit(), usize::MAX),
+        (
+            "all with priority err",
+            Query::new().priority(3),
+            usize::MAX,
+        ),
+        (
+            "all with a text",
+            Query::new().text("module7.fn1 "),
+            usize::MAX,
+        ),
+    ]
+}
+
+/// Opens, searches, reads; how many were found and how long it took in all.
+fn search(
+    parent: &str,
+    id: &str,
+    query: &Query,
+    lines: usize,
+) -> Result<(u64, f64), Box<dyn Error>> {
+    let begin = Instant::now();
+    let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
+    let mut position = if lines == usize::MAX {
+        Position::START
+    } else {
+        journal.find_last(query, lines)
+    };
+    let mut batch = BatchEncoder::new(BATCH_BYTES);
+    let mut found = 0;
+    loop {
+        let outcome = journal.read_matching(&position, query, &mut batch)?;
+        position = Position {
+            seqnum_id: outcome.seqnum_id,
+            seqnum: outcome.last,
+            mark: None,
+        };
+        found += u64::from(outcome.count);
+        batch.take();
+        if outcome.caught_up {
+            return Ok((found, begin.elapsed().as_secs_f64() * 1e3));
+        }
+    }
 }
 
 fn encode(parent: &str, id: &str, decode: bool) -> Result<Row, Box<dyn Error>> {

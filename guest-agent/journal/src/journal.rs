@@ -5,7 +5,7 @@
 //!   look      directories changed? list them; read the headers of the files being written
 //!   resolve   position -> (stream, number)                                   (resume.rs)
 //!   fill      the file with the lowest next number, again and again, until the batch is full, a gap
-//!             opens, or there is nothing more
+//!             opens, or there is nothing more                                      (run.rs)
 //!   hand over nothing more in this stream and a later one exists: go on there
 //! ```
 //!
@@ -25,11 +25,11 @@ use crate::{
     directory::Directories,
     file::Skipped,
     follow::Pace,
-    object::EntryRef,
-    position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
-    query::{Filter, Query},
+    position::{FileProblem, Mark, Position, ReadError, ReadOutcome},
+    query::Query,
     resume::{Resume, Start},
-    slot::{Encoded, Slot, Slots},
+    run::Run,
+    slot::{Slot, Slots},
     stream::{Stream, streams},
 };
 
@@ -37,8 +37,6 @@ use crate::{
 pub const SYSTEM_DIRECTORIES: [&str; 2] = ["/var/log/journal", "/run/log/journal"];
 /// Ends of batches that are remembered, for callers that give no mark.
 const REMEMBERED_ENDS: usize = 64;
-/// Entries that one filtered read looks at.
-const MAX_TESTED: u32 = 200_000;
 
 /// Why the system's journal cannot be found.
 #[derive(Debug, Error)]
@@ -63,11 +61,11 @@ pub enum OpenError {
 /// its own.
 #[derive(Debug)]
 pub struct Journal {
-    machine_id: [u8; 16],
+    pub(crate) machine_id: [u8; 16],
     pub(crate) directories: Directories,
     pub(crate) slots: Slots,
-    cache: ValueCache,
-    serials: u64,
+    pub(crate) cache: ValueCache,
+    pub(crate) serials: u64,
     /// Where the cursors stand.
     reading: Option<Reading>,
     pub(crate) resume: Resume,
@@ -260,19 +258,7 @@ impl Journal {
             self.reading = None;
             self.slots.slots.iter_mut().for_each(Slot::forget_place);
         }
-        let mut run = Run {
-            last: start.after,
-            check_gap: start.check_gap,
-            first: 0,
-            gap: None,
-            skipped: Skipped::default(),
-            gap_confirmed: false,
-            limit,
-            head: None,
-            query,
-            filters: Vec::new(),
-            tested: 0,
-        };
+        let mut run = Run::new(start, limit, query);
         let caught_up = self.run(start.stream, &mut run, batch);
         if let Some(last) = run.head {
             self.reading = Some(Reading {
@@ -307,121 +293,6 @@ impl Journal {
         }
     }
 
-    /// True when there is nothing more.
-    fn run(&mut self, stream: [u8; 16], run: &mut Run<'_>, batch: &mut BatchEncoder) -> bool {
-        while let Some((index, bound)) = self.pick(stream, run) {
-            loop {
-                let slot = &mut self.slots.slots[index];
-                let Ok(Some(entry)) = slot.peek_after(run.last, &mut self.serials) else {
-                    break;
-                };
-                let seqnum = entry.head.seqnum;
-                if slot.has_skipped() && slot.is_deleted() {
-                    self.slots.slots.remove(index);
-                    break;
-                }
-                if seqnum > run.limit {
-                    return true;
-                }
-                if seqnum > bound {
-                    break;
-                }
-                if run.check_gap && seqnum != run.last + 1 && run.gap_at(seqnum).is_none() {
-                    if run.first > 0 || run.gap.is_some() {
-                        return false;
-                    }
-                    if !run.gap_confirmed {
-                        // A file may have been missed while it was renamed.
-                        run.gap_confirmed = true;
-                        self.slots.scan(&mut self.directories, &self.machine_id);
-                        break;
-                    }
-                    let slot = &self.slots.slots[index];
-                    let is_damage =
-                        slot.header.head_seqnum <= run.last + 1 || !self.slots.problems.is_empty();
-                    let reason = if is_damage {
-                        GapReason::Corrupt
-                    } else {
-                        GapReason::Vacuumed
-                    };
-                    run.gap = Some(Gap {
-                        from: run.last + 1,
-                        to: seqnum - 1,
-                        reason,
-                    });
-                }
-                let slot = &mut self.slots.slots[index];
-                if !run.wants(slot, &entry) {
-                    slot.advance();
-                    run.passed(&entry.head);
-                    if run.tested >= MAX_TESTED {
-                        return false;
-                    }
-                    continue;
-                }
-                match slot.encode(&entry, batch, &mut self.cache) {
-                    Encoded::Added => {
-                        slot.advance();
-                        if run.first == 0 {
-                            run.first = seqnum;
-                        }
-                        run.passed(&entry.head);
-                    }
-                    Encoded::Damaged => {
-                        slot.advance();
-                        run.widen_gap();
-                    }
-                    Encoded::Full => return false,
-                    Encoded::Deleted => {
-                        self.slots.slots.remove(index);
-                        run.widen_gap();
-                        break;
-                    }
-                }
-            }
-        }
-        for slot in &mut self.slots.slots {
-            run.add(slot.take_skipped());
-        }
-        true
-    }
-
-    /// The file whose next entry has the lowest number, and the highest number up to which no other file has to
-    /// be asked.
-    fn pick(&mut self, stream: [u8; 16], run: &mut Run<'_>) -> Option<(usize, u64)> {
-        let mut best: Option<(u64, usize)> = None;
-        let mut bound = u64::MAX;
-        for index in 0..self.slots.slots.len() {
-            let slot = &mut self.slots.slots[index];
-            if slot.header.seqnum_id != stream || !slot.may_have_after(run.last) {
-                continue;
-            }
-            if let Some((lowest, _)) = best
-                && slot.header.head_seqnum > lowest
-            {
-                bound = bound.min(slot.header.head_seqnum - 1);
-                break;
-            }
-            // A file that cannot be opened any more was deleted: the next listing will not have it.
-            let next = slot.peek_after(run.last, &mut self.serials).ok().flatten();
-            let is_deleted = slot.has_skipped() && slot.is_deleted();
-            run.add(slot.close_if_exhausted());
-            let Some(entry) = next.filter(|_| !is_deleted) else {
-                continue;
-            };
-            let seqnum = entry.head.seqnum;
-            match best {
-                Some((lowest, _)) if seqnum >= lowest => bound = bound.min(seqnum - 1),
-                Some((lowest, _)) => {
-                    bound = bound.min(lowest - 1);
-                    best = Some((seqnum, index));
-                }
-                None => best = Some((seqnum, index)),
-            }
-        }
-        best.map(|(seqnum, index)| (index, bound.max(seqnum)))
-    }
-
     fn remembered(&self, position: &Position) -> Option<Reading> {
         self.ends
             .iter()
@@ -439,71 +310,6 @@ impl Journal {
             }
             self.ends.push_back(reading);
         }
-    }
-}
-
-/// One pass over one stream.
-#[derive(Debug)]
-struct Run<'q> {
-    last: u64,
-    check_gap: bool,
-    first: u64,
-    gap: Option<Gap>,
-    gap_confirmed: bool,
-    skipped: Skipped,
-    limit: u64,
-    /// The last entry that was delivered or passed over.
-    head: Option<EntryHead>,
-    query: Option<&'q Query>,
-    /// The query in terms of each file, by the file's id.
-    filters: Vec<([u8; 16], Filter<'q>)>,
-    tested: u32,
-}
-
-impl Run<'_> {
-    fn passed(&mut self, head: &EntryHead) {
-        self.last = head.seqnum;
-        self.head = Some(*head);
-        self.check_gap = true;
-    }
-
-    fn wants(&mut self, slot: &mut Slot, entry: &EntryRef) -> bool {
-        let Some(query) = self.query else { return true };
-        let Some(file) = slot.file_mut() else {
-            return true;
-        };
-        self.tested += 1;
-        let id = file.header.file_id;
-        let known = self.filters.iter().position(|(known, _)| *known == id);
-        let index = match known {
-            Some(index) if !self.filters[index].1.is_stale(file) => index,
-            Some(index) => {
-                self.filters[index].1 = Filter::new(query, file);
-                index
-            }
-            None => {
-                self.filters.push((id, Filter::new(query, file)));
-                self.filters.len() - 1
-            }
-        };
-        self.filters[index].1.wants(entry, file)
-    }
-
-    /// The gap that was already noted before this number.
-    fn gap_at(&self, seqnum: u64) -> Option<Gap> {
-        self.gap.filter(|gap| gap.to + 1 == seqnum)
-    }
-
-    /// The entry behind the gap cannot be had either: the gap is noted anew before the next one.
-    fn widen_gap(&mut self) {
-        if self.first == 0 {
-            self.gap = None;
-        }
-    }
-
-    fn add(&mut self, skipped: Skipped) {
-        self.skipped.bad_objects += skipped.bad_objects;
-        self.skipped.bad_values += skipped.bad_values;
     }
 }
 

@@ -51,6 +51,7 @@ mod object;
 mod position;
 mod query;
 mod resume;
+mod run;
 mod salvage;
 mod search;
 mod slot;
