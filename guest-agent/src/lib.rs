@@ -8,7 +8,7 @@
 //! | [`status`] | how far the boot has come, and what went wrong on the way |
 //! | [`server`] | the listener, the adapters of both dialects, the one error mapping |
 //! | [`sandbox`] | what the host has asked for so far: a pure state machine |
-//! | [`env`] | `/run/seed/env` |
+//! | [`env`](mod@env) | `/run/seed/env` |
 //! | [`storage`] | volumes: find, make, check, mount, own |
 //! | [`identity`] | the age identity that the TPM holds |
 //! | [`systemd`] | units, readiness and power over D-Bus |

@@ -218,8 +218,10 @@ fn lints(run: &mut Run<'_>) -> Result<Tally> {
 }
 
 fn documentation(run: &mut Run<'_>) -> Result<Tally> {
-    let mut cargo = cargo(run.places, &["doc", "--locked", "--workspace", "--no-deps"]);
-    cargo.env("RUSTDOCFLAGS", "-D warnings");
+    // Private items too: module docs are maps for whoever works here, and link to them.
+    let args = "doc --locked --workspace --no-deps --document-private-items";
+    let mut cargo = cargo(run.places, &args.split(' ').collect::<Vec<_>>());
+    cargo.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     util::step(run.places, "cargo doc", &mut cargo)?;
     Ok(Tally::one())
 }
