@@ -249,7 +249,7 @@ async fn a_killed_vm_is_137_and_never_a_success() {
     bench.running("again").await;
     bench.vmm.crash.notify_one();
     assert_eq!(bench.wait("again", "").await.unwrap().exit_status, 137);
-    assert_eq!(bench.reason("again").await, "the VMM ended (signal 11)");
+    assert_eq!(bench.reason("again").await, "vmm ended (signal 11)");
     assert!(bench.paths("again").failed_console_log().exists());
     bench.stop().await;
 }

@@ -106,13 +106,9 @@ pub enum VmEnd {
     Panic,
     /// [`Control::Kill`].
     Killed,
-    /// The VMM ended by itself or by somebody else's signal.
-    Crashed {
-        /// Exit status and last words.
-        how: String,
-    },
-    /// A program that the machine cannot do without ended first.
-    HelperDied {
+    /// The VMM, or a program that the machine cannot do without, ended by itself or by somebody
+    /// else's signal.
+    Died {
         /// Which.
         name: &'static str,
         /// Exit status and last words.
@@ -130,7 +126,7 @@ impl VmEnd {
             // 128 + SIGABRT: the guest gave up by itself.
             Self::Panic => 134,
             // 128 + SIGKILL, so that nobody takes it for a success.
-            Self::Killed | Self::Crashed { .. } | Self::HelperDied { .. } => 137,
+            Self::Killed | Self::Died { .. } => 137,
         }
     }
 }
@@ -142,8 +138,7 @@ impl fmt::Display for VmEnd {
             Self::Reboot => f.write_str("the guest rebooted"),
             Self::Panic => f.write_str("the guest's kernel panicked"),
             Self::Killed => f.write_str("killed"),
-            Self::Crashed { how } => write!(f, "the VMM ended ({how})"),
-            Self::HelperDied { name, how } => write!(f, "{name} ended ({how})"),
+            Self::Died { name, how } => write!(f, "{name} ended ({how})"),
         }
     }
 }
@@ -190,8 +185,7 @@ mod tests {
             VmEnd::Reboot,
             VmEnd::Panic,
             VmEnd::Killed,
-            VmEnd::Crashed { how: how() },
-            VmEnd::HelperDied {
+            VmEnd::Died {
                 name: "virtiofsd",
                 how: how(),
             },

@@ -109,7 +109,7 @@ impl Vmm for StubVmm {
                     () = poweroff.notified() => if guest != Guest::Stubborn {
                         break VmEnd::Poweroff;
                     },
-                    () = crash.notified() => break VmEnd::Crashed { how: "signal 11".into() },
+                    () = crash.notified() => break VmEnd::Died { name: "vmm", how: "signal 11".into() },
                 }
             };
             slot.lock().unwrap().take();

@@ -249,7 +249,8 @@ impl Supervisor {
                     "guest-shutdown" => VmEnd::Poweroff,
                     "guest-reset" => VmEnd::Reboot,
                     "guest-panic" => VmEnd::Panic,
-                    other => VmEnd::Crashed {
+                    other => VmEnd::Died {
+                        name: QEMU,
                         how: other.to_owned(),
                     },
                 };
@@ -263,9 +264,8 @@ impl Supervisor {
         match self.cause.take() {
             // virtiofsd and swtpm see QEMU's end through their sockets, and may be faster than it.
             Some(cause @ (VmEnd::Poweroff | VmEnd::Reboot | VmEnd::Panic | VmEnd::Killed)) => cause,
-            _ if name != QEMU => VmEnd::HelperDied { name, how },
-            Some(cause) if success => cause,
-            _ => VmEnd::Crashed { how },
+            Some(cause) if name == QEMU && success => cause,
+            _ => VmEnd::Died { name, how },
         }
     }
 
