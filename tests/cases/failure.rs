@@ -43,9 +43,12 @@ fn never_says_hello(lab: &Lab) -> Result<()> {
         error.contains("kernel"),
         "the last stage is not named: {error}"
     );
-    let path = error
+    let words = error
         .split_whitespace()
-        .find(|word| word.ends_with("console.log"));
+        .map(|word| word.trim_end_matches([';', ',']));
+    let path = words
+        .into_iter()
+        .find(|word| word.starts_with('/') && word.contains("console"));
     let path = path.with_context(|| format!("no console log in: {error}"))?;
     let console = fs::read(path).with_context(|| format!("{path} was not kept"))?;
     let console = String::from_utf8_lossy(&console);
