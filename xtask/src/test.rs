@@ -195,6 +195,7 @@ fn cargo(places: &Places, args: &[&str]) -> Command {
         .args(args)
         .current_dir(&places.root)
         .env("CARGO_TERM_COLOR", "never")
+        .env("TERM", "dumb")
         .env("PATH", places.path_variable());
     cargo
 }
@@ -221,7 +222,10 @@ fn documentation(run: &mut Run<'_>) -> Result<Tally> {
     // Private items too: module docs are maps for whoever works here, and link to them.
     let args = "doc --locked --workspace --no-deps --document-private-items";
     let mut cargo = cargo(run.places, &args.split(' ').collect::<Vec<_>>());
-    cargo.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
+    cargo.env(
+        "RUSTDOCFLAGS",
+        "-D warnings -A rustdoc::private_intra_doc_links",
+    );
     util::step(run.places, "cargo doc", &mut cargo)?;
     Ok(Tally::one())
 }
