@@ -1,0 +1,41 @@
+# The agent's unit. It is written once, in guest-agent/systemd, and read from there; here are only the paths
+# that differ on NixOS and the order with units that only NixOS has.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (import ./lib) unitFile;
+  cfg = config.seed.agent;
+  unit = unitFile.parse (builtins.readFile ../guest-agent/systemd/seed-agent.service);
+  ordering = [
+    "After"
+    "Before"
+    "Wants"
+    "Description"
+  ];
+in
+{
+  systemd.services.seed-agent = {
+    description = lib.head unit.Unit.Description;
+    after = unitFile.unitNames unit.Unit.After;
+    # tmpfiles.d may name folders inside volumes, so volumes are mounted first.
+    before = unitFile.unitNames unit.Unit.Before ++ [ "systemd-tmpfiles-setup.service" ];
+    wants = unitFile.unitNames unit.Unit.Wants;
+    wantedBy = unitFile.unitNames unit.Install.WantedBy;
+    unitConfig = unitFile.settings (removeAttrs unit.Unit ordering);
+    # Making, checking and growing volumes.
+    path = [ pkgs.e2fsprogs ];
+    # A new closure is a new VM; in a VM that does switch, the agent keeps what it holds.
+    restartIfChanged = false;
+    stopIfChanged = false;
+    serviceConfig = unitFile.settings unit.Service // {
+      ExecStart = lib.getExe cfg.package;
+    };
+  };
+
+  # `age`, `sops` and people find the plugin by its name.
+  environment.systemPackages = [ cfg.tpmPlugin ];
+}

@@ -1,0 +1,17 @@
+# The guest module: a NixOS system that runs as a Seed instance. A concern each; this file only imports.
+{
+  imports = [
+    ./options.nix
+    ./assertions.nix
+    ./base.nix
+    ./root.nix
+    ./network.nix
+    ./agent.nix
+    ./config-file.nix
+    ./bootspec.nix
+    ./secrets.nix
+    ./journald.nix
+    ./acme.nix
+    ./shoot.nix
+  ];
+}

@@ -1,0 +1,27 @@
+# The root: the host shares it by virtiofs, and names it on the kernel's command line. Volumes are not here:
+# the agent mounts them.
+{ lib, ... }:
+{
+  fileSystems."/" = lib.mkDefault {
+    device = "seedroot";
+    fsType = "virtiofs";
+  };
+  boot.initrd.availableKernelModules = [
+    "erofs"
+    "ext4"
+    "overlay"
+    "tpm_crb"
+    "tpm_tis"
+    "virtio_blk"
+    "virtio_net"
+    "virtio_pci"
+    "virtiofs"
+  ];
+  # The kernel loads nothing by itself for these two: entropy, and the way to the host.
+  boot.initrd.kernelModules = [
+    "virtio_rng"
+    "vmw_vsock_virtio_transport"
+  ];
+  # What volumes may hold; the agent brings the programs for it.
+  boot.supportedFilesystems.ext4 = lib.mkDefault true;
+}

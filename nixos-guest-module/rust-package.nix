@@ -1,0 +1,48 @@
+# One program of the workspace. Its tests are not run here: they want swtpm, loop devices and a journal, and
+# `cargo xtask test` runs them all.
+{ lib, rustPlatform }:
+let
+  root = ../.;
+  members = [
+    "protocol"
+    "age-tpm"
+    "guest-agent"
+    "host-shim"
+    "tests"
+    "xtask"
+  ];
+  # Nix files change no program. Prose may: crate documentation includes it.
+  isSource = file: !file.hasExt "nix";
+in
+{
+  pname,
+  crate ? pname,
+  mainProgram,
+  description,
+  postInstall ? "",
+}:
+rustPlatform.buildRustPackage {
+  inherit pname postInstall;
+  version = (lib.importTOML ../Cargo.toml).workspace.package.version;
+  src = lib.fileset.toSource {
+    inherit root;
+    fileset = lib.fileset.unions (
+      [
+        ../Cargo.toml
+        ../Cargo.lock
+      ]
+      ++ map (member: lib.fileset.fileFilter isSource (root + "/${member}")) members
+    );
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+  cargoBuildFlags = [
+    "--package"
+    crate
+  ];
+  doCheck = false;
+  meta = {
+    inherit description mainProgram;
+    license = lib.licenses.mit;
+    platforms = lib.platforms.linux;
+  };
+}
