@@ -4,7 +4,12 @@
 //! into offsets once for each file (by the file's own hash table), and an entry is tested by the offsets it lists.
 //! A file that lacks the values of a condition is passed over whole.
 
+use std::collections::HashSet;
+
 use crate::{file::JournalFile, object::EntryRef};
+
+/// Places of shared values that are remembered while texts are searched.
+const MAX_OTHERS: usize = 16 * 1024;
 
 /// Which entries are wanted. The empty query wants all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -95,6 +100,8 @@ pub(crate) struct Filter<'q> {
     groups: Vec<Vec<u64>>,
     /// Entries that the file had when the offsets were looked up.
     as_of: u64,
+    /// Shared values that are no messages.
+    others: HashSet<u64>,
 }
 
 impl<'q> Filter<'q> {
@@ -116,6 +123,7 @@ impl<'q> Filter<'q> {
             query,
             groups,
             as_of: file.header.n_entries,
+            others: HashSet::new(),
         }
     }
 
@@ -130,7 +138,7 @@ impl<'q> Filter<'q> {
     }
 
     /// Whether the entry is wanted. A damaged one is not.
-    pub(crate) fn wants(&self, entry: &EntryRef, file: &mut JournalFile) -> bool {
+    pub(crate) fn wants(&mut self, entry: &EntryRef, file: &mut JournalFile) -> bool {
         let head = &entry.head;
         let query = self.query;
         if query.boot_id.is_some_and(|boot| boot != head.boot_id)
@@ -152,13 +160,30 @@ impl<'q> Filter<'q> {
         if !self.groups.iter().all(|offsets| has(offsets, file)) {
             return false;
         }
-        let Some(text) = &query.text else { return true };
-        (0..count).any(|index| {
+        query
+            .text
+            .as_ref()
+            .is_none_or(|text| self.message_contains(text, count, file))
+    }
+
+    /// Values that many entries share are mostly no messages: those are remembered by place and not fetched again.
+    fn message_contains(&mut self, text: &[u8], items: usize, file: &mut JournalFile) -> bool {
+        for index in 0..items {
             let offset = file.item_offset(index);
-            file.value(offset)
-                .and_then(|value| value.bytes.strip_prefix(b"MESSAGE="))
-                .is_some_and(|message| contains(message, text))
-        })
+            if self.others.contains(&offset) {
+                continue;
+            }
+            let Some(value) = file.value(offset) else {
+                continue;
+            };
+            if let Some(message) = value.bytes.strip_prefix(b"MESSAGE=") {
+                return contains(message, text);
+            }
+            if value.is_shared && self.others.len() < MAX_OTHERS {
+                self.others.insert(offset);
+            }
+        }
+        false
     }
 }
 
@@ -167,12 +192,25 @@ fn contains(message: &[u8], text: &[u8]) -> bool {
         return true;
     }
     let exact = text.iter().any(u8::is_ascii_uppercase);
-    message.windows(text.len()).any(|window| {
+    let (small, capital) = (
+        text[0],
         if exact {
-            window == text
+            text[0]
         } else {
-            window.eq_ignore_ascii_case(text)
-        }
+            text[0].to_ascii_uppercase()
+        },
+    );
+    let Some(last) = message.len().checked_sub(text.len()) else {
+        return false;
+    };
+    message[..=last].iter().enumerate().any(|(at, byte)| {
+        let here = &message[at..at + text.len()];
+        (*byte == small || *byte == capital)
+            && if exact {
+                here == text
+            } else {
+                here.eq_ignore_ascii_case(text)
+            }
     })
 }
 
@@ -185,5 +223,7 @@ mod tests {
         assert!(contains(b"Connection Refused", b"refused"));
         assert!(!contains(b"connection refused", b"Refused"));
         assert!(contains(b"", b"") && !contains(b"", b"x"));
+        assert!(contains(b"aab", b"AB") == contains(b"aab", b"B"));
+        assert!(contains(b"aaB", b"ab") && contains(b"x\xffEnd", b"\xffe"));
     }
 }

@@ -68,7 +68,7 @@ fn last_of_stream(stream: &Stream, query: &Query, lines: usize, slots: &Slots) -
 }
 
 fn last_of_file(file: &mut JournalFile, query: &Query, lines: usize, numbers: &mut BTreeSet<u64>) {
-    let filter = Filter::new(query, file);
+    let mut filter = Filter::new(query, file);
     if filter.excludes_all() {
         return;
     }
