@@ -21,10 +21,11 @@
 //!   storage root can open. Whoever may *use* the TPM (with a PIN-less key) can decrypt.
 //! - **The TPM's state is the secret.** For an emulated TPM that is a folder on the host: whoever
 //!   reads it has every key inside. For a chip it does not leave the chip.
-//! - **The bus is not trusted with secrets.** Each decryption runs in a session salted to the
-//!   storage root, whose name is computed from its public area and compared with the identity's:
-//!   the shared secret comes back encrypted, and a PIN never crosses. Whoever can *alter* the bus
-//!   when a key is made can substitute the storage root; afterwards the name pins it.
+//! - **The bus is not trusted with secrets.** Each decryption runs in a session salted to the key
+//!   itself, whose public half is in the identity: the shared secret comes back encrypted, a PIN
+//!   never crosses, and nobody can take the TPM's place. A new key is made in a session salted to
+//!   the storage root, so whoever can *alter* the bus at that moment can substitute a root of their
+//!   own; its name, which is computed and never believed, is pinned in the identity from then on.
 //! - **A backup needs a second recipient.** A key that cannot leave its TPM dies with it.
 //!
 //! # Example

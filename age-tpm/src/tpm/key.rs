@@ -107,7 +107,6 @@ fn create_under(
 #[derive(Debug)]
 pub struct LoadedKey<T: BorrowMut<Tpm>> {
     tpm: T,
-    parent: Parent,
     handle: u32,
     public: EccPublic,
 }
@@ -135,23 +134,17 @@ impl<T: BorrowMut<Tpm>> LoadedKey<T> {
                     .sized(public.public().as_bytes()),
             )
             .yields_handle();
-        match tpm.borrow_mut().execute(command) {
-            Ok(response) => {
-                let handle = response.handle;
-                Ok(Self {
-                    tpm,
-                    parent,
-                    handle,
-                    public: public.clone(),
-                })
-            }
-            Err(e) => {
-                parent.release(&mut tpm);
-                Err(match e {
-                    TpmError::Rc { rc, .. } if rc.is_foreign_key() => TpmError::ForeignKey,
-                    other => other,
-                })
-            }
+        let loaded = tpm.borrow_mut().execute(command);
+        // The key stands by itself from here on; a TPM has room for few objects.
+        parent.release(&mut tpm);
+        match loaded {
+            Ok(response) => Ok(Self {
+                handle: response.handle,
+                public: public.clone(),
+                tpm,
+            }),
+            Err(TpmError::Rc { rc, .. }) if rc.is_foreign_key() => Err(TpmError::ForeignKey),
+            Err(e) => Err(e),
         }
     }
 
@@ -162,15 +155,16 @@ impl<T: BorrowMut<Tpm>> LoadedKey<T> {
 
     /// TPM2_ECDH_ZGen: the X coordinate of the private key times `peer`.
     ///
-    /// The salted session is itself the authorisation, so a PIN takes part only in a keyed hash
-    /// and the result comes back encrypted: neither crosses the bus in clear.
+    /// The session is salted to this very key, whose public half the identity has, so nobody on the
+    /// bus can take the TPM's place. It is itself the authorisation, so a PIN takes part only in a
+    /// keyed hash, and the result comes back encrypted: neither crosses the bus in clear.
     ///
     /// # Errors
     ///
     /// [`TpmError::WrongPin`], [`TpmError::Lockout`], or what the TPM says.
     pub fn ecdh(&mut self, peer: &PublicKey, pin: Option<&[u8]>) -> Result<SharedX, TpmError> {
         let tpm = self.tpm.borrow_mut();
-        let session = Session::start(tpm, self.parent.handle, &self.parent.public)?;
+        let session = Session::start(tpm, self.handle, self.public.public())?;
         let point = peer.to_encoded_point(false);
         let (x, y) = match (point.x(), point.y()) {
             (Some(x), Some(y)) => (x.as_slice(), y.as_slice()),
@@ -218,6 +212,5 @@ impl<T: BorrowMut<Tpm>> Drop for LoadedKey<T> {
     fn drop(&mut self) {
         // Best effort: /dev/tpmrm0 clears up by itself, an emulator's socket does not.
         let _ = self.tpm.borrow_mut().flush(self.handle);
-        self.parent.release(&mut self.tpm);
     }
 }
