@@ -181,7 +181,7 @@ impl InstancePaths {
 
     /// Kept after a failed start: the console log moves here when `vm_dir` is removed.
     pub fn failed_console_log(&self) -> PathBuf {
-        self.logs.join("console-failed.log")
+        self.logs.join("console.log")
     }
 
     /// The instance's TPM state: its identity. 0700. Outlives everything but `seed rm`.

@@ -40,8 +40,7 @@ pub(super) fn explain(reason: &str, stage: Stage, paths: &InstancePaths) -> Stri
     let mut text = format!("{reason} (last stage: {}), {place}", word(stage));
     let tail = console::tail(&console, BYTES, LINES);
     if !tail.is_empty() {
-        text.push_str("; its last lines: ");
-        text.push_str(&tail.join(" | "));
+        text.push_str(&format!(" (its last lines: {})", tail.join(" | ")));
     }
     text
 }

@@ -23,6 +23,9 @@ pub(crate) const EXEC_DENIED: u8 = 126;
 /// There is no such command.
 pub(crate) const EXEC_MISSING: u8 = 127;
 
+/// Ended by Ctrl-C: 128 and the signal's number, as shells have it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// A failure, ready to be shown.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -168,6 +171,13 @@ impl From<InstanceError> for CliError {
             InstanceError::Image(error) => permission(&error.source).into(),
             InstanceError::Overlay(_) => "Move it to a path without them.".into(),
             InstanceError::Shim(error) => shim_remedy(&error).into(),
+            // The shim has taken back what it began.
+            InstanceError::Task(TaskError::Refused { .. }) if what.contains("console log") => {
+                "Nothing else was left behind; look there why it did not come up.".into()
+            }
+            InstanceError::Task(TaskError::Refused { .. }) => {
+                "Nothing was left behind; mend that and try again.".into()
+            }
             InstanceError::Task(error) => task_remedy(&error).into(),
         };
         Self::new(what, remedy)

@@ -4,12 +4,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::geteuid;
 use seed_shim::{
-    containerd::{Phase, Record, instance::Instance, record, shim::ShimBinary, volumes},
+    containerd::{
+        Phase, Record, StopOptions, instance::Instance, record, shim::ShimBinary, volumes,
+    },
     names::ContainerId,
     spec::{BootSpec, read_boot_spec},
 };
@@ -17,7 +19,7 @@ use seed_shim::{
 use super::{Context, doctor, wait};
 use crate::{
     cli::{EnvArg, RunArgs, WaitFor},
-    error::{CliError, chain},
+    error::{CliError, INTERRUPTED, chain},
 };
 
 pub(super) async fn run(context: &Context<'_>, args: RunArgs) -> Result<ExitCode, CliError> {
@@ -44,13 +46,39 @@ pub(super) async fn start(
             }
         });
         tokio::select! {
-            started = start => started,
+            started = start => Some(started),
             // It only shows, and never ends by itself.
-            () = watcher.show() => Ok(()),
+            () = watcher.show() => None,
+            _ = tokio::signal::ctrl_c() => None,
         }
     };
-    started?;
+    match started {
+        Some(started) => started?,
+        None => return Err(interrupted(instance, keep).await),
+    }
     wait::until(context, instance, &watcher, until).await
+}
+
+/// Takes back what was begun.
+async fn interrupted(instance: &Instance, keep: bool) -> CliError {
+    let options = StopOptions {
+        kill: true,
+        limit: Duration::ZERO,
+        keep,
+    };
+    let id = instance.id();
+    match instance.stop(options).await {
+        Ok(()) if keep => CliError::new(
+            format!("interrupted: {id} is stopped"),
+            format!("Start it again with 'seed restart {id}'."),
+        ),
+        Ok(()) => CliError::new(
+            format!("interrupted: {id} was not started"),
+            "Its volumes and TPM state stay for the next start.",
+        ),
+        Err(error) => error.into(),
+    }
+    .with_code(INTERRUPTED)
 }
 
 fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId), CliError> {
