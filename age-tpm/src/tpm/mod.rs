@@ -1,7 +1,6 @@
 //! A small TPM 2.0 command layer: exactly the commands that age identities need.
 //!
-//! Owns the connection, the framing of commands and responses, and the resending of commands that
-//! the TPM asks to see again. It never decides which key or index is meant; `parent`, `key`,
+//! Owns the connection, and the resending of commands that the TPM asks to see again. It never decides which key or index is meant; `parent`, `key`,
 //! [`nv`] and [`lockout`] do.
 //!
 //! # Why not tss-esapi
@@ -15,6 +14,8 @@
 //!
 //! Follows TPM 2.0 Library Part 1 (sessions), Part 2 (structures) and Part 3 (commands).
 
+mod command;
+mod error;
 mod key;
 pub mod lockout;
 pub mod nv;
@@ -26,16 +27,16 @@ mod session;
 mod tcti;
 pub mod wire;
 
-use std::io;
 use std::thread;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use self::session::Session;
+use self::command::{Auth, Command, Protect, Response, ST_SESSIONS};
 use self::tcti::HEADER_BYTES;
 use self::wire::{Reader, WireError, Writer};
 
+pub use self::error::TpmError;
 pub(crate) use self::key::MAX_PRIVATE_BYTES;
 pub use self::key::{KeyOptions, LoadedKey, MAX_PIN_BYTES, NewKey, create_key};
 pub use self::parent::PERSISTENT_SRK;
@@ -52,12 +53,6 @@ pub(crate) const RH_OWNER: u32 = 0x4000_0001;
 pub(crate) const RH_NULL: u32 = 0x4000_0007;
 /// TPM_RH_LOCKOUT: the dictionary-attack authority.
 pub(crate) const RH_LOCKOUT: u32 = 0x4000_000a;
-/// TPM_RS_PW: a password in place of a session.
-const RS_PW: u32 = 0x4000_0009;
-const ST_NO_SESSIONS: u16 = 0x8001;
-const ST_SESSIONS: u16 = 0x8002;
-/// Session attribute: the session outlives the command.
-const CONTINUE_SESSION: u8 = 0x01;
 
 /// How often a command is sent again on `TPM_RC_RETRY` and its kind before giving up.
 const RETRY_LIMIT: u32 = 60;
@@ -65,146 +60,6 @@ const RETRY_LIMIT: u32 = 60;
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Ceiling of the doubling pause between resends.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(320);
-
-/// Why a conversation with the TPM failed.
-#[derive(Debug, thiserror::Error)]
-pub enum TpmError {
-    /// The device or socket could not be opened.
-    #[error("cannot open the TPM at {tcti}")]
-    Open {
-        /// Address that was tried.
-        tcti: Tcti,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The transport broke in the middle of a command.
-    #[error("lost the TPM at {tcti} during {command}")]
-    Transport {
-        /// Address of the TPM.
-        tcti: String,
-        /// Command that was under way.
-        command: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The TPM refused a command.
-    #[error("the TPM refused {command}: {rc}")]
-    Rc {
-        /// Command that was refused.
-        command: &'static str,
-        /// Its reason.
-        rc: Rc,
-    },
-    /// The TPM's answer is not what the specification says.
-    #[error("the TPM's answer to {command} makes no sense")]
-    Wire {
-        /// Command that was answered.
-        command: &'static str,
-        /// What is wrong.
-        source: WireError,
-    },
-    /// The answer's authentication code is wrong: somebody altered it on the way.
-    #[error("the TPM's answer to {command} is not authentic")]
-    Forged {
-        /// Command that was answered.
-        command: &'static str,
-    },
-    /// A public area that the TPM sent cannot be used.
-    #[error("the TPM's {what} cannot be used")]
-    Public {
-        /// Which key it is.
-        what: &'static str,
-        /// What is wrong.
-        source: PublicError,
-    },
-    /// No storage root key on this TPM has the name that the identity asks for.
-    #[error("the key belongs to the storage root {wanted}, but this TPM's is {found}")]
-    ForeignParent {
-        /// Name of the storage root key inside the identity.
-        wanted: Name,
-        /// Name of the storage root key that this TPM makes.
-        found: Name,
-    },
-    /// The TPM does not recognise the wrapped key as its own.
-    #[error("the key was made by another TPM, or by this one before it was cleared")]
-    ForeignKey,
-    /// The key needs a PIN and it was wrong.
-    #[error("wrong PIN{}", say_tries(*.tries_left))]
-    WrongPin {
-        /// Tries that are left before the TPM locks itself, if it said so.
-        tries_left: Option<u32>,
-    },
-    /// The TPM is in dictionary-attack lockout.
-    #[error("the TPM is locked after too many failed tries")]
-    Lockout,
-    /// The operating system gave no random bytes.
-    #[error("cannot get random bytes from the system")]
-    Random(#[source] io::Error),
-}
-
-fn say_tries(left: Option<u32>) -> String {
-    match left {
-        Some(1) => ", 1 try left before the TPM locks itself".to_owned(),
-        Some(n) => format!(", {n} tries left before the TPM locks itself"),
-        None => String::new(),
-    }
-}
-
-impl TpmError {
-    /// The response code, if the TPM refused a command.
-    pub fn rc(&self) -> Option<Rc> {
-        match self {
-            Self::Rc { rc, .. } => Some(*rc),
-            _ => None,
-        }
-    }
-
-    /// What a person can do about it, as a sentence without full stop, if we know.
-    pub fn remedy(&self) -> Option<String> {
-        Some(match self {
-            Self::Open {
-                tcti: Tcti::Device(path),
-                source,
-            } => match source.kind() {
-                io::ErrorKind::NotFound => format!(
-                    "does this machine have a TPM 2.0? set {TCTI_ENV} to use another device or swtpm"
-                ),
-                io::ErrorKind::PermissionDenied => format!(
-                    "join the group that owns {0} (often \"tss\"), or allow it in the unit with DeviceAllow={0} rw",
-                    path.display()
-                ),
-                _ if source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                    format!("another program holds it; use the resource-managed {DEFAULT_DEVICE}")
-                }
-                _ => return None,
-            },
-            Self::Open { .. } => {
-                format!("is swtpm running? {TCTI_ENV} says where it listens")
-            }
-            Self::ForeignParent { .. } | Self::ForeignKey => {
-                "use the identity on the TPM that made it, or decrypt with another recipient's key"
-                    .to_owned()
-            }
-            Self::Lockout => "wait until the TPM forgets a failed try, or reset it with \
-                 tpm2_dictionarylockout --clear-lockout"
-                .to_owned(),
-            Self::Rc {
-                rc: Rc::INITIALIZE, ..
-            } => "the TPM was not started up; an emulator needs the flag startup-clear".to_owned(),
-            _ => return None,
-        })
-    }
-
-    /// The whole story in one line: this error, its causes, and the remedy.
-    pub fn explain(&self) -> String {
-        let mut text = crate::error_chain(self);
-        if let Some(remedy) = self.remedy() {
-            text.push_str("; ");
-            text.push_str(&remedy);
-        }
-        text
-    }
-}
 
 /// An open TPM. All methods block.
 pub struct Tpm {
@@ -360,145 +215,12 @@ impl Tpm {
     }
 }
 
-/// Who authorises a command.
-enum Auth<'s> {
-    /// An empty password.
-    Empty,
-    /// A salted session, which also hides parameters; used for one command.
-    Session(&'s Session, Protect<'s>),
-}
-
-/// What a session does beyond authorising.
-#[derive(Clone, Copy)]
-struct Protect<'s> {
-    /// Authorisation value of the object that the first handle names.
-    auth_value: &'s [u8],
-    /// Encrypt the command's first parameter.
-    command: bool,
-    /// Have the response's first parameter encrypted.
-    response: bool,
-}
-
-/// A command under construction.
-struct Command<'s> {
-    name: &'static str,
-    code: u32,
-    /// Handles with the names that go into the authorisation hash.
-    handles: Vec<(u32, Vec<u8>)>,
-    auths: Vec<Auth<'s>>,
-    params: Writer,
-    yields_handle: bool,
-}
-
-impl<'s> Command<'s> {
-    fn new(name: &'static str, code: u32) -> Self {
-        Self {
-            name,
-            code,
-            handles: Vec::new(),
-            auths: Vec::new(),
-            params: Writer::new(),
-            yields_handle: false,
-        }
-    }
-
-    /// Adds a handle whose name is the handle itself (hierarchies, sessions), or one that needs
-    /// no name because only passwords authorise the command.
-    fn handle(mut self, handle: u32) -> Self {
-        self.handles.push((handle, handle.to_be_bytes().to_vec()));
-        self
-    }
-
-    /// Adds an object's handle with its name.
-    fn object(mut self, handle: u32, name: &Name) -> Self {
-        self.handles.push((handle, name.as_bytes().to_vec()));
-        self
-    }
-
-    fn auth(mut self, auth: Auth<'s>) -> Self {
-        self.auths.push(auth);
-        self
-    }
-
-    fn params(mut self, params: Writer) -> Self {
-        self.params = params;
-        self
-    }
-
-    fn yields_handle(mut self) -> Self {
-        self.yields_handle = true;
-        self
-    }
-
-    /// The bytes to send, and what is needed to check the answer of a salted session.
-    fn encode(&self) -> Result<(Zeroizing<Vec<u8>>, Option<session::Pending>), TpmError> {
-        let mut params = Zeroizing::new(self.params.as_slice().to_vec());
-        let mut area = Writer::new();
-        let mut pending = None;
-        for auth in &self.auths {
-            match auth {
-                Auth::Empty => {
-                    area = area.u32(RS_PW).sized(&[]).u8(CONTINUE_SESSION).sized(&[]);
-                }
-                Auth::Session(session, protect) => {
-                    let (bytes, wait) = session
-                        .authorize(self.code, &self.handles, &mut params, *protect)
-                        .map_err(TpmError::Random)?;
-                    area = area.bytes(&bytes);
-                    pending = Some(wait);
-                }
-            }
-        }
-        let mut body = Writer::new().u32(self.code);
-        for (handle, _) in &self.handles {
-            body = body.u32(*handle);
-        }
-        let tag = if self.auths.is_empty() {
-            ST_NO_SESSIONS
-        } else {
-            let area = area.finish();
-            body = body.u32(len_u32(area.len())).bytes(&area);
-            ST_SESSIONS
-        };
-        let body = body.bytes(&params).finish();
-        // Tag and size come before the body that starts with the command code.
-        let request = Writer::new()
-            .u16(tag)
-            .u32(len_u32(body.len() + 6))
-            .bytes(&body)
-            .finish();
-        Ok((request, pending))
-    }
-}
-
-fn len_u32(len: usize) -> u32 {
-    u32::try_from(len).expect("commands are built here and stay below 4 KiB")
-}
-
-/// An answer whose authentication was checked.
-struct Response {
-    name: &'static str,
-    handle: u32,
-    params: Zeroizing<Vec<u8>>,
-}
-
-impl Response {
-    /// Parses the parameters; bytes after what `parse` takes are allowed (tickets nobody needs).
-    fn read<'a, T>(
-        &'a self,
-        parse: impl FnOnce(&mut Reader<'a>) -> Result<T, WireError>,
-    ) -> Result<T, TpmError> {
-        parse(&mut Reader::new(&self.params)).map_err(|source| TpmError::Wire {
-            command: self.name,
-            source,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::{Arc, Mutex};
 
+    use super::command::ST_NO_SESSIONS;
     use super::*;
 
     /// Answers with the codes given, and remembers what it was sent.
