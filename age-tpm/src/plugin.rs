@@ -338,6 +338,8 @@ fn ask_pin(
     callbacks: &mut impl Callbacks<identity::Error>,
 ) -> Result<SecretString, UseError> {
     match std::env::var(PIN_ENV) {
+        // An empty variable is a slip, and not worth one of the few tries.
+        Ok(pin) if pin.is_empty() => {}
         Ok(pin) => return Ok(SecretString::from(pin)),
         Err(std::env::VarError::NotUnicode(_)) => return Err(UseError::PinNotText),
         Err(std::env::VarError::NotPresent) => {}

@@ -237,6 +237,18 @@ fn a_key_with_pin_and_nobody_to_ask_is_an_error_that_names_the_variable() {
         dialogue.errors(),
         "identity 0: the key needs a PIN; set AGE_TPM_PIN or run the client on a terminal\n"
     );
+    let mut empty = plugin(Some(&swtpm.tcti()));
+    let again = talk(
+        empty.env("AGE_TPM_PIN", ""),
+        "identity-v1",
+        &first,
+        like_age,
+    );
+    assert_eq!(
+        again.errors(),
+        dialogue.errors(),
+        "an empty variable costs no try"
+    );
     let mut with_variable = plugin(Some(&swtpm.tcti()));
     let dialogue = talk(
         with_variable.env("AGE_TPM_PIN", PIN),

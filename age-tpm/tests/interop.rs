@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use age_tpm::provision;
 use age_tpm::recipient::Spelling;
@@ -53,6 +54,38 @@ fn the_machines_own_age_encrypts_to_age1tpm1_and_decrypts_with_the_identity() {
         &by_identity,
     );
     assert_eq!(opened, b"another");
+}
+
+#[test]
+fn under_the_name_of_age_plugin_tag_it_encrypts_for_clients_that_know_no_age1tag1() {
+    let Some(swtpm) = Swtpm::start("age-plugin-tag") else {
+        return;
+    };
+    let Some(age) = program("age") else {
+        return skip("age-plugin-tag", "age is not installed");
+    };
+    let path = swtpm.scratch().join("age-identity");
+    let mine = provision::ensure(&mut swtpm.open(), &path)
+        .unwrap()
+        .identity;
+    let bin = swtpm.scratch().join("bin");
+    fs::create_dir(&bin).unwrap();
+    symlink(
+        env!("CARGO_BIN_EXE_age-plugin-tpm"),
+        bin.join("age-plugin-tag"),
+    )
+    .unwrap();
+    let mut encrypt = command(&age, None);
+    encrypt
+        .env("PATH", &bin)
+        .args(["-r", &mine.recipient().to_tag_text()]);
+    let sealed = run_ok(&mut encrypt, b"tagged");
+    let tcti = swtpm.tcti();
+    let opened = run_ok(
+        command(&age, Some(&tcti)).arg("-d").arg("-i").arg(&path),
+        &sealed,
+    );
+    assert_eq!(opened, b"tagged");
 }
 
 #[test]
