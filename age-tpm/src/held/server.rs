@@ -4,9 +4,9 @@
 //! and gives a client little time, so that a stuck one cannot hold up the others for long. Everything
 //! blocks: run it on a thread of its own.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use super::{COMPRESSED_BYTES, GIVEN, MAGIC, REFUSED, REQUEST_BYTES};
 const CLIENT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause after a failed accept (out of descriptors), lest it spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const FOLDER_MODE: u32 = 0o700;
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
 
@@ -113,14 +114,20 @@ impl Server {
     ///
     /// Whatever the kernel says about the path.
     pub fn bind(path: &Path, group: Option<u32>) -> io::Result<Self> {
-        // Made under a name that nobody opens, so that it never has wider permissions.
-        let mut staged = path.as_os_str().to_owned();
-        staged.push(".new");
-        let staged = PathBuf::from(staged);
+        // Made in a folder of its own that nobody else may enter, so that it is never open to more
+        // than it should be, whatever the process's umask.
+        let mut staging = path.as_os_str().to_owned();
+        staging.push(".d");
+        let staging = PathBuf::from(staging);
+        let staged = staging.join("s");
         match fs::remove_file(&staged) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(&staging)?;
         let listener = UnixListener::bind(&staged)?;
         let mode = if group.is_some() {
             OWNER_AND_GROUP
@@ -132,6 +139,7 @@ impl Server {
             std::os::unix::fs::chown(&staged, None, Some(group))?;
         }
         fs::rename(&staged, path)?;
+        fs::remove_dir(&staging)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
