@@ -43,7 +43,7 @@ impl ValueCache {
 
 /// Keys are places in files, chosen by journald: one multiplication spreads them well enough.
 #[derive(Debug, Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {

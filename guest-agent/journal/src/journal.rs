@@ -65,7 +65,6 @@ pub struct Journal {
     pub(crate) directories: Directories,
     pub(crate) slots: Slots,
     pub(crate) cache: ValueCache,
-    pub(crate) serials: u64,
     /// Where the cursors stand.
     reading: Option<Reading>,
     pub(crate) resume: Resume,
@@ -102,7 +101,6 @@ impl Journal {
             directories: Directories::new(paths),
             slots: Slots::default(),
             cache: ValueCache::default(),
-            serials: 0,
             reading: None,
             resume: Resume::default(),
             pace: Pace::default(),

@@ -4,9 +4,9 @@
 //! into offsets once for each file (by the file's own hash table), and an entry is tested by the offsets it lists.
 //! A file that lacks the values of a condition is passed over whole.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, hash::BuildHasherDefault};
 
-use crate::{file::JournalFile, object::EntryRef};
+use crate::{cache::KeyHasher, file::JournalFile, object::EntryRef};
 
 /// Places of shared values that are remembered while texts are searched.
 const MAX_OTHERS: usize = 16 * 1024;
@@ -101,7 +101,7 @@ pub(crate) struct Filter<'q> {
     /// Entries that the file had when the offsets were looked up.
     as_of: u64,
     /// Shared values that are no messages.
-    others: HashSet<u64>,
+    others: HashSet<u64, BuildHasherDefault<KeyHasher>>,
 }
 
 impl<'q> Filter<'q> {
@@ -123,7 +123,7 @@ impl<'q> Filter<'q> {
             query,
             groups,
             as_of: file.header.n_entries,
-            others: HashSet::new(),
+            others: HashSet::default(),
         }
     }
 

@@ -111,7 +111,7 @@ impl Journal {
         while let Some((index, bound)) = self.pick(stream, run) {
             loop {
                 let slot = &mut self.slots.slots[index];
-                let Ok(Some(entry)) = slot.peek_after(run.last, &mut self.serials) else {
+                let Ok(Some(entry)) = slot.peek_after(run.last, &mut self.slots.serials) else {
                     break;
                 };
                 let seqnum = entry.head.seqnum;
@@ -202,7 +202,10 @@ impl Journal {
                 break;
             }
             // A file that cannot be opened any more was deleted: the next listing will not have it.
-            let next = slot.peek_after(run.last, &mut self.serials).ok().flatten();
+            let next = slot
+                .peek_after(run.last, &mut self.slots.serials)
+                .ok()
+                .flatten();
             let is_deleted = slot.has_skipped() && slot.is_deleted();
             run.add(slot.close_if_exhausted());
             let Some(entry) = next.filter(|_| !is_deleted) else {

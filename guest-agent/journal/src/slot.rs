@@ -3,6 +3,8 @@
 //! A slot is one journal file by its file id; its name may change under us (rotation renames the active file).
 //! Closed files are read once and closed; a deleted file leaves the list.
 
+use std::io;
+
 use seed_protocol::journal::{BatchEncoder, Commit};
 
 use crate::{
@@ -62,19 +64,37 @@ impl Slot {
         JournalFile::open(&self.name.path)
     }
 
-    /// Reads the header again. False when the file cannot be read any more.
-    pub(crate) fn look(&mut self) -> bool {
-        let header = match &self.file {
-            Some(file) => file.current_header(),
-            None => JournalFile::open(&self.name.path).map(|file| file.header),
-        };
-        match header {
-            Ok(header) if header.file_id == self.header.file_id => {
-                self.header = header;
-                true
-            }
-            Ok(_) | Err(_) => false,
+    /// Reads the header again, and keeps the file open for the next time. What was deleted meanwhile keeps its old
+    /// header until the next listing.
+    fn look(&mut self, serials: &mut u64) {
+        let Ok(file) = self.open(serials) else { return };
+        if let Ok(header) = file.current_header()
+            && header.file_id == self.header.file_id
+        {
+            self.header = header;
         }
+    }
+
+    /// The name may be another file's by now: journald renames the active one. The next listing knows.
+    fn open(&mut self, serials: &mut u64) -> Result<&mut JournalFile, FileError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = JournalFile::open(&self.name.path)?;
+                if file.header.file_id != self.header.file_id {
+                    let path = self.name.path.clone();
+                    return Err(FileError::Io {
+                        path,
+                        source: io::ErrorKind::NotFound.into(),
+                    });
+                }
+                *serials += 1;
+                self.serial = *serials;
+                self.placed = false;
+                file
+            }
+        };
+        Ok(self.file.insert(file))
     }
 
     /// True when the file can have an entry numbered above `last`.
@@ -90,20 +110,16 @@ impl Slot {
         last: u64,
         serials: &mut u64,
     ) -> Result<Option<EntryRef>, FileError> {
-        if self.file.is_none() {
-            self.file = Some(JournalFile::open(&self.name.path)?);
-            *serials += 1;
-            self.serial = *serials;
-            self.placed = false;
-        }
+        self.open(serials)?;
+        let header = self.header;
         let Some(file) = &mut self.file else {
             return Ok(None);
         };
         if !self.placed {
-            if self.header.head_seqnum > last {
-                file.rewind()
+            if header.head_seqnum > last {
+                file.rewind();
             } else {
-                file.seek_after(last)
+                file.seek_after(last);
             }
             self.placed = true;
         }
@@ -219,6 +235,8 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     pub(crate) slots: Vec<Slot>,
+    /// How many files were opened so far.
+    pub(crate) serials: u64,
     pub(crate) problems: Vec<(Name, FileError)>,
 }
 
@@ -256,7 +274,7 @@ impl Slots {
     fn adopt(&mut self, name: Name, known: Option<Slot>, machine_id: &[u8; 16]) -> Option<Slot> {
         let header = match JournalFile::open(&name.path) {
             Ok(file) => file.header,
-            Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 // Renamed or deleted since the listing. A known one is kept until the next listing decides.
                 self.slots.extend(known);
                 return None;
@@ -299,7 +317,7 @@ impl Slots {
     /// Reads the headers of files that are being written.
     pub(crate) fn look_at_active(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.is_active()) {
-            slot.look();
+            slot.look(&mut self.serials);
         }
         self.sort();
     }

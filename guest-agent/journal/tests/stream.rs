@@ -434,3 +434,29 @@ fn waiting_ends_with_the_change_and_not_without() {
     assert!(woken.saturating_duration_since(written) < Duration::from_secs(2));
     assert_eq!(read(&mut journal, &mut position).0, expected(1, [2]));
 }
+
+#[test]
+fn a_file_that_is_renamed_before_it_was_opened_is_found_again() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    append(&mut writer, 1, 1, 1);
+    let mut journal = machine.journal();
+    // Listed, not read: the position asks for a stream that is not there.
+    let mut nowhere = Position {
+        seqnum_id: OTHER,
+        seqnum: 1,
+        mark: None,
+    };
+    read(&mut journal, &mut nowhere);
+    append(&mut writer, 2, 1, 2);
+    writer.archive(&machine.path("var", "system@1.journal"));
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    append(&mut writer, 3, 1, 3);
+    let mut position = Position {
+        seqnum_id: PERSISTENT,
+        seqnum: 1,
+        mark: None,
+    };
+    let (got, outcomes) = read(&mut journal, &mut position);
+    assert_eq!((got, gaps(&outcomes)), (expected(1, 2..=3), vec![]));
+}
