@@ -127,12 +127,9 @@ pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     ensure!(!mounts.contains(&run), "a mount is left below {run}");
     // What the log holds can be read after the end, and the end was orderly.
     let log = instance.log(400)?;
-    let orderly = log.iter().any(|entry| {
-        let message = entry["MESSAGE"].as_str().unwrap_or_default();
-        message.contains("Power-Off")
-            || message.contains("power-off")
-            || message.contains("Powering off")
-    });
+    let orderly = log
+        .iter()
+        .any(|entry| entry["UNIT"] == "poweroff.target" && entry["JOB_RESULT"] == "done");
     ensure!(orderly, "no line of an orderly poweroff in the log's end");
     Ok(())
 }
