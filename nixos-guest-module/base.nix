@@ -15,6 +15,7 @@
   # The host boots the kernel directly (boot.json): there is nothing to install a loader on.
   boot.loader.grub.enable = lib.mkDefault false;
   boot.initrd.systemd.enable = lib.mkDefault true;
+  boot.initrd.includeDefaultModules = lib.mkDefault false;
   boot.enableContainers = lib.mkDefault false;
 
   # Users are made by a unit before the agent, not by an activation script (which nixos-init does not run).
@@ -22,6 +23,8 @@
 
   # The closure is replaced as a whole: nothing is built or switched inside.
   nix.enable = lib.mkDefault false;
+  nixpkgs.flake.setNixPath = lib.mkDefault false;
+  nixpkgs.flake.setFlakeRegistry = lib.mkDefault false;
   system.switch.enable = lib.mkDefault false;
   system.disableInstallerTools = lib.mkDefault true;
   documentation.man.man-db.enable = lib.mkDefault false;

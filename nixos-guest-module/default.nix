@@ -13,5 +13,6 @@
     ./journald.nix
     ./acme.nix
     ./shoot.nix
+    ./image.nix
   ];
 }

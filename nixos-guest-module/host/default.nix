@@ -1,0 +1,9 @@
+# The host module: what a NixOS machine needs to run instances, by `seed` and by containerd.
+{
+  imports = [
+    ./options.nix
+    ./shim.nix
+    ./containerd.nix
+    ./k3s.nix
+  ];
+}

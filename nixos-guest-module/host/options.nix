@@ -1,0 +1,73 @@
+# Options of a host.
+{ lib, pkgs, ... }:
+let
+  program =
+    name: default:
+    lib.mkOption {
+      type = lib.types.path;
+      inherit default;
+      defaultText = lib.literalMD "from nixpkgs";
+      description = "The program `${name}` that the shim starts.";
+    };
+in
+{
+  options.seed.host = {
+    enable = lib.mkEnableOption "running Seed instances on this machine";
+
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = pkgs.callPackage ../../host-shim/package.nix { };
+      defaultText = lib.literalMD "`seed-shim` of this flake";
+      description = "The shim and the command line.";
+    };
+
+    programs = {
+      qemu = program "qemu" (
+        lib.getExe' pkgs.qemu_kvm "qemu-system-${pkgs.stdenv.hostPlatform.qemuArch}"
+      );
+      virtiofsd = program "virtiofsd" (lib.getExe pkgs.virtiofsd);
+      swtpm = program "swtpm" (lib.getExe' pkgs.swtpm "swtpm");
+      vhost_device_vsock = program "vhost-device-vsock" (
+        lib.getExe' pkgs.vhost-device-vsock "vhost-device-vsock"
+      );
+    };
+
+    settings = lib.mkOption {
+      type = lib.types.submodule { freeformType = (pkgs.formats.toml { }).type; };
+      default = { };
+      example = {
+        accel = "kvm";
+        limits.poweroff_seconds = 120;
+      };
+      description = ''
+        `/etc/seed/shim.toml`, key by key. Keys that the shim does not know are refused by it.
+      '';
+    };
+
+    containerd = {
+      enable = lib.mkOption {
+        type = lib.types.bool;
+        default = true;
+        description = "Whether containerd runs, with the shim as one of its runtimes.";
+      };
+      runtimeName = lib.mkOption {
+        type = lib.types.str;
+        default = "seed";
+        description = "The runtime's name: the `handler` of a Kubernetes RuntimeClass.";
+      };
+      podAnnotations = lib.mkOption {
+        type = lib.types.listOf lib.types.str;
+        default = [
+          "seed.loom.farm/*"
+          "io.katacontainers.config.hypervisor.default_vcpus"
+          "io.katacontainers.config.hypervisor.default_memory"
+        ];
+        description = ''
+          The allow-list of annotations that containerd hands from pods to the shim. Others never reach it.
+        '';
+      };
+    };
+
+    k3s.enable = lib.mkEnableOption "the runtime in k3s, with its RuntimeClass";
+  };
+}

@@ -1,0 +1,35 @@
+# The shim's configuration, its state, kernel modules, and `seed` in everybody's PATH.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.seed.host;
+  runDir = cfg.settings.run_dir or "/run/seed";
+  stateDir = cfg.settings.state_dir or "/var/lib/seed";
+in
+{
+  config = lib.mkIf cfg.enable {
+    environment.systemPackages = [ cfg.package ];
+    environment.etc."seed/shim.toml".source =
+      (pkgs.formats.toml { }).generate "seed-shim.toml"
+        cfg.settings;
+    seed.host.settings.programs = lib.mapAttrs (_: lib.mkDefault) cfg.programs;
+
+    boot.kernelModules = [
+      "vhost_net"
+      "vhost_vsock"
+      "tun"
+    ];
+    # Identities and volumes: nobody but root looks in.
+    systemd.tmpfiles.settings."10-seed" = lib.genAttrs [ runDir stateDir ] (_: {
+      d = {
+        user = "root";
+        group = "root";
+        mode = "0700";
+      };
+    });
+  };
+}

@@ -1,0 +1,46 @@
+# `lib.mkOutputs`: a flake's outputs from its instances, under the names that the platform reads (`seeds`,
+# `combine`) and under those that Nix knows (`nixosConfigurations`, `packages`, `checks`). What instances and
+# domains say of each other is checked here, where both are known.
+{ lib }:
+{
+  seeds,
+  combine ? { },
+}:
+let
+  inherit (import ./lib) dns;
+  domains = combine.domains or { };
+  problems =
+    dns.domainProblems domains
+    ++ dns.strayNames {
+      inherit domains;
+      names = lib.mapAttrs (_: instance: instance.meta.dns.names) seeds;
+    };
+  checked =
+    if problems == [ ] then
+      seeds
+    else
+      throw "the flake's instances are not right:\n${
+        lib.concatMapStringsSep "\n" (text: "- ${text}") problems
+      }";
+
+  # `{ x86_64-linux.web = make web; }`
+  bySystem =
+    make:
+    lib.foldl' lib.recursiveUpdate { } (
+      lib.mapAttrsToList (name: instance: { ${instance.system} = make name instance; }) checked
+    );
+in
+{
+  seeds = checked;
+  inherit combine;
+  nixosConfigurations = lib.mapAttrs (_: instance: instance.nixos) checked;
+  packages = bySystem (
+    name: instance: {
+      # `nix run .#web` boots it.
+      ${name} = instance.runner;
+      "${name}-toplevel" = instance.toplevel;
+      "${name}-image" = instance.image;
+    }
+  );
+  checks = bySystem (name: instance: { ${name} = instance.toplevel; });
+}
