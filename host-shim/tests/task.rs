@@ -297,7 +297,7 @@ async fn a_start_that_fails_says_how_far_it_came_and_where_the_console_is() {
             "{message}"
         );
         assert!(
-            message.ends_with("Linux version 6.12 | loading"),
+            message.ends_with("(its last lines: Linux version 6.12 | loading)"),
             "{message}"
         );
         assert!(fs::read_to_string(kept).unwrap().contains("Linux version"));
