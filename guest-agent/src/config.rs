@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use seed_protocol::{paths, ports};
@@ -22,6 +23,12 @@ use crate::storage::{
 
 /// The largest instance file that is read.
 const MAX_INSTANCE_BYTES: u64 = 1024 * 1024;
+
+/// Kata's limit for a device that was just attached.
+const HOTPLUG_LIMIT: Duration = Duration::from_secs(3);
+
+/// The longest limit that a host may ask for.
+const MAX_HOTPLUG_SECONDS: u32 = 600;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -104,6 +111,21 @@ pub struct Paths {
     pub dev: PathBuf,
     /// Users and groups: `passwd` and `group` in this directory.
     pub etc: PathBuf,
+    /// `sysfs`.
+    pub sys: PathBuf,
+    /// `procfs`.
+    pub proc: PathBuf,
+    /// The root of the control groups.
+    pub cgroup: PathBuf,
+    /// What the host shares or copies for the container, and nothing else, is below this.
+    pub shared: PathBuf,
+}
+
+impl Paths {
+    /// The kernel's tree of devices.
+    pub fn sys_devices(&self) -> PathBuf {
+        self.sys.join("devices")
+    }
 }
 
 impl Default for Paths {
@@ -117,6 +139,10 @@ impl Default for Paths {
             sys_block: "/sys/block".into(),
             dev: "/dev".into(),
             etc: "/etc".into(),
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+            cgroup: "/sys/fs/cgroup".into(),
+            shared: "/run/kata-containers".into(),
         }
     }
 }
@@ -151,6 +177,12 @@ pub struct Config {
     pub host: Host,
     /// More words in the log.
     pub debug: bool,
+    /// How long a device that the host has just attached may take to appear.
+    pub hotplug_limit: Duration,
+    /// The vsock port where the log is served, when the host asks for it.
+    pub log_port: Option<u32>,
+    /// Kernel parameters for a Kata agent that mean nothing here.
+    pub ignored: Vec<String>,
     /// Give up capabilities after provisioning.
     pub drop_privileges: bool,
     /// What the closure says.
@@ -203,6 +235,9 @@ impl Config {
             listen: Listen::Vsock(ports::AGENT),
             host: Host::Absent,
             debug: false,
+            hotplug_limit: HOTPLUG_LIMIT,
+            log_port: None,
+            ignored: Vec::new(),
             drop_privileges: true,
             instance,
             paths: Paths::default(),
@@ -226,6 +261,23 @@ impl Config {
                         reason: "vsock://-1:PORT is wanted",
                     })?;
                 }
+                "agent.log_vport" => {
+                    let port: Option<u32> = value.parse().ok();
+                    let reason = "a port number is wanted";
+                    config.log_port = match port {
+                        // Kata's word for "no such port".
+                        Some(0) => None,
+                        _ => Some(number("agent.log_vport", value, reason)?),
+                    };
+                }
+                "agent.hotplug_timeout" => {
+                    let reason = "a number of seconds is wanted";
+                    let seconds = number("agent.hotplug_timeout", value, reason)?;
+                    let seconds = seconds.min(MAX_HOTPLUG_SECONDS);
+                    config.hotplug_limit = Duration::from_secs(seconds.into());
+                }
+                // The value may be anything, a secret too; the name says enough.
+                _ if key.starts_with("agent.") => config.ignored.push(key.to_owned()),
                 _ => {}
             }
         }

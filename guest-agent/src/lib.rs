@@ -9,6 +9,7 @@
 //! | [`server`] | the listener, the adapters of both dialects, the one error mapping |
 //! | [`sandbox`] | what the host has asked for so far: a pure state machine |
 //! | [`env`](mod@env) | `/run/seed/env` |
+//! | [`network`] | links, addresses, routes and neighbours |
 //! | [`storage`] | volumes: find, make, check, mount, own |
 //! | [`identity`] | the age identity that the TPM holds |
 //! | [`systemd`] | units, readiness and power over D-Bus |
@@ -30,6 +31,7 @@ pub mod exec;
 pub mod identity;
 pub mod journal;
 pub mod logging;
+pub mod network;
 pub mod sandbox;
 pub mod server;
 pub mod status;

@@ -6,140 +6,23 @@
     reason = "helpers of tests: what fails here fails the test"
 )]
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+mod common;
 
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use common::{Agent, container, limit, refusal};
 use seed_agent::{
-    agent::Context,
-    config::{BakedVolume, Config, Host, Instance, Listen, Paths},
-    server::{self, Server},
+    config::{BakedVolume, Instance},
     storage::{MountPoint, VolumeName, owner::OwnerNames},
 };
 use seed_protocol::{
     kata::{
-        agent::*, agent_ttrpc::AgentServiceClient, health::CheckRequest,
-        health::health_check_response::ServingStatus, health_ttrpc::HealthClient, oci,
+        agent::*, health::CheckRequest, health::health_check_response::ServingStatus,
+        health_ttrpc::HealthClient,
     },
-    seed::{
-        v1::{GetStatusRequest, Stage},
-        v1_ttrpc::GuestClient,
-    },
-    status,
+    seed::v1::{GetStatusRequest, Stage},
 };
-use tokio::net::UnixStream;
-use ttrpc::{
-    Code,
-    r#async::{Client, transport::Socket},
-    context::with_duration,
-};
-
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// An agent with files of its own, and a client of it.
-struct Agent {
-    directory: tempfile::TempDir,
-    ctx: Arc<Context>,
-    client: Client,
-    _server: Server,
-}
-
-impl Agent {
-    async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), Instance::default()).await
-    }
-
-    async fn start_in(directory: tempfile::TempDir, instance: Instance) -> Self {
-        let at = |name: &str| directory.path().join(name);
-        for name in ["sys", "dev", "etc"] {
-            fs::create_dir_all(at(name)).unwrap();
-        }
-        let config = Config {
-            listen: Listen::Unix(at("agent.sock")),
-            host: Host::Expected { beacon_port: None },
-            debug: false,
-            drop_privileges: false,
-            instance,
-            paths: Paths {
-                env_file: at("env"),
-                identity_file: at("age-identity"),
-                record_file: at("agent.json"),
-                resolv_conf: at("resolv.conf"),
-                journal_dirs: vec![at("journal")],
-                sys_block: at("sys"),
-                dev: at("dev"),
-                etc: at("etc"),
-            },
-        };
-        let ctx = Context::start(config);
-        let server = server::start(&ctx).await.unwrap().unwrap();
-        ctx.status.reach(Stage::STAGE_HELLO);
-        let stream = UnixStream::connect(at("agent.sock")).await.unwrap();
-        let client = Client::new(Socket::new(stream));
-        Self {
-            directory,
-            ctx,
-            client,
-            _server: server,
-        }
-    }
-
-    fn kata(&self) -> AgentServiceClient {
-        AgentServiceClient::new(self.client.clone())
-    }
-
-    fn seed(&self) -> GuestClient {
-        GuestClient::new(self.client.clone())
-    }
-
-    async fn create(&self, id: &str, env: &[&str]) -> ttrpc::Result<()> {
-        let request = container(id, env, vec![]);
-        self.kata()
-            .create_container(limit(), &request)
-            .await
-            .map(drop)
-    }
-
-    async fn start_container(&self, id: &str) -> ttrpc::Result<()> {
-        let request = StartContainerRequest {
-            container_id: id.into(),
-            ..Default::default()
-        };
-        self.kata()
-            .start_container(limit(), &request)
-            .await
-            .map(drop)
-    }
-}
-
-fn limit() -> ttrpc::context::Context {
-    with_duration(LIMIT)
-}
-
-fn container(id: &str, env: &[&str], storages: Vec<Storage>) -> CreateContainerRequest {
-    let env = env.iter().map(|entry| (*entry).to_owned()).collect();
-    let process = oci::Process {
-        Env: env,
-        ..Default::default()
-    };
-    let spec = oci::Spec {
-        Process: Some(process).into(),
-        ..Default::default()
-    };
-    let container_id = id.to_owned();
-    CreateContainerRequest {
-        container_id,
-        storages,
-        OCI: Some(spec).into(),
-        ..Default::default()
-    }
-}
-
-fn refusal<T>(result: ttrpc::Result<T>) -> (Code, String) {
-    let Err(error) = result else {
-        panic!("the request was not refused")
-    };
-    let (code, message) = status::of(&error).unwrap_or_else(|| panic!("{error}"));
-    (code, message.to_owned())
-}
+use ttrpc::{Code, context::with_duration};
 
 #[tokio::test]
 async fn the_shims_calls_write_the_environment_and_let_the_boot_go_on() {

@@ -9,7 +9,8 @@ use ttrpc::{Code, error::get_rpc_status};
 
 use crate::{
     agent::sentence, env::EnvError, exec::ExecError, identity::IdentityError,
-    journal::JournalError, sandbox::SandboxError, storage::SpecError, systemd::SystemdError,
+    journal::JournalError, network::NetworkError, sandbox::SandboxError, storage::SpecError,
+    systemd::SystemdError,
 };
 
 /// Why a request was not fulfilled.
@@ -47,6 +48,9 @@ pub enum RequestError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Links, routes and neighbours.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Units and power.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
@@ -73,6 +77,7 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Exec(error) => exec(&error, message),
             RequestError::Identity(error) => identity(&error, message),
             RequestError::Journal(error) => journal(&error, message),
+            RequestError::Network(error) => network(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
         }
     }
@@ -150,6 +155,25 @@ fn journal(error: &JournalError, message: String) -> ttrpc::Error {
         JournalError::MachineId(_) | JournalError::Read(_) | JournalError::Gone => {
             status::internal(message)
         }
+    }
+}
+
+fn network(error: &NetworkError, message: String) -> ttrpc::Error {
+    match error {
+        NetworkError::Value { .. } | NetworkError::TooMany(_) => status::invalid(message),
+        NetworkError::NoLink(_) | NetworkError::NoDevice(_) => status::not_found(message),
+        // The kernel's words for "this cannot be meant": a gateway that no route leads to, for one.
+        NetworkError::Kernel { source, .. }
+            if matches!(
+                source.kind(),
+                io::ErrorKind::InvalidInput
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::HostUnreachable
+            ) =>
+        {
+            status::failed_precondition(message)
+        }
+        NetworkError::Kernel { .. } | NetworkError::Open(_) => status::internal(message),
     }
 }
 

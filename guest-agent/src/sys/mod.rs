@@ -6,5 +6,7 @@ pub mod command;
 pub mod file;
 pub mod machine;
 pub mod mount;
+pub mod netlink;
+pub mod pci;
 pub mod privileges;
 pub mod resolver;

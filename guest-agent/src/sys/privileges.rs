@@ -7,9 +7,11 @@ use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 
 /// What is left to do after provisioning: stop the machine at once (`SYS_BOOT`), signal PID 1 and
 /// processes (`KILL`), reach the TPM and the journal whoever owns them (`DAC_*`), hand a terminal to its
-/// user (`CHOWN`, `FOWNER`), and mount or grow a volume that is attached later (`SYS_ADMIN`,
-/// `SYS_RESOURCE`: ext4 asks for it).
-const KEPT: [Capability; 8] = [
+/// user (`CHOWN`, `FOWNER`), mount or grow a volume that is attached later (`SYS_ADMIN`, `SYS_RESOURCE`:
+/// ext4 asks for it), set links and routes (`NET_ADMIN`) and the clock (`SYS_TIME`) when the host says so.
+const KEPT: [Capability; 10] = [
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_TIME,
     Capability::CAP_SYS_BOOT,
     Capability::CAP_KILL,
     Capability::CAP_DAC_OVERRIDE,

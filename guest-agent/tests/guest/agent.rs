@@ -48,9 +48,7 @@ impl Agent {
         let config = Config {
             listen: Listen::Unix(at("agent.sock")),
             host: Host::Expected { beacon_port: None },
-            debug: false,
             drop_privileges: false,
-            instance: Instance::default(),
             paths: Paths {
                 env_file: at("env"),
                 identity_file: at("age-identity"),
@@ -58,6 +56,7 @@ impl Agent {
                 resolv_conf: at("resolv.conf"),
                 ..Paths::default()
             },
+            ..Config::from_cmdline("", Instance::default()).unwrap()
         };
         let context = Context::start(config);
         let server = server::start(&context).await.unwrap().unwrap();

@@ -5,6 +5,7 @@
 //! later, never gets here: `kata::agent_service` answers it.
 
 mod container;
+mod network;
 pub mod process;
 mod sandbox;
 pub mod stdio;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use seed_protocol::{
-    kata::{agent::*, agent_ttrpc, empty::Empty, health, health_ttrpc},
+    kata::{agent::*, agent_ttrpc, empty::Empty, health, health_ttrpc, types},
     version,
 };
 use ttrpc::asynchronous::TtrpcContext;
@@ -65,6 +66,11 @@ agent_service! {
     read_stdout(ReadStreamRequest) -> ReadStreamResponse = stdio::read_stdout;
     read_stderr(ReadStreamRequest) -> ReadStreamResponse = stdio::read_stderr;
     close_stdin(CloseStdinRequest) -> Empty = stdio::close_stdin;
+    update_interface(UpdateInterfaceRequest) -> types::Interface = network::update_interface;
+    update_routes(UpdateRoutesRequest) -> Routes = network::update_routes;
+    list_interfaces(ListInterfacesRequest) -> Interfaces = network::list_interfaces;
+    list_routes(ListRoutesRequest) -> Routes = network::list_routes;
+    add_arp_neighbors(AddARPNeighborsRequest) -> Empty = network::add_arp_neighbors;
     get_guest_details(GuestDetailsRequest) -> GuestDetailsResponse = sandbox::get_guest_details;
     get_oom_event(GetOOMEventRequest) -> OOMEvent = sandbox::get_oom_event;
     remove_stale_virtiofs_share_mounts(RemoveStaleVirtiofsShareMountsRequest) -> Empty
