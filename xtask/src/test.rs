@@ -205,6 +205,8 @@ fn cargo(places: &Places, args: &[&str]) -> Command {
         .current_dir(&places.root)
         .env("CARGO_TERM_COLOR", "never")
         .env("TERM", "dumb")
+        // The message and its place say enough in a log.
+        .env("RUST_BACKTRACE", "0")
         .env("PATH", places.path_variable());
     cargo
 }
