@@ -94,8 +94,22 @@ impl Journal {
     /// there count as empty and may come later.
     #[must_use]
     pub fn open(parents: &[PathBuf], machine_id: [u8; 16]) -> Self {
-        let name = hexadecimal(&machine_id);
-        let paths = parents.iter().map(|parent| parent.join(&name)).collect();
+        Self::open_named(parents, machine_id, &hexadecimal(&machine_id))
+    }
+
+    /// The journal of a `LogNamespace=`, in `<parent>/<machine id>.<namespace>`: another journald's, with streams
+    /// of its own.
+    #[must_use]
+    pub fn open_namespace(parents: &[PathBuf], machine_id: [u8; 16], namespace: &str) -> Self {
+        Self::open_named(
+            parents,
+            machine_id,
+            &format!("{}.{namespace}", hexadecimal(&machine_id)),
+        )
+    }
+
+    fn open_named(parents: &[PathBuf], machine_id: [u8; 16], name: &str) -> Self {
+        let paths = parents.iter().map(|parent| parent.join(name)).collect();
         Self {
             machine_id,
             directories: Directories::new(paths),

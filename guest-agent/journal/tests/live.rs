@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     hash::{DefaultHasher, Hash, Hasher},
-    os::unix::net::UnixDatagram,
+    os::unix::{fs::FileExt, net::UnixDatagram},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -408,4 +408,55 @@ fn three_boots_are_read_once_through_the_flush_and_a_killed_machine() {
             killed_at = before_kill[before_kill.len() - 1].head.realtime_us;
         }
     }
+}
+
+#[test]
+#[ignore = "needs root and SEED_JOURNAL_ROOT"]
+fn an_active_file_that_is_damaged_costs_only_what_was_damaged() {
+    let guest = Guest::boot(&prepare("1G"));
+    guest.wait_for_flush();
+    let reader = follow(guest.journal(), Position::START, Duration::ZERO);
+    let socket = guest.logger();
+    let active = guest.inside(&format!(
+        "/var/log/journal/{}/system.journal",
+        "5eed".repeat(8)
+    ));
+    let mut damaged = 0;
+    for number in 1..=40_000 {
+        send(&socket, number);
+        if number % 8000 == 0 {
+            guest.run(&["journalctl", "--sync"]);
+            // 4 KiB in the middle of what is written, as a failing disk would.
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&active)
+                .unwrap();
+            let mut tail = [0; 8];
+            file.read_exact_at(&mut tail, 136).unwrap();
+            let middle = u64::from_le_bytes(tail) / 2;
+            file.write_all_at(&[0xa5; 4096], middle).unwrap();
+            damaged += 1;
+        }
+    }
+    let exported = guest.exported();
+    let (all, gaps, _, resets) = reader.finish();
+    let missing: u64 = gaps.iter().map(Gap::count).sum();
+    eprintln!(
+        "{} read, {} exported, {damaged} times damaged, {missing} missing in {} gaps, {resets} resets",
+        all.len(),
+        exported.len(),
+        gaps.len()
+    );
+    let numbers = |entries: &[Got]| -> HashSet<Vec<u8>> {
+        let fields = entries.iter().flat_map(|got| got.fields.iter());
+        fields
+            .filter(|field| field.starts_with(b"NUMBER="))
+            .cloned()
+            .collect()
+    };
+    // Read as it was written, the damage came too late to matter; journalctl, afterwards, has less.
+    assert_eq!(numbers(&all).len(), 40_000);
+    assert!(numbers(&exported).is_subset(&numbers(&all)));
+    assert_eq!((missing, resets), (0, 0));
 }

@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 
 use common::{Got, MACHINE, read_from, writer::Writer};
 use seed_journal::{Gap, GapReason, Journal, Position, ReadOutcome};
-use seed_protocol::journal::EntryHead;
+use seed_protocol::journal::{BatchDecoder, BatchEncoder, EntryHead, MAX_VALUE_BYTES};
 
 const PERSISTENT: [u8; 16] = [0xaa; 16];
 const VOLATILE: [u8; 16] = [0xbb; 16];
@@ -459,4 +459,56 @@ fn a_file_that_is_renamed_before_it_was_opened_is_found_again() {
     };
     let (got, outcomes) = read(&mut journal, &mut position);
     assert_eq!((got, gaps(&outcomes)), (expected(1, 2..=3), vec![]));
+}
+
+#[test]
+fn a_value_of_ten_mebibytes_is_cut_and_its_true_length_told() {
+    let mut machine = Machine::new();
+    for _ in 0..2 {
+        // Once in each form of file.
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        let large = [b"MESSAGE=".as_slice(), &vec![b'x'; 10 << 20]].concat();
+        append(&mut writer, 1, 1, 1);
+        writer.append(&head(2, 1, 2), &[&large, b"PRIORITY=3"]);
+        append(&mut writer, 3, 1, 3);
+        let mut batch = BatchEncoder::new(1000);
+        let after = Position {
+            seqnum_id: PERSISTENT,
+            seqnum: 1,
+            mark: None,
+        };
+        let outcome = machine.journal().read_after(&after, &mut batch).unwrap();
+        assert_eq!((outcome.count, outcome.last), (1, 2));
+        let block = batch.finish();
+        assert!(block.len() < 2 << 20);
+        let entry = BatchDecoder::new(&block).unwrap().next().unwrap().unwrap();
+        assert_eq!(entry.fields[0].true_length, large.len() as u64);
+        assert_eq!(entry.fields[0].bytes, &large[..MAX_VALUE_BYTES]);
+        assert_eq!(entry.get("PRIORITY"), Some(b"3".as_slice()));
+        drop(writer);
+        fs::remove_file(machine.path("var", "system.journal")).unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_is_a_journal_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let parent = folder.path().to_owned();
+    for (name, id) in [("", PERSISTENT), (".app", OTHER)] {
+        let directory = parent.join("5eed".repeat(8) + name);
+        fs::create_dir(&directory).unwrap();
+        let mut writer = Writer::create(&directory.join("system.journal"), true, id, 1);
+        append(&mut writer, 1, 1, u64::from(id[0]));
+    }
+    let parents = [parent];
+    let mut namespace = Journal::open_namespace(&parents, MACHINE, "app");
+    assert_eq!(
+        read(&mut namespace, &mut Position::START.clone()).0,
+        expected(1, [0xcc])
+    );
+    let mut own = Journal::open(&parents, MACHINE);
+    assert_eq!(
+        read(&mut own, &mut Position::START.clone()).0,
+        expected(1, [0xaa])
+    );
 }
