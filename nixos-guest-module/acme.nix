@@ -46,7 +46,7 @@ in
       })
       # {$SEED_FQDN} and {$SEED_ACME_URL} in Caddyfiles.
       (lib.mkIf config.services.caddy.enable {
-        caddy.serviceConfig.EnvironmentFile = lib.mkDefault "-${environment}";
+        caddy.serviceConfig.EnvironmentFile = [ "-${environment}" ];
       })
     ];
     services.caddy.acmeCA = lib.mkDefault "{$SEED_ACME_URL:${letsEncrypt}}";

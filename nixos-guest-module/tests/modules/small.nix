@@ -1,0 +1,2 @@
+# The least that an instance can be.
+{ }

@@ -1,0 +1,14 @@
+# web.nix
+{ pkgs, ... }:
+
+{
+  seed.size = "xs";
+  seed.expose.http.enable = true;
+  seed.storage.data = "1Gi";
+
+  services.nginx.enable = true;
+  services.nginx.virtualHosts.default = {
+    listen = [{ addr = "0.0.0.0"; port = 80; }];
+    root = "/seed/storage/data/www";
+  };
+}
