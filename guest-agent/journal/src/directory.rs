@@ -42,7 +42,7 @@ pub(crate) struct Directories {
     paths: Vec<PathBuf>,
     stamps: Vec<Option<Stamp>>,
     listed_at: Option<Instant>,
-    /// The last listing differed from the one before.
+    /// The last listing differed from the one before, or a file was not ready.
     unsettled: bool,
 }
 
@@ -89,6 +89,11 @@ impl Directories {
             .iter()
             .zip(&self.stamps)
             .any(|(path, stamp)| Stamp::of(path) != *stamp)
+    }
+
+    /// The files behind these names are not what they will be: list again soon, though no name changes.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = true;
     }
 
     /// All journal files. A file that is being renamed can be missed by one listing, so when one of `known` is

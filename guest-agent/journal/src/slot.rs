@@ -264,7 +264,13 @@ impl Slots {
                 self.slots.extend(known);
                 continue;
             }
+            let active = name.is_active();
+            let slots = self.slots.len();
             old.extend(self.adopt(name, known, machine_id));
+            if active && self.slots.len() == slots {
+                // journald makes the name before it writes the header, and that changes no directory.
+                directories.unsettle();
+            }
         }
         self.sort();
         !old.is_empty()

@@ -119,6 +119,32 @@ fn a_journal_that_comes_later_is_read_from_its_beginning() {
 }
 
 #[test]
+fn a_file_that_is_seen_before_its_header_stands_is_read_when_it_does() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("run", "elsewhere", PERSISTENT);
+    (1..=3).for_each(|number| append(&mut writer, number, 1, number));
+    writer.sync();
+    let whole = fs::read(machine.path("run", "elsewhere")).unwrap();
+    fs::remove_file(machine.path("run", "elsewhere")).unwrap();
+
+    // As journald does it: the name first, then the size, the header last. The folder does not change again.
+    let path = machine.path("var", "system.journal");
+    fs::write(&path, vec![0; whole.len()]).unwrap();
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    for _ in 0..3 {
+        let mut batch = BatchEncoder::new(1 << 20);
+        // Refused, because no file can be read yet, or empty: both are right here.
+        let _ = journal.read_after(&position, &mut batch);
+        assert!(batch.is_empty());
+        thread::sleep(Duration::from_millis(50));
+    }
+    fs::write(&path, whole).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(read(&mut journal, &mut position).0, expected(1, 1..=3));
+}
+
+#[test]
 fn each_appended_entry_is_seen_once() {
     let mut machine = Machine::new();
     let mut writer = machine.create("var", "system.journal", PERSISTENT);
