@@ -1,5 +1,5 @@
 # api.nix
-{ config, pkgs, ... }:
+{ pkgs, ... }:
 
 let
   app = pkgs.writeShellScript "api-server" ''

@@ -1,0 +1,158 @@
+# The host module, pool's functions as pool's README uses them, the packages and the VM tests.
+{
+  lib,
+  inputs,
+  self,
+  ...
+}:
+let
+  arch = "x86_64-linux";
+  pool = self.current arch;
+  machine =
+    module:
+    (import (inputs.nixpkgs.outPath + "/nixos/lib/eval-config.nix") {
+      system = null;
+      modules = [
+        module
+        {
+          nixpkgs.hostPlatform = arch;
+          boot.loader.grub.enable = false;
+          fileSystems."/" = {
+            device = "/dev/vda";
+            fsType = "ext4";
+          };
+          system.stateVersion = lib.trivial.release;
+        }
+      ];
+    }).config;
+  host =
+    module:
+    machine {
+      imports = [
+        self.nixosModules.host
+        module
+      ];
+      seed.host.enable = true;
+    };
+  plain = host { };
+  k3s = host {
+    seed.host.k3s.enable = true;
+    services.k3s.enable = true;
+  };
+  drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
+  yes = got: {
+    inherit got;
+    want = true;
+  };
+  condensed = pool.condense "machine" "10.0.0.2" "enp0s4" {
+    users.users.root = pool.role "root" { };
+  };
+in
+{
+  host = {
+    "a host evaluates" = yes (drv plain.system.build.toplevel);
+    "its programs are named to the shim" = {
+      got = lib.mapAttrs (_: baseNameOf) plain.seed.host.settings.programs;
+      want = {
+        qemu = "qemu-system-x86_64";
+        swtpm = "swtpm";
+        vhost_device_vsock = "vhost-device-vsock";
+        virtiofsd = "virtiofsd";
+      };
+    };
+    "containerd has the runtime, with an allow-list" = {
+      got =
+        let
+          runtime =
+            plain.virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed;
+        in
+        [
+          runtime.runtime_type
+          (lib.head runtime.pod_annotations)
+        ];
+      want = [
+        "io.containerd.seed.v2"
+        "seed.loom.farm/*"
+      ];
+    };
+    "state is root's alone" = {
+      got = plain.systemd.tmpfiles.settings."10-seed"."/var/lib/seed".d.mode;
+      want = "0700";
+    };
+    "an unused host module changes nothing" = {
+      got =
+        (machine self.nixosModules.host).system.build.toplevel.drvPath == (machine { })
+        .system.build.toplevel.drvPath;
+      want = true;
+    };
+  };
+  k3s = {
+    "k3s evaluates" = yes (drv k3s.system.build.toplevel);
+    "k3s has the runtime and its class" = {
+      got = [
+        (lib.hasInfix "runtimes.'seed'" k3s.services.k3s.containerdConfigTemplate)
+        k3s.services.k3s.manifests.seed-runtime-class.content.handler
+      ];
+      want = [
+        true
+        "seed"
+      ];
+    };
+  };
+  pool = {
+    "the README's machine has a runner" = yes (drv condensed.config.microvm.declaredRunner);
+    "its address does not depend on the interface's name" = {
+      got =
+        let
+          network = condensed.config.systemd.network.networks."10-pool";
+        in
+        [
+          network.matchConfig.Driver
+          network.address
+        ];
+      want = [
+        "virtio_net"
+        [ "10.0.0.2/24" ]
+      ];
+    };
+    "root without a password, with one, and a user with keys" = {
+      got =
+        let
+          show = name: settings: removeAttrs (pool.role name settings) [ "shell" ];
+        in
+        [
+          (show "root" { })
+          (show "root" { pass = "abcd1234"; })
+          (show "access" { keys = [ "ssh-ed25519 AAAA foo@bar" ]; })
+        ];
+      want = [
+        {
+          initialHashedPassword = "";
+          openssh.authorizedKeys.keys = [ ];
+        }
+        {
+          initialPassword = "abcd1234";
+          openssh.authorizedKeys.keys = [ ];
+        }
+        {
+          isNormalUser = true;
+          extraGroups = [ "wheel" ];
+          openssh.authorizedKeys.keys = [ "ssh-ed25519 AAAA foo@bar" ];
+        }
+      ];
+    };
+    "a host with a named channel, and with none" = {
+      got = map (interface: drv (machine (pool.channel interface)).system.build.toplevel) [
+        "wlan0"
+        null
+      ];
+      want = [
+        true
+        true
+      ];
+    };
+  };
+  packages = lib.mapAttrs (_: package: yes (drv package)) self.packages.${arch};
+  checks = lib.mapAttrs (_: check: yes (drv check)) self.checks.${arch};
+  shell."the dev shell" = yes (drv self.devShells.${arch}.default);
+}

@@ -1,0 +1,86 @@
+# Every snippet of the user reference about instances, unchanged.
+{
+  lib,
+  callFlake,
+  enabledServices,
+  evaluates,
+  instance,
+  ...
+}:
+let
+  example = module: services: {
+    got =
+      let
+        it = instance module;
+      in
+      {
+        drv = evaluates it;
+        services = enabledServices services it;
+      };
+    want = {
+      drv = true;
+      services = true;
+    };
+  };
+  fragment = module: {
+    got = (instance module).meta.name;
+    want = "test";
+  };
+  flake = file: names: {
+    got = lib.mapAttrs (_: it: it.meta.name) (callFlake file).seeds;
+    want = lib.genAttrs names lib.id;
+  };
+in
+{
+  reference-static = {
+    "getting started" = example ../reference/modules/getting-started.nix [
+      "nginx"
+      "seed-agent"
+    ];
+    "static site" = example ../reference/modules/static.nix [ "nginx" ];
+  };
+  reference-caddy = {
+    "Caddy with a domain" = example ../reference/modules/caddy.nix [
+      "app"
+      "caddy"
+    ];
+    "Caddy with TLS" = example ../reference/modules/caddy-tls.nix [ "caddy" ];
+  };
+  reference-nginx-tls = {
+    "nginx with TLS" = example ../reference/modules/nginx-tls.nix [
+      "nginx"
+      "acme-order-renew-my-app.example.com"
+      "seed-acme-env"
+    ];
+  };
+  reference-secrets = {
+    "DNS server" = example ../reference/modules/dns.nix [
+      "pdns"
+      "sops-install-secrets"
+    ];
+    "app with secrets" = example ../reference/modules/api.nix [
+      "api"
+      "sops-install-secrets"
+    ];
+  };
+  reference-multi = {
+    "front end" = example ../reference/modules/multi-web.nix [ "caddy" ];
+    "back end" = example ../reference/modules/multi-api.nix [ "api" ];
+  };
+  reference-fragments = lib.mapAttrs (_: fragment) (import ../reference/fragments.nix);
+  reference-flakes = {
+    "getting started" = flake ../reference/flakes/getting-started.nix [ "web" ];
+    "examples" = flake ../reference/flakes/examples.nix [ "web" ];
+    "with a domain" = flake ../reference/flakes/caddy.nix [ "web" ];
+    "domains" = flake ../reference/flakes/domains.nix [ "web" ];
+    "two instances" = flake ../reference/flakes/multi.nix [
+      "api"
+      "web"
+    ];
+    "three instances" = flake ../reference/flakes/three.nix [
+      "api"
+      "db"
+      "web"
+    ];
+  };
+}

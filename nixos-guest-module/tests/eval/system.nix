@@ -1,0 +1,252 @@
+# The guest as a system: the order of its units, its firewall, its boot, its profiles, and what is built of it.
+{
+  lib,
+  evaluates,
+  inputs,
+  instance,
+  mkSeed,
+  ...
+}:
+let
+  profile = name: inputs.nixpkgs.outPath + "/nixos/modules/profiles/${name}.nix";
+  plain = instance { };
+  secret = {
+    sops.defaultSopsFile = ../reference/modules/secrets/api.yaml;
+    sops.secrets.api-key = { };
+  };
+  app = {
+    systemd.services.app = {
+      wantedBy = [ "multi-user.target" ];
+      script = "exec sleep infinity";
+    };
+  };
+  ordered = instance [
+    secret
+    app
+  ];
+  units = ordered.config.systemd.services;
+  drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
+  yes = got: {
+    inherit got;
+    want = true;
+  };
+in
+{
+  order = {
+    "the agent is started early, and the boot waits for it" = {
+      got = {
+        inherit (units.seed-agent) wantedBy;
+        inherit (units.seed-agent.unitConfig) DefaultDependencies;
+        inherit (units.seed-agent.serviceConfig) Type TimeoutStartSec;
+        before = lib.elem "sysinit.target" units.seed-agent.before;
+      };
+      want = {
+        wantedBy = [ "sysinit.target" ];
+        DefaultDependencies = "no";
+        Type = "notify";
+        TimeoutStartSec = "infinity";
+        before = true;
+      };
+    };
+    "users come before the agent" = yes (
+      lib.elem "userborn.service" units.seed-agent.after && ordered.config.systemd.services ? userborn
+    );
+    "volumes come before tmpfiles" = yes (
+      lib.elem "systemd-tmpfiles-setup.service" units.seed-agent.before
+    );
+    "secrets come after the agent and before everything else" = {
+      got = {
+        after = lib.elem "seed-agent.service" units.sops-install-secrets.after;
+        requires = lib.elem "seed-agent.service" units.sops-install-secrets.requires;
+        before = lib.elem "sysinit.target" units.sops-install-secrets.before;
+        inherit (units.sops-install-secrets) wantedBy;
+      };
+      want = {
+        after = true;
+        requires = true;
+        before = true;
+        wantedBy = [ "sysinit.target" ];
+      };
+    };
+    "an application comes after sysinit.target, by systemd's default" = yes (
+      !(units.app.unitConfig ? DefaultDependencies)
+    );
+    "no secrets, no unit for them" = yes (!(plain.config.systemd.services ? sops-install-secrets));
+    "the plugin and the key are preset" = {
+      got = {
+        inherit (ordered.config.sops) useSystemdActivation;
+        inherit (ordered.config.sops.age) keyFile sshKeyPaths;
+        plugins = map lib.getName ordered.config.sops.age.plugins;
+      };
+      want = {
+        useSystemdActivation = true;
+        keyFile = "/seed/tpm/age-identity";
+        sshKeyPaths = [ ];
+        plugins = [ "age-plugin-tpm" ];
+      };
+    };
+    "an owner's own key file wins" = {
+      got = (instance { sops.age.keyFile = "/srv/key"; }).config.sops.age.keyFile;
+      want = "/srv/key";
+    };
+  };
+
+  system = {
+    "what is exposed is let in" =
+      let
+        it = instance {
+          seed.expose.https = { };
+          seed.expose.dns = { };
+          seed.expose.myapp = 9090;
+          networking.firewall.allowedTCPPorts = [ 1 ];
+        };
+        inherit (it.config.networking) firewall;
+      in
+      {
+        got = [
+          firewall.enable
+          firewall.allowedTCPPorts
+          firewall.allowedUDPPorts
+        ];
+        want = [
+          true
+          [
+            1
+            53
+            443
+            9090
+          ]
+          [ 53 ]
+        ];
+      };
+    "the initrd has what the root and the way to the host need" = {
+      got =
+        lib.subtractLists
+          (plain.config.boot.initrd.availableKernelModules ++ plain.config.boot.initrd.kernelModules)
+          [
+            "tpm_crb"
+            "virtio_blk"
+            "virtio_pci"
+            "virtio_rng"
+            "virtiofs"
+            "vmw_vsock_virtio_transport"
+          ];
+      want = [ ];
+    };
+    "it is a machine with a kernel and no loader" = {
+      got = {
+        inherit (plain.config.boot) isContainer;
+        grub = plain.config.boot.loader.grub.enable;
+        initrd = plain.config.boot.initrd.systemd.enable;
+        nix = plain.config.nix.enable;
+        docs = plain.config.documentation.enable;
+      };
+      want = {
+        isContainer = false;
+        grub = false;
+        initrd = true;
+        nix = false;
+        docs = false;
+      };
+    };
+    "nothing is left for activation to warn of" = {
+      got = plain.config.warnings;
+      want = [ ];
+    };
+    "http brings certificates, tcp does not" = {
+      got = map (module: (instance module).config.seed.acme) [
+        { seed.expose.https = { }; }
+        {
+          seed.expose.rpc = {
+            port = 1;
+            protocol = "grpc";
+          };
+        }
+        { seed.expose.ssh = { }; }
+      ];
+      want = [
+        true
+        true
+        false
+      ];
+    };
+    "Caddy and lego take the platform's address from the environment" =
+      let
+        inherit
+          (instance {
+            seed.acme = true;
+            services.caddy.enable = true;
+          })
+          config
+          ;
+      in
+      {
+        got = [
+          config.services.caddy.acmeCA
+          config.security.acme.defaults.server
+          config.security.acme.defaults.environmentFile
+          (lib.elem "-/run/seed/env" config.systemd.services.caddy.serviceConfig.EnvironmentFile)
+        ];
+        want = [
+          "{$SEED_ACME_URL:https://acme-v02.api.letsencrypt.org/directory}"
+          null
+          "/run/seed-acme/env"
+          true
+        ];
+      };
+    "seed-shoot is there when asked for" = {
+      got =
+        map
+          (
+            enable:
+            lib.any (p: lib.getName p == "seed-shoot")
+              (instance { seed.shoot = { inherit enable; }; }).config.environment.systemPackages
+          )
+          [
+            true
+            false
+          ];
+      want = [
+        true
+        false
+      ];
+    };
+    "extend adds a module" = {
+      got = (plain.extend { seed.size = "l"; }).meta.size;
+      want = "l";
+    };
+    "modules, specialArgs, system and nixpkgs are the caller's" = {
+      got =
+        let
+          it = mkSeed {
+            name = "other";
+            system = "aarch64-linux";
+            nixpkgs = inputs.nixpkgs.outPath;
+            specialArgs.tier = "s";
+            modules = [ ({ tier, ... }: { seed.size = tier; }) ];
+          };
+        in
+        [
+          it.meta.name
+          it.meta.size
+          it.meta.system
+          it.config.networking.hostName
+        ];
+      want = [
+        "other"
+        "s"
+        "aarch64-linux"
+        "other"
+      ];
+    };
+  };
+
+  builds = {
+    "root" = yes (drv plain.root);
+    "image" = yes (drv plain.image);
+    "runner" = yes (drv plain.runner);
+  };
+  kata-image."for an unmodified Kata shim" = yes (drv plain.kataImage);
+  perlless."with the perlless profile" = yes (evaluates (instance (profile "perlless")));
+  bashless."with the bashless profile" = yes (evaluates (instance (profile "bashless")));
+}

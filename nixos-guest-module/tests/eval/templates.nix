@@ -1,0 +1,62 @@
+# Every template's flake, instance by instance; and what mkOutputs makes of them.
+{
+  lib,
+  callFlake,
+  evaluates,
+  mkOutputs,
+  self,
+  ...
+}:
+let
+  outputs = lib.mapAttrs (_: template: callFlake (template.path + "/flake.nix")) self.templates;
+in
+{
+  outputs =
+    let
+      all = mkOutputs { inherit (outputs.multi) seeds; };
+    in
+    {
+      "under Nix's own names" = {
+        got = {
+          configurations = lib.attrNames all.nixosConfigurations;
+          packages = lib.mapAttrs (_: lib.attrNames) all.packages;
+          checks = lib.mapAttrs (_: lib.attrNames) all.checks;
+        };
+        want = {
+          configurations = [
+            "api"
+            "web"
+          ];
+          packages.x86_64-linux = [
+            "api"
+            "api-image"
+            "api-toplevel"
+            "web"
+            "web-image"
+            "web-toplevel"
+          ];
+          checks.x86_64-linux = [
+            "api"
+            "web"
+          ];
+        };
+      };
+      "domains are accepted" = {
+        got = lib.attrNames outputs.instance-caddy.combine.domains;
+        want = [ "example.com" ];
+      };
+      "DNS names belong to them" = {
+        got = lib.attrNames (mkOutputs { inherit (outputs.instance-caddy) seeds combine; }).seeds;
+        want = [ "web" ];
+      };
+    };
+}
+// lib.mapAttrs' (
+  name: flake:
+  lib.nameValuePair "template-${name}" (
+    lib.mapAttrs (_: it: {
+      got = evaluates it;
+      want = true;
+    }) flake.seeds
+  )
+) outputs

@@ -1,0 +1,73 @@
+# The fragments of the user reference, line by line as they stand there, each with what it takes for granted.
+{
+  size = {
+    seed.size = "xs";
+  };
+  well-known = {
+    seed.expose.https.enable = true;       # 443/tcp, ACME-enabled
+    seed.expose.ssh.enable = true;         # 22/tcp
+    seed.expose.dns.enable = true;         # 53, TCP+UDP
+    seed.expose.postgresql.enable = true;  # 5432/tcp
+  };
+  override = {
+    seed.expose.https.port = 8443;                          # override default port
+    seed.expose.myapp = { port = 9090; protocol = "tcp"; }; # not well-known, specify both
+    seed.expose.http = 8080;                                 # bare port shorthand
+  };
+  storage = {
+    services.postgresql.enable = true;
+
+    seed.storage.data = "1Gi";                                       # /seed/storage/data
+    seed.storage.cache = { size = "500Mi"; mountPoint = "/tmp/cache"; }; # custom mount
+    seed.storage.db = { size = "10Gi"; user = "postgres"; group = "postgres"; }; # owned by postgres
+  };
+  dns-names = {
+    seed.dns.names = [ "example.com" "www.example.com" ];
+  };
+  domain-names = {
+    seed.expose.https.enable = true;
+    seed.dns.names = [ "example.com" "www.example.com" ];
+  };
+  acme = {
+    seed.acme = true;
+  };
+  environment = {
+    systemd.services.myapp.script = "exec sleep infinity";
+
+    systemd.services.myapp.serviceConfig.EnvironmentFile = "/run/seed/env";
+  };
+  runtime-directory = {
+    systemd.services.myapp.script = "exec sleep infinity";
+
+    systemd.services.myapp.serviceConfig.RuntimeDirectory = "myapp";
+  };
+  ownership = {
+    users.users.myapp = { isSystemUser = true; group = "myapp"; };
+    users.groups.myapp = { };
+
+    seed.storage.data = { size = "1Gi"; user = "myapp"; group = "myapp"; };
+  };
+  firewall = {
+    networking.firewall.allowedTCPPorts = [ 9090 ];
+  };
+  shoot = {
+    seed.shoot.enable = true;
+  };
+  secrets = { config, lib, ... }:
+  {
+    options.services.myapp.environmentFile = lib.mkOption { type = lib.types.path; };
+    config = {
+      sops.defaultSopsFile = ./modules/secrets/myapp.yaml;
+      sops.secrets.api-key = {};
+
+      services.myapp.environmentFile = config.sops.secrets.api-key.path;
+    };
+  };
+  summary = {
+    seed.size = "xs";                    # xs|s|m|l|xl — VM sizing tier
+    seed.dns.names = [ "example.com" ]; # custom DNS names (must match combine.domains)
+    seed.rollout = "recreate";          # or "rolling"
+    seed.acme = true;                   # auto-detected from expose protocols
+    seed.shoot.enable = false;          # ephemeral VM forking
+  };
+}
