@@ -50,7 +50,7 @@
         default = import ./nixos-guest-module/dev-shell.nix { inherit pkgs; };
       });
 
-      formatter = forEachSystem (pkgs: pkgs.nixfmt);
+      formatter = forEachSystem (pkgs: pkgs.nixfmt-rs);
 
       templates = import ./templates;
     };

@@ -17,9 +17,12 @@ let
       grep --quiet --fixed-strings ${lib.escapeShellArg package.version} "$out"
     '';
 
+  # The reference's snippets stay as they are written there.
   nixFiles = lib.fileset.toSource {
     root = ../.;
-    fileset = lib.fileset.fileFilter (file: file.hasExt "nix") ../.;
+    fileset = lib.fileset.difference (lib.fileset.fileFilter (
+      file: file.hasExt "nix"
+    ) ../.) ./tests/reference;
   };
 
   lint =
@@ -27,7 +30,7 @@ let
       {
         nativeBuildInputs = [
           pkgs.deadnix
-          pkgs.nixfmt
+          pkgs.nixfmt-rs
         ];
       }
       ''

@@ -1,4 +1,5 @@
-# What `cargo xtask` needs: the programs that `cargo xtask setup` installs with apt on Debian.
+# What `cargo xtask` needs: the programs that `cargo xtask setup` installs with apt on Debian. nixpkgs has no
+# mmdebstrap, which makes the Debian guest of the demo: whoever wants that one brings it.
 { pkgs }:
 pkgs.mkShell {
   packages = [
@@ -9,8 +10,8 @@ pkgs.mkShell {
     pkgs.dbus
     pkgs.deadnix
     pkgs.e2fsprogs
-    pkgs.mmdebstrap
-    pkgs.nixfmt
+    pkgs.nix
+    pkgs.nixfmt-rs
     pkgs.pkg-config
     pkgs.qemu_kvm
     pkgs.rustc
@@ -21,5 +22,6 @@ pkgs.mkShell {
     pkgs.virtiofsd
     pkgs.xz
     pkgs.zstd
-  ];
+  ]
+  ++ pkgs.lib.optional (pkgs ? mmdebstrap) pkgs.mmdebstrap;
 }

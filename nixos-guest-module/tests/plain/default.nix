@@ -7,4 +7,5 @@ import ../check.nix (
   // import ./dns.nix
   // import ./instance.nix
   // import ./unit-file.nix
+  // import ./flake.nix
 )
