@@ -90,7 +90,7 @@ fn whole(demo: &mut Demo) -> Result<()> {
         foreign.len()
     );
     if !saved.is_empty() {
-        shown = format!("{shown}; {} outlived the killed guest", saved.len());
+        shown = format!("{shown}; {} outlived the kill", saved.len());
     }
     let ok = entries > 100 && lost.is_empty() && doubled.is_empty() && foreign.is_empty();
     let value = json!({
