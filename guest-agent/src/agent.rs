@@ -8,17 +8,19 @@ use seed_protocol::seed::v1::Stage;
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     beacon,
     config::{Config, Host, Listen},
-    exec, identity, journal,
+    console::{Console, End, log, render},
+    exec, identity, journal, oom,
     sandbox::{self, Action, Event, State},
     server::{self, ListenError},
     status::Board,
+    sys::machine,
     systemd,
 };
 
@@ -29,6 +31,10 @@ const HOST_LIMIT: Duration = Duration::from_secs(300);
 /// How long the agent goes on serving after SIGTERM. It comes from `systemd-shutdown(8)`, when nothing
 /// else is left: the host's last pull of the journal is on its way.
 const LAST_PULL: Duration = Duration::from_millis(500);
+
+/// How long whoever reads the container's output may take for the rest of it. `systemd-shutdown(8)` waits
+/// longer than this.
+const LAST_READ: Duration = Duration::from_secs(10);
 
 /// The subject of problems with the age identity.
 const IDENTITY: &str = "identity";
@@ -61,6 +67,12 @@ pub struct Context {
     pub identity: identity::Holder,
     /// The journal's reader.
     pub journal: journal::Service,
+    /// The journal as the container's output.
+    pub console: Console,
+    /// The end of the instance.
+    pub end: End,
+    /// Kills for lack of memory.
+    pub oom: oom::Watch,
 }
 
 impl Context {
@@ -75,11 +87,22 @@ impl Context {
         if let Some(record) = &record {
             record.restore(&status, &[IDENTITY]);
         }
+        let socket = identity::Socket {
+            path: config.paths.key_socket.clone(),
+            group: config.instance.key_group.clone(),
+            etc: config.paths.etc.clone(),
+        };
+        let identity = identity::Holder::new(config.paths.identity_file.clone()).lending(socket);
+        let journal = journal::Service::spawn(config.paths.journal_dirs.clone());
+        let end = End::default();
         Arc::new(Self {
+            console: Console::new(journal.clone(), end.clone(), render::human),
+            oom: oom::Watch::new(&config.paths.cgroup),
             sandbox: sandbox::Handle::new(record.as_ref()),
             execs: exec::Sessions::new(systemd.clone()),
-            identity: identity::Holder::new(config.paths.identity_file.clone()),
-            journal: journal::Service::spawn(config.paths.journal_dirs.clone()),
+            identity,
+            journal,
+            end,
             systemd,
             status,
             config,
@@ -96,7 +119,8 @@ impl Context {
     /// Writes down what has been done, for an agent that starts again.
     pub fn remember(&self) {
         let (path, state) = (&self.config.paths.record_file, self.sandbox.state());
-        let written = sandbox::write_record(path, &state, &self.status);
+        let pause = self.sandbox.pause();
+        let written = sandbox::write_record(path, &state, pause.as_ref(), &self.status);
         if let Err(error) = written {
             warn!(%error, "the record of this boot cannot be written");
         }
@@ -132,8 +156,22 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     ctx.status.reach(Stage::STAGE_HELLO);
     tokio::spawn(host(ctx.clone()));
     tokio::spawn(ready(ctx.clone()));
+    if !ctx.config.ignored.is_empty() {
+        let parameters = ctx.config.ignored.join(" ");
+        info!(%parameters, "kernel parameters that mean nothing to this agent");
+    }
+    if let Some(port) = ctx.config.log_port {
+        let journal = ctx.journal.clone();
+        let console = Console::new(journal, ctx.end.clone(), render::json_line);
+        tokio::spawn(log::serve(console, port));
+    }
     terminate.recv().await;
     info!("asked to end");
+    if machine::is_ending(&ctx.config.paths.proc) {
+        ctx.end.declare();
+        // Whoever reads the container's output gets all of it, and then its end.
+        let _ = timeout(LAST_READ, ctx.console.finished()).await;
+    }
     sleep(LAST_PULL).await;
     if let Some(server) = &mut server {
         server.stop().await;

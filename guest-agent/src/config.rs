@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use age_tpm::held;
 use seed_protocol::{paths, ports};
 use serde::Deserialize;
 use thiserror::Error;
@@ -99,6 +100,8 @@ pub struct Paths {
     pub env_file: PathBuf,
     /// The age identity.
     pub identity_file: PathBuf,
+    /// Where the identity's key is lent to `age-plugin-tpm`.
+    pub key_socket: PathBuf,
     /// What has been done at this boot, for an agent that starts again.
     pub record_file: PathBuf,
     /// The resolver's configuration.
@@ -117,6 +120,8 @@ pub struct Paths {
     pub proc: PathBuf,
     /// The root of the control groups.
     pub cgroup: PathBuf,
+    /// Where Kubernetes lets a container leave its last words.
+    pub termination_log: PathBuf,
     /// What the host shares or copies for the container, and nothing else, is below this.
     pub shared: PathBuf,
 }
@@ -133,6 +138,7 @@ impl Default for Paths {
         Self {
             env_file: paths::ENV_FILE.into(),
             identity_file: paths::IDENTITY_FILE.into(),
+            key_socket: held::DEFAULT_SOCKET.into(),
             record_file: "/run/seed/agent.json".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             journal_dirs: vec!["/var/log/journal".into(), "/run/log/journal".into()],
@@ -142,6 +148,7 @@ impl Default for Paths {
             sys: "/sys".into(),
             proc: "/proc".into(),
             cgroup: "/sys/fs/cgroup".into(),
+            termination_log: "/dev/termination-log".into(),
             shared: "/run/kata-containers".into(),
         }
     }
@@ -155,6 +162,8 @@ pub struct Instance {
     pub name: String,
     /// Volumes by name.
     pub volumes: BTreeMap<VolumeName, BakedVolume>,
+    /// The group whose members may decrypt with the instance's identity; root alone without.
+    pub key_group: Option<String>,
 }
 
 /// A volume as the closure declares it.
@@ -330,7 +339,11 @@ impl Instance {
                 path: path.to_owned(),
                 source,
             })?;
-        let InstanceFile { name, storage } = file;
+        let InstanceFile {
+            name,
+            storage,
+            identity,
+        } = file;
         let mut volumes = BTreeMap::new();
         for (name, entry) in storage {
             let (key, volume) = entry
@@ -342,7 +355,11 @@ impl Instance {
                 })?;
             volumes.insert(key, volume);
         }
-        Ok(Self { name, volumes })
+        Ok(Self {
+            name,
+            volumes,
+            key_group: identity.group,
+        })
     }
 }
 
@@ -353,6 +370,14 @@ struct InstanceFile {
     name: String,
     #[serde(default)]
     storage: BTreeMap<String, StorageEntry>,
+    #[serde(default)]
+    identity: IdentityEntry,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityEntry {
+    group: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -463,6 +488,14 @@ mod tests {
         );
         assert_eq!(volume.owner.user.as_deref(), Some("app"));
         assert_eq!(volume.mode.unwrap().bits(), 0o750);
+    }
+
+    #[test]
+    fn the_key_is_roots_unless_a_group_is_named() {
+        assert_eq!(parse("{}").unwrap().key_group, None);
+        let named = parse(r#"{"identity":{"group":"secrets"}}"#).unwrap();
+        assert_eq!(named.key_group.as_deref(), Some("secrets"));
+        assert!(parse(r#"{"identity":{"gruop":"secrets"}}"#).is_err());
     }
 
     #[test]

@@ -176,6 +176,7 @@ async fn a_declared_volume_without_a_device_is_a_problem_and_no_obstacle() {
     let instance = Instance {
         name: "demo".into(),
         volumes,
+        ..Instance::default()
     };
     let agent = Agent::start_in(tempfile::tempdir().unwrap(), instance).await;
     agent.create("demo", &[]).await.unwrap();
@@ -252,11 +253,11 @@ async fn what_is_not_done_is_refused_by_name() {
     let (code, message) = refusal(
         agent
             .kata()
-            .get_metrics(limit(), &GetMetricsRequest::new())
+            .set_policy(limit(), &SetPolicyRequest::new())
             .await,
     );
     assert_eq!(code, Code::UNIMPLEMENTED);
-    assert!(message.contains("GetMetrics"), "{message}");
+    assert!(message.contains("SetPolicy"), "{message}");
     let details = agent
         .kata()
         .get_guest_details(limit(), &GuestDetailsRequest::new())

@@ -86,7 +86,6 @@ impl MethodHandler for Refused {
 
 const FIREWALL: Support =
     Support::Unsupported("the guest's firewall belongs to its own configuration");
-const FREEZE: Support = Support::Unsupported("the host freezes the whole machine instead");
 const MEMORY: Support = Support::Unsupported("the guest's kernel manages its memory by itself");
 
 /// Every method of [`AGENT_SERVICE`], in the order of `agent.proto`.
@@ -96,10 +95,11 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("CreateContainer", Support::Done),
     ("StartContainer", Support::Done),
     ("RemoveContainer", Support::Done),
-    ("UpdateContainer", Support::Later),
-    ("StatsContainer", Support::Later),
-    ("PauseContainer", FREEZE),
-    ("ResumeContainer", FREEZE),
+    // The limits of the container are those of its machine, which the host sets from outside.
+    ("UpdateContainer", Support::Accepted),
+    ("StatsContainer", Support::Done),
+    ("PauseContainer", Support::Done),
+    ("ResumeContainer", Support::Done),
     ("UpdateEphemeralMounts", Support::Later),
     // There is no shared directory per container that could be stale.
     ("RemoveStaleVirtiofsShareMounts", Support::Accepted),
@@ -118,24 +118,21 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("AddARPNeighbors", Support::Done),
     ("GetIPTables", FIREWALL),
     ("SetIPTables", FIREWALL),
-    ("GetMetrics", Support::Later),
+    ("GetMetrics", Support::Done),
     ("GetGuestDetails", Support::Done),
-    ("OnlineCPUMem", Support::Later),
-    (
-        "MemHotplugByProbe",
-        Support::Unsupported("only old arm64 guests need to be told of memory"),
-    ),
-    ("ReseedRandomDev", Support::Later),
-    ("SetGuestDateTime", Support::Later),
+    ("OnlineCPUMem", Support::Done),
+    ("MemHotplugByProbe", Support::Done),
+    ("ReseedRandomDev", Support::Done),
+    ("SetGuestDateTime", Support::Done),
     ("GetOOMEvent", Support::Done),
     ("MemAgentMemcgSet", MEMORY),
     ("MemAgentCompactSet", MEMORY),
-    ("CopyFile", Support::Later),
-    ("GetVolumeStats", Support::Later),
-    ("ResizeVolume", Support::Later),
-    ("GetDiagnosticData", Support::Later),
-    ("AddSwap", Support::Later),
-    ("AddSwapPath", Support::Later),
+    ("CopyFile", Support::Done),
+    ("GetVolumeStats", Support::Done),
+    ("ResizeVolume", Support::Done),
+    ("GetDiagnosticData", Support::Done),
+    ("AddSwap", Support::Done),
+    ("AddSwapPath", Support::Done),
     (
         "SetPolicy",
         Support::Unsupported("the guest takes no policy from the host"),

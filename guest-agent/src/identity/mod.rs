@@ -2,12 +2,15 @@
 //!
 //! [`age_tpm::provision`] does the work; this decides when, on which thread, and what is said when there
 //! is no TPM. The private part never leaves the TPM, so there is nothing secret here.
+//!
+//! While the agent runs, [`lend`] keeps the key loaded for `age-plugin-tpm`.
 
 mod device;
+mod lend;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 pub use age_tpm::provision::Origin;
@@ -18,6 +21,9 @@ use age_tpm::{
 use thiserror::Error;
 use tokio::{sync::watch, task};
 use tracing::{info, warn};
+
+use self::lend::Lending;
+pub use self::lend::Socket;
 
 /// Why there is no identity.
 #[derive(Debug, Clone, Error)]
@@ -57,6 +63,9 @@ pub struct Holder {
     /// Where the TPM is; the environment or the default says so for `None`.
     tpm: Option<Tcti>,
     outcome: Arc<watch::Sender<Result<Identity, IdentityError>>>,
+    /// Where the key is lent; nowhere for `None`.
+    socket: Option<Arc<Socket>>,
+    lending: Arc<Mutex<Option<Lending>>>,
 }
 
 impl Holder {
@@ -67,6 +76,8 @@ impl Holder {
             file: file.into(),
             tpm: None,
             outcome: Arc::new(outcome),
+            socket: None,
+            lending: Arc::default(),
         }
     }
 
@@ -78,11 +89,30 @@ impl Holder {
         }
     }
 
+    /// The same, and from [`provision`](Self::provision) on the key is lent at `socket`. The last clone takes
+    /// the socket away when it is dropped.
+    pub fn lending(self, socket: Socket) -> Self {
+        Self {
+            socket: Some(Arc::new(socket)),
+            ..self
+        }
+    }
+
     /// Makes or finds the identity, on a thread that may block: some milliseconds, and some seconds where
     /// the TPM's driver is still being loaded. May be called again.
     pub async fn provision(&self) -> Result<(), IdentityError> {
         let (file, tpm) = (Arc::clone(&self.file), self.tpm.clone());
-        let outcome = match task::spawn_blocking(move || ensure(&file, tpm)).await {
+        let (socket, lending) = (self.socket.clone(), Arc::clone(&self.lending));
+        let work = move || {
+            // What a panic left there is whole: a lending, or none.
+            let mut lending = lending.lock().unwrap_or_else(PoisonError::into_inner);
+            // First of all: there are TPMs that serve one connection only.
+            *lending = None;
+            let (identity, key, tcti) = ensure(&file, tpm)?;
+            *lending = socket.and_then(|socket| Lending::start(key, tcti, &socket));
+            Ok(identity)
+        };
+        let outcome = match task::spawn_blocking(work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(IdentityError::Failed(
                 "provisioning the identity broke off".to_owned(),
@@ -100,7 +130,11 @@ impl Holder {
     }
 }
 
-fn ensure(file: &Path, tpm: Option<Tcti>) -> Result<Identity, IdentityError> {
+/// The identity for whoever asks, its key for the plugin, and where the TPM is.
+fn ensure(
+    file: &Path,
+    tpm: Option<Tcti>,
+) -> Result<(Identity, age_tpm::Identity, Tcti), IdentityError> {
     let tcti = match tpm {
         Some(tcti) => tcti,
         None => Tcti::from_env().map_err(|error| IdentityError::Failed(error.to_string()))?,
@@ -128,7 +162,7 @@ fn ensure(file: &Path, tpm: Option<Tcti>) -> Result<Identity, IdentityError> {
         path: file.to_owned(),
     };
     info!(recipient = identity.recipient, origin = ?identity.origin, "identity in place");
-    Ok(identity)
+    Ok((identity, done.identity, tcti))
 }
 
 #[cfg(test)]

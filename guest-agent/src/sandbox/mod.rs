@@ -1,6 +1,7 @@
 //! What the host has asked for so far: the [`State`] machine behind one handle, the provisioning that it
 //! orders, and the record that lets an agent which starts again go on where it was.
 
+mod pause;
 mod provision;
 mod record;
 mod state;
@@ -13,12 +14,16 @@ use std::{
 use thiserror::Error;
 use tokio::sync::watch;
 
+pub use pause::{Pause, is_pause};
 pub use provision::{Order, alone, provision};
 pub use record::{Record, read as read_record, write as write_record};
 pub use state::{Action, Event, State};
 
 /// The longest container id, as containerd has it.
 const MAX_ID_BYTES: usize = 76;
+
+/// `signal(7)`.
+const SIGKILL: i32 = 9;
 
 /// Why a request does not fit.
 #[derive(Debug, Error)]
@@ -98,8 +103,19 @@ impl TryFrom<&str> for ContainerId {
 #[derive(Debug, Clone)]
 pub struct Handle {
     state: Arc<Mutex<State>>,
+    /// The pod's pause container, when there is a pod.
+    pause: Arc<Mutex<Option<Pause>>>,
     /// True once the boot may go on.
     released: Arc<watch::Sender<bool>>,
+}
+
+/// Whom a request means.
+#[derive(Debug, Clone)]
+pub enum Container {
+    /// This guest.
+    Instance(ContainerId),
+    /// The pod's pause container.
+    Pause(Pause),
 }
 
 impl Default for Handle {
@@ -115,6 +131,7 @@ impl Handle {
         let released = matches!(state, State::Started(_) | State::Alone);
         Self {
             state: Arc::new(Mutex::new(state)),
+            pause: Arc::new(Mutex::new(record.and_then(Record::pause).map(Pause::new))),
             released: Arc::new(watch::Sender::new(released)),
         }
     }
@@ -135,6 +152,50 @@ impl Handle {
         match self.lock().container() {
             Some(ours) if *ours == asked => Ok(asked),
             _ => Err(SandboxError::NoContainer(asked)),
+        }
+    }
+
+    /// Whom this id means.
+    pub fn find(&self, id: &str) -> Result<Container, SandboxError> {
+        if let Some(pause) = self.pause().filter(|pause| pause.id().as_str() == id) {
+            return Ok(Container::Pause(pause));
+        }
+        self.expect_container(id).map(Container::Instance)
+    }
+
+    /// Accepts a pod's pause container: one, and none after the instance.
+    pub fn add_pause(&self, id: ContainerId) -> Result<(), SandboxError> {
+        if let Some(existing) = self.lock().container() {
+            return Err(SandboxError::Second {
+                existing: existing.clone(),
+                asked: id,
+            });
+        }
+        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pause {
+            Some(other) if *other.id() == id => Err(SandboxError::Exists(id)),
+            Some(other) => Err(SandboxError::Second {
+                existing: other.id().clone(),
+                asked: id,
+            }),
+            None => {
+                *pause = Some(Pause::new(id));
+                Ok(())
+            }
+        }
+    }
+
+    /// The pause container, when there is one.
+    pub fn pause(&self) -> Option<Pause> {
+        let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        pause.clone()
+    }
+
+    /// Forgets the pause container, for whom nobody waits any more.
+    pub fn remove_pause(&self) {
+        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pause) = pause.take() {
+            pause.end(SIGKILL);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 use seed_protocol::seed::v1;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, State};
+use super::{ContainerId, Pause, State};
 use crate::{status::Board, sys::file};
 
 /// A record may say no more than this.
@@ -24,6 +24,9 @@ pub struct Record {
     container_id: Option<String>,
     /// The boot may go on.
     started: bool,
+    /// The pod's pause container.
+    #[serde(default)]
+    pause_id: Option<String>,
     /// What became of the volumes.
     volumes: Vec<VolumeRecord>,
     /// What went wrong at this boot: subject and message.
@@ -44,7 +47,7 @@ struct VolumeRecord {
 
 impl Record {
     /// The record of `state` and of what `board` shows, when it is worth one.
-    pub fn of(state: &State, board: &Board) -> Option<Self> {
+    pub fn of(state: &State, pause: Option<&Pause>, board: &Board) -> Option<Self> {
         let (container_id, started) = match state {
             State::Created(id) => (Some(id.to_string()), false),
             State::Started(id) => (Some(id.to_string()), true),
@@ -62,6 +65,7 @@ impl Record {
         Some(Self {
             container_id,
             started,
+            pause_id: pause.map(|pause| pause.id().to_string()),
             volumes,
             problems,
         })
@@ -78,6 +82,11 @@ impl Record {
                 board.problem(subject.as_str(), message.as_str());
             }
         }
+    }
+
+    /// The pause container that this records.
+    pub fn pause(&self) -> Option<ContainerId> {
+        ContainerId::try_from(self.pause_id.as_deref()?).ok()
     }
 
     /// The state that this records.
@@ -150,8 +159,8 @@ pub fn read(path: &Path) -> io::Result<Option<Record>> {
 }
 
 /// Writes the record of `state` and `board`, when it is worth one.
-pub fn write(path: &Path, state: &State, board: &Board) -> io::Result<()> {
-    let Some(record) = Record::of(state, board) else {
+pub fn write(path: &Path, state: &State, pause: Option<&Pause>, board: &Board) -> io::Result<()> {
+    let Some(record) = Record::of(state, pause, board) else {
         return Ok(());
     };
     file::write_atomic(path, &serde_json::to_vec(&record)?, MODE)
@@ -167,11 +176,11 @@ mod tests {
         let path = directory.path().join("agent.json");
         assert_eq!(read(&path).unwrap(), None);
         let board = Board::new();
-        write(&path, &State::Ready, &board).unwrap();
+        write(&path, &State::Ready, None, &board).unwrap();
         assert_eq!(read(&path).unwrap(), None);
         let id = ContainerId::try_from("demo").unwrap();
         for state in [State::Created(id.clone()), State::Started(id), State::Alone] {
-            write(&path, &state, &board).unwrap();
+            write(&path, &state, None, &board).unwrap();
             assert_eq!(read(&path).unwrap().unwrap().state(), state);
         }
         fs::write(&path, "{").unwrap();
@@ -191,7 +200,7 @@ mod tests {
         board.set_volumes(vec![volume]);
         board.problem("volume data", "user app does not exist");
         board.problem("identity", "no TPM");
-        write(&path, &State::Alone, &board).unwrap();
+        write(&path, &State::Alone, None, &board).unwrap();
         let again = Board::new();
         read(&path).unwrap().unwrap().restore(&again, &["identity"]);
         let (before, after) = (board.now(), again.now());

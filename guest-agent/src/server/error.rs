@@ -8,8 +8,15 @@ use thiserror::Error;
 use ttrpc::{Code, error::get_rpc_status};
 
 use crate::{
-    agent::sentence, env::EnvError, exec::ExecError, identity::IdentityError,
-    journal::JournalError, network::NetworkError, sandbox::SandboxError, storage::SpecError,
+    agent::sentence,
+    copy::CopyError,
+    env::EnvError,
+    exec::ExecError,
+    identity::IdentityError,
+    journal::JournalError,
+    network::NetworkError,
+    sandbox::SandboxError,
+    storage::{SpecError, online::OnlineError},
     systemd::SystemdError,
 };
 
@@ -19,6 +26,9 @@ pub enum RequestError {
     /// A field of the request cannot be meant.
     #[error("{0}")]
     Invalid(String),
+    /// The request is right and does not fit what there is now.
+    #[error("{0}")]
+    State(String),
     /// A method that this agent does not do.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
@@ -48,6 +58,12 @@ pub enum RequestError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A file that the host copies.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A volume in use.
+    #[error(transparent)]
+    Online(#[from] OnlineError),
     /// Links, routes and neighbours.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -69,6 +85,7 @@ impl From<RequestError> for ttrpc::Error {
         let message = sentence(&error);
         match error {
             RequestError::Invalid(_) => status::invalid(message),
+            RequestError::State(_) => status::failed_precondition(message),
             RequestError::Unsupported(method) => status::unimplemented(method),
             RequestError::Internal { .. } => status::internal(message),
             RequestError::Sandbox(error) => sandbox(&error, message),
@@ -77,6 +94,8 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Exec(error) => exec(&error, message),
             RequestError::Identity(error) => identity(&error, message),
             RequestError::Journal(error) => journal(&error, message),
+            RequestError::Copy(error) => copy(&error, message),
+            RequestError::Online(error) => online(&error, message),
             RequestError::Network(error) => network(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
         }
@@ -153,6 +172,33 @@ fn journal(error: &JournalError, message: String) -> ttrpc::Error {
     match error {
         JournalError::Busy => status::exhausted(message),
         JournalError::MachineId(_) | JournalError::Read(_) | JournalError::Gone => {
+            status::internal(message)
+        }
+    }
+}
+
+fn copy(error: &CopyError, message: String) -> ttrpc::Error {
+    match error {
+        CopyError::Outside { .. }
+        | CopyError::Escapes(_)
+        | CopyError::Piece(_)
+        | CopyError::Kind(_) => status::invalid(message),
+        CopyError::TooEarly { .. } => status::failed_precondition(message),
+        CopyError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            status::exhausted(message)
+        }
+        CopyError::Io { .. } => status::internal(message),
+    }
+}
+
+fn online(error: &OnlineError, message: String) -> ttrpc::Error {
+    match error {
+        OnlineError::Path(_) => status::invalid(message),
+        OnlineError::NotMounted(_) => status::not_found(message),
+        OnlineError::DeviceTooSmall { .. } | OnlineError::Kind { .. } => {
+            status::failed_precondition(message)
+        }
+        OnlineError::Look { .. } | OnlineError::Command { .. } | OnlineError::Failed { .. } => {
             status::internal(message)
         }
     }

@@ -96,7 +96,7 @@ enum BlockError {
         node.display()
     )]
     Unknown { node: PathBuf },
-    #[error("{} is blank but read-only, so no file system can be made", node.display())]
+    #[error("{} is blank but read-only, or shall hold what is made elsewhere, so no file system can be made", node.display())]
     BlankReadOnly { node: PathBuf },
     #[error("no file system could be made: {0}")]
     Mkfs(CommandError),
@@ -240,7 +240,7 @@ fn prepare(spec: &VolumeSpec, node: &Path, volume: &mut Volume) -> Result<Filesy
             found,
         }),
         Contents::Unknown => Err(BlockError::Unknown { node: node_buf() }),
-        Contents::Blank if spec.options.read_only() => {
+        Contents::Blank if spec.options.read_only() || !spec.filesystem.grows() => {
             Err(BlockError::BlankReadOnly { node: node_buf() })
         }
         Contents::Blank => {

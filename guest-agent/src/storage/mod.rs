@@ -6,10 +6,12 @@
 //! [`probe`] decides what a device holds; [`owner`] sets owner and mode of the mount point.
 
 pub mod block;
+pub mod online;
 pub mod options;
 pub mod owner;
 pub mod probe;
 pub mod spec;
+pub mod swap;
 
 use std::{
     fmt,
@@ -20,6 +22,17 @@ use thiserror::Error;
 
 pub use block::{Settings, Volume, provision};
 pub use spec::{VolumeSpec, join, without_host};
+
+/// Kata's names for the kinds of storage that are mounted here.
+pub const DRIVERS: [&str; 7] = [
+    "blk",
+    "virtio-fs",
+    "ephemeral",
+    "local",
+    "bind",
+    "overlayfs",
+    "watchable-bind",
+];
 
 /// The longest mount point, `PATH_MAX` of `linux/limits.h` less the terminating zero.
 const MAX_PATH_BYTES: usize = 4095;
@@ -65,7 +78,7 @@ pub enum SpecError {
     #[error("{0:?} is no mode: three or four octal digits are wanted")]
     Mode(String),
     /// A file system that we do not make or mount.
-    #[error("file system {0:?} is not supported: ext4, xfs and btrfs are")]
+    #[error("file system {0:?} is not supported: ext4, xfs, btrfs and erofs are")]
     Filesystem(String),
     /// A kind of storage that we do not mount.
     #[error("storage driver {0:?} is not supported")]
@@ -176,15 +189,26 @@ pub enum Filesystem {
     Xfs,
     /// Btrfs.
     Btrfs,
+    /// EROFS, which is made outside and only read here.
+    Erofs,
 }
 
 impl Filesystem {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Ext4, Self::Xfs, Self::Btrfs, Self::Erofs];
+
+    /// True for those that can be made and written here.
+    pub const fn grows(self) -> bool {
+        !matches!(self, Self::Erofs)
+    }
+
     /// The kernel's name, which is also the suffix of the `mkfs` program.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Erofs => "erofs",
         }
     }
 }
@@ -197,6 +221,7 @@ impl TryFrom<&str> for Filesystem {
             "" | "ext4" => Ok(Self::Ext4),
             "xfs" => Ok(Self::Xfs),
             "btrfs" => Ok(Self::Btrfs),
+            "erofs" => Ok(Self::Erofs),
             other => Err(SpecError::Filesystem(other.to_owned())),
         }
     }

@@ -72,7 +72,7 @@ const SIGNATURES: [Signature; 18] = [
     ours(0, b"XFSB", Filesystem::Xfs),
     ours(65_536 + 64, b"_BHRfS_M", Filesystem::Btrfs),
     ours(1024 + 56, b"\x53\xef", Filesystem::Ext4),
-    foreign(1024, b"\xe2\xe1\xf5\xe0", "erofs"),
+    ours(1024, b"\xe2\xe1\xf5\xe0", Filesystem::Erofs),
     foreign(1024, b"\x10\x20\xf5\xf2", "f2fs"),
     foreign(0, b"hsqs", "squashfs"),
     foreign(32_768 + 1, b"CD001", "ISO 9660"),

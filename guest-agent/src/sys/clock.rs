@@ -1,6 +1,17 @@
-//! Clocks. `clock_gettime(2)`.
+//! Clocks. `clock_gettime(2)`, `clock_settime(2)`.
 
-use rustix::time::{ClockId, clock_gettime};
+use std::io;
+
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+
+/// Sets `CLOCK_REALTIME`.
+pub fn set_realtime(seconds: i64, microseconds: u32) -> io::Result<()> {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(microseconds) * 1_000,
+    };
+    Ok(clock_settime(ClockId::Realtime, time)?)
+}
 
 /// `CLOCK_BOOTTIME` in microseconds: how long ago the kernel started.
 pub fn boottime_us() -> u64 {

@@ -96,6 +96,44 @@ pub fn size(path: &Path) -> io::Result<u64> {
     Ok(room.f_blocks * room.f_frsize)
 }
 
+/// Some units of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// All that there are.
+    pub total: u64,
+    /// Those in use.
+    pub used: u64,
+    /// Those that are left to everybody.
+    pub available: u64,
+}
+
+/// What a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes.
+    pub bytes: Room,
+    /// Inodes.
+    pub inodes: Room,
+}
+
+/// What the file system at `path` has (`statvfs(3)`).
+pub fn usage(path: &Path) -> io::Result<Usage> {
+    let room = rustix::fs::statvfs(path.as_os_str().as_bytes())?;
+    let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+    Ok(Usage {
+        bytes: Room {
+            total: bytes(room.f_blocks),
+            used: bytes(room.f_blocks.saturating_sub(room.f_bfree)),
+            available: bytes(room.f_bavail),
+        },
+        inodes: Room {
+            total: room.f_files,
+            used: room.f_files.saturating_sub(room.f_ffree),
+            available: room.f_favail,
+        },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

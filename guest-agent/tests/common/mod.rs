@@ -64,6 +64,7 @@ impl Agent {
             paths: Paths {
                 env_file: at("env"),
                 identity_file: at("age-identity"),
+                key_socket: at("tpm.sock"),
                 record_file: at("agent.json"),
                 resolv_conf: at("resolv.conf"),
                 journal_dirs: vec![at("journal")],

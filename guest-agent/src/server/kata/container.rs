@@ -1,7 +1,7 @@
 //! The container, which is the instance itself: its order, its start, its end. An `exec_id` that is empty
 //! or the container's own means its first process, which is systemd.
 
-use std::{future, sync::Arc};
+use std::sync::Arc;
 
 use seed_protocol::kata::{agent::*, empty::Empty};
 use tokio::task;
@@ -11,13 +11,15 @@ use super::process;
 use crate::{
     agent::Context,
     env::Environment,
-    sandbox::{self, Action, ContainerId, Event, Order, SandboxError},
+    exec::ExecError,
+    sandbox::{self, Action, Container, ContainerId, Event, Order, Pause, SandboxError},
     server::error::RequestError,
     storage::{self, spec::RawStorage},
 };
 
 /// `signal(7)` on x86-64 and arm64, and the signals by which `systemd(1)` is told to end: SIGRTMIN+3
 /// (halt) and SIGRTMIN+4 (power off).
+const SIGINT: u32 = 2;
 const SIGKILL: u32 = 9;
 const SIGTERM: u32 = 15;
 const SIGPWR: u32 = 30;
@@ -35,9 +37,13 @@ pub(super) async fn create_container(
         ..
     } = request;
     let id = ContainerId::try_from(container_id.as_str())?;
-    let process = oci
-        .into_option()
-        .and_then(|spec| spec.Process.into_option());
+    let spec = oci.into_option();
+    if spec.as_ref().is_some_and(sandbox::is_pause) {
+        info!(container = %id, "pause container accepted");
+        ctx.sandbox.add_pause(id)?;
+        return Ok(Empty::default());
+    }
+    let process = spec.and_then(|spec| spec.Process.into_option());
     let environment = Environment::parse(&process.map(|process| process.Env).unwrap_or_default())?;
     let volumes = storage::join(
         storages.into_iter().map(raw).collect(),
@@ -73,6 +79,9 @@ pub(super) async fn start_container(
     request: StartContainerRequest,
 ) -> Result<Empty, RequestError> {
     let id = ContainerId::try_from(request.container_id.as_str())?;
+    if let Ok(Container::Pause(_)) = ctx.sandbox.find(id.as_str()) {
+        return Ok(Empty::default());
+    }
     if ctx.sandbox.step(Event::StartContainer(id.clone()))? == Action::LetBootGoOn {
         info!(container = %id, "the boot goes on");
         ctx.release();
@@ -85,7 +94,9 @@ pub(super) async fn remove_container(
     ctx: &Arc<Context>,
     request: RemoveContainerRequest,
 ) -> Result<Empty, RequestError> {
-    ctx.sandbox.expect_container(&request.container_id)?;
+    if let Container::Pause(_) = ctx.sandbox.find(&request.container_id)? {
+        ctx.sandbox.remove_pause();
+    }
     Ok(Empty::default())
 }
 
@@ -93,7 +104,10 @@ pub(super) async fn signal_process(
     ctx: &Arc<Context>,
     request: SignalProcessRequest,
 ) -> Result<Empty, RequestError> {
-    let id = ctx.sandbox.expect_container(&request.container_id)?;
+    let id = match ctx.sandbox.find(&request.container_id)? {
+        Container::Instance(id) => id,
+        Container::Pause(pause) => return signal_pause(&pause, &request),
+    };
     if !is_init(&id, &request.exec_id) {
         process::signal_exec(ctx, request).await?;
         return Ok(Empty::default());
@@ -117,19 +131,36 @@ pub(super) async fn wait_process(
     ctx: &Arc<Context>,
     request: WaitProcessRequest,
 ) -> Result<WaitProcessResponse, RequestError> {
-    let id = ctx.sandbox.expect_container(&request.container_id)?;
-    if is_init(&id, &request.exec_id) {
-        // systemd ends with the machine, and then there is nobody left to answer.
-        return future::pending().await;
-    }
-    let status = process::wait_exec(ctx, request).await?;
+    let status = match ctx.sandbox.find(&request.container_id)? {
+        Container::Pause(pause) => pause.wait().await,
+        Container::Instance(id) if is_init(&id, &request.exec_id) => {
+            // systemd ends when all of its units have been stopped; a machine that is switched off at
+            // once takes the answer with it.
+            ctx.end.wait().await;
+            0
+        }
+        Container::Instance(_) => process::wait_exec(ctx, request).await?,
+    };
     Ok(WaitProcessResponse {
         status,
         ..Default::default()
     })
 }
 
-fn is_init(container: &ContainerId, exec_id: &str) -> bool {
+/// It has one process, and that one has no other.
+fn signal_pause(pause: &Pause, request: &SignalProcessRequest) -> Result<Empty, RequestError> {
+    let exec = request.exec_id.as_str();
+    if !is_init(pause.id(), exec) {
+        return Err(ExecError::NotFound(exec.to_owned()).into());
+    }
+    if matches!(request.signal, SIGINT | SIGKILL | SIGTERM) {
+        // Just matched, so it is small.
+        pause.end(i32::try_from(request.signal).unwrap_or_default());
+    }
+    Ok(Empty::default())
+}
+
+pub(super) fn is_init(container: &ContainerId, exec_id: &str) -> bool {
     exec_id.is_empty() || exec_id == container.as_str()
 }
 

@@ -5,16 +5,20 @@
 //! later, never gets here: `kata::agent_service` answers it.
 
 mod container;
+mod machine;
 mod network;
 pub mod process;
 mod sandbox;
 pub mod stdio;
+mod volumes;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use seed_protocol::{
-    kata::{agent::*, agent_ttrpc, empty::Empty, health, health_ttrpc, types},
+    kata::{
+        agent::*, agent_ttrpc, csi::VolumeStatsResponse, empty::Empty, health, health_ttrpc, types,
+    },
     version,
 };
 use ttrpc::asynchronous::TtrpcContext;
@@ -60,6 +64,10 @@ agent_service! {
     remove_container(RemoveContainerRequest) -> Empty = container::remove_container;
     signal_process(SignalProcessRequest) -> Empty = container::signal_process;
     wait_process(WaitProcessRequest) -> WaitProcessResponse = container::wait_process;
+    update_container(UpdateContainerRequest) -> Empty = machine::update_container;
+    stats_container(StatsContainerRequest) -> StatsContainerResponse = machine::stats_container;
+    pause_container(PauseContainerRequest) -> Empty = machine::pause_container;
+    resume_container(ResumeContainerRequest) -> Empty = machine::resume_container;
     exec_process(ExecProcessRequest) -> Empty = process::exec_process;
     tty_win_resize(TtyWinResizeRequest) -> Empty = process::tty_win_resize;
     write_stdin(WriteStreamRequest) -> WriteStreamResponse = stdio::write_stdin;
@@ -72,6 +80,18 @@ agent_service! {
     list_routes(ListRoutesRequest) -> Routes = network::list_routes;
     add_arp_neighbors(AddARPNeighborsRequest) -> Empty = network::add_arp_neighbors;
     get_guest_details(GuestDetailsRequest) -> GuestDetailsResponse = sandbox::get_guest_details;
+    get_metrics(GetMetricsRequest) -> Metrics = machine::get_metrics;
+    online_cpu_mem(OnlineCPUMemRequest) -> Empty = machine::online_cpu_mem;
+    mem_hotplug_by_probe(MemHotplugByProbeRequest) -> Empty = machine::mem_hotplug_by_probe;
+    reseed_random_dev(ReseedRandomDevRequest) -> Empty = machine::reseed_random_dev;
+    set_guest_date_time(SetGuestDateTimeRequest) -> Empty = machine::set_guest_date_time;
+    copy_file(CopyFileRequest) -> Empty = volumes::copy_file;
+    get_volume_stats(VolumeStatsRequest) -> VolumeStatsResponse = volumes::get_volume_stats;
+    resize_volume(ResizeVolumeRequest) -> Empty = volumes::resize_volume;
+    get_diagnostic_data(GetDiagnosticDataRequest) -> GetDiagnosticDataResponse
+        = volumes::get_diagnostic_data;
+    add_swap(AddSwapRequest) -> Empty = volumes::add_swap;
+    add_swap_path(AddSwapPathRequest) -> Empty = volumes::add_swap_path;
     get_oom_event(GetOOMEventRequest) -> OOMEvent = sandbox::get_oom_event;
     remove_stale_virtiofs_share_mounts(RemoveStaleVirtiofsShareMountsRequest) -> Empty
         = sandbox::nothing_to_remove;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use seed_protocol::kata::{agent::*, empty::Empty, oci};
 
+use super::stdio::is_containers_own;
 use crate::{
     agent::Context,
     exec::{ExecError, ExecKey, ProcessSpec, Size, User},
@@ -63,6 +64,11 @@ pub(super) async fn tty_win_resize(
     ctx: &Arc<Context>,
     request: TtyWinResizeRequest,
 ) -> Result<Empty, RequestError> {
+    if is_containers_own(ctx, &request.container_id, &request.exec_id)?.is_some() {
+        // There is no terminal whose size could matter; a shim tells it in any case.
+        size(request.row, request.column)?;
+        return Ok(Empty::default());
+    }
     let key = key(ctx, &request.container_id, &request.exec_id)?;
     ctx.execs.resize(&key, size(request.row, request.column)?)?;
     Ok(Empty::default())

@@ -1,6 +1,6 @@
 //! The guest as a whole: host name, name servers, what the agent can do, its end.
 
-use std::{future, sync::Arc};
+use std::sync::Arc;
 
 use seed_protocol::{
     kata::{agent::*, empty::Empty},
@@ -11,7 +11,8 @@ use crate::{
     agent::Context,
     sandbox::Event,
     server::error::RequestError,
-    sys::{machine, resolver},
+    storage::DRIVERS,
+    sys::{hotplug, machine, resolver},
 };
 
 /// The longest host name, `HOST_NAME_MAX` of `limits.h`.
@@ -62,30 +63,51 @@ pub(super) async fn destroy_sandbox(
 }
 
 pub(super) async fn get_guest_details(
-    _: &Arc<Context>,
-    _: GuestDetailsRequest,
+    ctx: &Arc<Context>,
+    request: GuestDetailsRequest,
 ) -> Result<GuestDetailsResponse, RequestError> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let details = AgentDetails {
         version: version::SEED.to_owned(),
         init_daemon: false,
-        device_handlers: vec!["blk".to_owned()],
-        storage_handlers: vec!["blk".to_owned()],
+        device_handlers: names(&["blk"]),
+        storage_handlers: names(&DRIVERS),
+        // The guest's own units say which system calls they may make.
         supports_seccomp: false,
         ..AgentDetails::default()
     };
+    let sys = &ctx.config.paths.sys;
+    let block = match request.mem_block_size {
+        true => hotplug::memory_block_bytes(sys).map_err(|source| {
+            RequestError::internal("the size of a memory block cannot be read", source)
+        })?,
+        false => 0,
+    };
     Ok(GuestDetailsResponse {
+        mem_block_size_bytes: block,
         agent_details: Some(details).into(),
+        support_mem_hotplug_probe: request.mem_hotplug_probe && hotplug::probe_file(sys).is_some(),
         ..Default::default()
     })
 }
 
-/// There is one container and its processes are units of the guest, so the host never hears of an
-/// out-of-memory kill this way. A quick answer would make shims ask again without a pause.
+/// Waits for the next kill for lack of memory, however long. A quick answer would make shims ask again
+/// without a pause.
 pub(super) async fn get_oom_event(
-    _: &Arc<Context>,
+    ctx: &Arc<Context>,
     _: GetOOMEventRequest,
 ) -> Result<OOMEvent, RequestError> {
-    future::pending().await
+    loop {
+        ctx.oom.next().await;
+        let state = ctx.sandbox.state();
+        // A kill before there is a container is nobody's.
+        if let Some(id) = state.container() {
+            return Ok(OOMEvent {
+                container_id: id.to_string(),
+                ..Default::default()
+            });
+        }
+    }
 }
 
 pub(super) async fn nothing_to_remove(
