@@ -22,7 +22,7 @@ use seed_protocol::{
 };
 use seed_shim::logs::{
     JournalSource, SourceError,
-    entry::{Record, records},
+    entry::{Record, for_each},
     fifo::Output,
     puller::{spawn, spawn_with},
     reader::{Item, Reader},
@@ -136,13 +136,14 @@ fn stored(dir: &Path) -> Vec<i64> {
         let Item::Frame(frame) = item else {
             panic!("segments are missing")
         };
-        for record in records(&frame) {
+        let Ok(()) = for_each(&frame, |record| {
             match record {
                 Record::Entry(entry) => found.push(number(entry.head.seqnum)),
                 Record::Gap { gap, .. } => found.extend([-number(gap.first), -number(gap.last)]),
                 other => panic!("{other:?}"),
             }
-        }
+            Ok::<(), std::convert::Infallible>(())
+        });
     }
     found
 }
@@ -249,7 +250,7 @@ fn fifo(dir: &Path) -> std::path::PathBuf {
 async fn a_stdout_that_nobody_reads_stops_nothing_and_loses_no_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(dir.path());
-    let output = Output::open(path.to_str().unwrap()).unwrap();
+    let output = Output::open(path.to_str().unwrap(), "").unwrap();
     // A pipe takes 64 KiB; these are several times as much.
     let total = 20_000;
     let handle = spawn(Guest::new(total, 500, []), &dir.path().join("logs"), output);
@@ -292,7 +293,7 @@ async fn stdout_begins_with_this_boot() {
     handle.drain(Duration::from_secs(10)).await;
 
     let file = dir.path().join("stdout.log");
-    let output = Output::open(&format!("file://{}", file.display())).unwrap();
+    let output = Output::open(&format!("file://{}", file.display()), "").unwrap();
     let handle = spawn(Guest::new(12, 3, []), &logs, output);
     let text = || std::fs::read_to_string(&file).unwrap();
     while text().lines().count() < 2 {

@@ -8,13 +8,16 @@ use seed_protocol::{
     seed::v1::{self, JournalBatch, gap::Reason},
 };
 
-use super::segment::{Frame, Gap, GapReason, MAX_BLOCK_BYTES, Mark, Position};
+use super::{
+    entry::dropped,
+    segment::{Frame, Gap, GapReason, MAX_BLOCK_BYTES, Mark, Position},
+};
 
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// To be appended.
-    Frame(Frame),
+    /// To be appended, and how many messages journald says, in its entries, that it dropped.
+    Frame(Frame, u64),
     /// There is nothing new in it.
     Nothing,
     /// It cannot be meant. One sentence.
@@ -74,7 +77,7 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
         (0, Some(gap)) => gap.last,
         _ => contents.last,
     };
-    Accepted::Frame(Frame {
+    let frame = Frame {
         seqnum_id,
         first: contents.first,
         last,
@@ -84,7 +87,8 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
         received_unix_us: now_us(),
         mark: contents.mark,
         block: contents.block.unwrap_or(block),
-    })
+    };
+    Accepted::Frame(frame, contents.dropped)
 }
 
 /// The last entry that is held, as far as it can be compared with these.
@@ -111,6 +115,7 @@ struct Contents {
     last: u64,
     count: u32,
     mark: Mark,
+    dropped: u64,
     /// Written anew, without the entries that are held already.
     block: Option<Vec<u8>>,
 }
@@ -118,8 +123,9 @@ struct Contents {
 fn contents(block: &[u8], held: &Held) -> Result<Contents, DecodeError> {
     let mut contents = Contents::default();
     let mut repeated = false;
-    for entry in BatchDecoder::new(block)? {
-        let head = entry?.head;
+    let mut decoder = BatchDecoder::new(block)?;
+    let mut fields = Vec::new();
+    while let Some(head) = decoder.read_into(&mut fields)? {
         if held.has(&head) {
             repeated = true;
             continue;
@@ -130,6 +136,7 @@ fn contents(block: &[u8], held: &Held) -> Result<Contents, DecodeError> {
         contents.last = head.seqnum;
         contents.mark = Mark::from(&head);
         contents.count = contents.count.saturating_add(1);
+        contents.dropped = contents.dropped.saturating_add(dropped(&fields));
     }
     if repeated {
         contents.block = Some(without_held(block, held)?);
@@ -180,7 +187,7 @@ fn undecodable(
         return Accepted::Refused(error.to_string());
     }
     tracing::warn!(%error, "journal block is not kept");
-    Accepted::Frame(Frame {
+    let frame = Frame {
         seqnum_id,
         first: 0,
         last,
@@ -194,7 +201,8 @@ fn undecodable(
         received_unix_us: now_us(),
         mark: Mark::default(),
         block: Vec::new(),
-    })
+    };
+    Accepted::Frame(frame, 0)
 }
 
 /// The gap that the guest states, cut to what lies between the position and the first entry.
@@ -226,7 +234,7 @@ fn now_us() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::entry::{Record, records};
+    use crate::logs::entry::{Record, for_each};
 
     const ID: [u8; 16] = [9; 16];
 
@@ -280,17 +288,42 @@ mod tests {
 
     fn frame(accepted: Accepted) -> Frame {
         match accepted {
-            Accepted::Frame(frame) => frame,
+            Accepted::Frame(frame, _) => frame,
             other => panic!("{other:?}"),
         }
     }
 
     fn numbers(frame: &Frame) -> Vec<u64> {
-        let entry = |record| match record {
-            Record::Entry(entry) => Some(entry.head.seqnum),
-            _ => None,
+        let mut numbers = Vec::new();
+        let Ok(()) = for_each(frame, |record| {
+            if let Record::Entry(entry) = record {
+                numbers.push(entry.head.seqnum);
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        numbers
+    }
+
+    #[test]
+    fn what_journald_dropped_is_counted_once() {
+        let notice: [(Option<u64>, &[u8]); 3] = [
+            (None, b"_TRANSPORT=driver"),
+            (None, b"MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e"),
+            (None, b"N_DROPPED=12"),
+        ];
+        let mut encoder = BatchEncoder::new(MAX_BLOCK_BYTES);
+        for seqnum in 5..=6 {
+            encoder.push(&head(1, seqnum), notice).unwrap();
+        }
+        let batch = JournalBatch {
+            block: encoder.finish(),
+            ..batch(ID, &[5, 6])
         };
-        records(frame).into_iter().filter_map(entry).collect()
+        let dropped = |held| match accept(at(held), batch.clone()) {
+            Accepted::Frame(_, dropped) => dropped,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((dropped(4), dropped(5)), (24, 12));
     }
 
     #[test]

@@ -1,41 +1,43 @@
-//! What a frame holds, taken apart: entries, and the marks between them. And the filters that
-//! `seed logs` knows, which mean what they mean in journalctl(1).
+//! What a frame holds, taken apart: entries, and the marks between them. Nothing is copied: an entry borrows
+//! from its frame, and is gone with it.
 
-use seed_protocol::journal::{BatchDecoder, EntryHead};
-use thiserror::Error;
+use seed_protocol::journal::{BatchDecoder, EntryHead, Field};
 
 use super::segment::{Frame, Gap};
 
+/// The `MESSAGE_ID` of journald's notice that it dropped a unit's messages (sd-messages.h,
+/// `SD_MESSAGE_JOURNAL_DROPPED`). It comes when the unit logs again after the rate limit's interval.
+const DROPPED: &[u8] = b"a596d6fe7bfa4994828e72309e95d61e";
+
 /// One entry of the guest's journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'e> {
     /// Who numbered it.
     pub seqnum_id: [u8; 16],
     /// Number, times, boot.
     pub head: EntryHead,
     /// The fields as `NAME=value`, in the journal's order. A name may come more than once.
-    pub fields: Vec<Vec<u8>>,
+    pub fields: &'e [Field<'e>],
 }
 
-impl Entry {
+impl<'e> Entry<'e> {
     /// Name and value of each field.
-    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().filter_map(|field| {
-            let at = field.iter().position(|byte| *byte == b'=')?;
-            Some((&field[..at], &field[at + 1..]))
-        })
+    pub fn fields(&self) -> impl Iterator<Item = (&'e [u8], &'e [u8])> + use<'e> {
+        self.fields.iter().filter_map(Field::split)
     }
 
     /// The first value of this name.
-    pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields
-            .iter()
-            .find_map(|f| f.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    pub fn get(&self, name: &str) -> Option<&'e [u8]> {
+        first(self.fields, name)
     }
 
-    fn has(&self, name: &str, value: &str) -> bool {
-        self.fields()
-            .any(|(n, v)| n == name.as_bytes() && v == value.as_bytes())
+    /// Whether one of the values of this name is this.
+    pub fn has(&self, name: &str, value: &str) -> bool {
+        let of_name = |field: &Field<'e>| field.value_of(name.as_bytes());
+        self.fields
+            .iter()
+            .filter_map(of_name)
+            .any(|found| found == value.as_bytes())
     }
 
     /// The syslog level, 0 (emerg) to 7 (debug).
@@ -45,13 +47,35 @@ impl Entry {
             _ => None,
         }
     }
+
+    /// How many messages journald dropped, if this is its notice of that; 0 otherwise.
+    pub fn dropped(&self) -> u64 {
+        dropped(self.fields)
+    }
+}
+
+/// [`Entry::dropped`] of an entry's fields. A unit can send the same fields, but not as journald itself.
+pub(super) fn dropped(fields: &[Field<'_>]) -> u64 {
+    let notice = first(fields, "MESSAGE_ID") == Some(DROPPED)
+        && first(fields, "_TRANSPORT") == Some(b"driver");
+    let number = || {
+        let text = std::str::from_utf8(first(fields, "N_DROPPED")?).ok()?;
+        text.parse().ok()
+    };
+    if notice { number().unwrap_or(0) } else { 0 }
+}
+
+fn first<'e>(fields: &[Field<'e>], name: &str) -> Option<&'e [u8]> {
+    fields
+        .iter()
+        .find_map(|field| field.value_of(name.as_bytes()))
 }
 
 /// One thing of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record<'e> {
     /// An entry.
-    Entry(Entry),
+    Entry(Entry<'e>),
     /// Entries that could not be had.
     Gap {
         /// Whose numbers they are.
@@ -59,123 +83,59 @@ pub enum Record {
         /// Which.
         gap: Gap,
     },
+    /// Messages that journald dropped before they were entries.
+    Dropped {
+        /// How many.
+        count: u64,
+    },
     /// The guest's journal began anew.
     Reset,
     /// The host deleted older entries, which this reader had not come to.
     Removed,
 }
 
-/// Everything in a frame, in order.
-pub fn records(frame: &Frame) -> Vec<Record> {
-    let mut records = Vec::new();
+/// Hands on everything in a frame, in order, until `each` fails.
+pub fn for_each<E>(
+    frame: &Frame,
+    mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     if frame.reset {
-        records.push(Record::Reset);
+        each(&Record::Reset)?;
     }
     if let Some(gap) = frame.gap {
-        records.push(Record::Gap {
+        each(&Record::Gap {
             seqnum_id: frame.seqnum_id,
             gap,
-        });
+        })?;
     }
     // The puller stores only blocks that decode; one that no longer does ends here.
-    let entries = BatchDecoder::new(&frame.block)
-        .into_iter()
-        .flatten()
-        .map_while(Result::ok);
-    records.extend(entries.map(|entry| {
-        Record::Entry(Entry {
+    let Ok(mut decoder) = BatchDecoder::new(&frame.block) else {
+        return Ok(());
+    };
+    let mut fields = Vec::new();
+    while let Ok(Some(head)) = decoder.read_into(&mut fields) {
+        each(&Record::Entry(Entry {
             seqnum_id: frame.seqnum_id,
-            head: entry.head,
-            fields: entry
-                .fields
-                .iter()
-                .map(|field| field.bytes.to_vec())
-                .collect(),
-        })
-    }));
-    records
-}
-
-/// Which entries to show. The default shows all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Units, with their suffix; none means all.
-    pub units: Vec<String>,
-    /// The least important level shown.
-    pub priority: Option<u8>,
-}
-
-impl Filter {
-    /// Adds a unit; without a suffix it is a service.
-    pub fn add_unit(&mut self, name: &str) {
-        let suffixed = name
-            .rsplit_once('.')
-            .is_some_and(|(_, suffix)| SUFFIXES.contains(&suffix));
-        self.units.push(if suffixed {
-            name.into()
-        } else {
-            format!("{name}.service")
-        });
+            head,
+            fields: &fields,
+        }))?;
     }
-
-    /// Whether to show it. Marks are always shown.
-    pub fn passes(&self, record: &Record) -> bool {
-        let Record::Entry(entry) = record else {
-            return true;
-        };
-        let important = self
-            .priority
-            .is_none_or(|least| entry.priority().is_some_and(|priority| priority <= least));
-        important && (self.units.is_empty() || self.units.iter().any(|unit| of_unit(entry, unit)))
-    }
-}
-
-const SUFFIXES: [&str; 11] = [
-    "service",
-    "socket",
-    "target",
-    "device",
-    "mount",
-    "automount",
-    "swap",
-    "timer",
-    "path",
-    "slice",
-    "scope",
-];
-
-/// The unit's own messages, systemd's about it, and the core dumps of its processes.
-fn of_unit(entry: &Entry, unit: &str) -> bool {
-    entry.has("_SYSTEMD_UNIT", unit)
-        || (entry.has("UNIT", unit) && entry.has("_PID", "1"))
-        || (entry.has("_UID", "0")
-            && (entry.has("COREDUMP_UNIT", unit) || entry.has("OBJECT_SYSTEMD_UNIT", unit)))
-}
-
-/// No syslog level.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error(
-    "priority {0:?} is unknown: use 0 to 7, or emerg, alert, crit, err, warning, notice, info, debug"
-)]
-pub struct PriorityError(String);
-
-/// A syslog level by number or name.
-pub fn parse_priority(text: &str) -> Result<u8, PriorityError> {
-    const NAMES: [&str; 8] = [
-        "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
-    ];
-    (0u8..)
-        .zip(NAMES)
-        .find(|(number, name)| *name == text || number.to_string() == text)
-        .map(|(number, _)| number)
-        .ok_or_else(|| PriorityError(text.into()))
+    Ok(())
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    pub(in crate::logs) fn entry(seqnum: u64, fields: &[&[u8]]) -> Entry {
+    pub(in crate::logs) fn fields<'e>(fields: &[&'e [u8]]) -> Vec<Field<'e>> {
+        let field = |bytes: &&'e [u8]| Field {
+            bytes,
+            true_length: bytes.len() as u64,
+        };
+        fields.iter().map(field).collect()
+    }
+
+    pub(in crate::logs) fn entry<'e>(seqnum: u64, fields: &'e [Field<'e>]) -> Entry<'e> {
         Entry {
             seqnum_id: [0xab; 16],
             head: EntryHead {
@@ -185,36 +145,18 @@ pub(super) mod tests {
                 boot_id: [0xcd; 16],
                 xor_hash: 0x1122,
             },
-            fields: fields.iter().map(|f| f.to_vec()).collect(),
+            fields,
         }
     }
 
     #[test]
-    fn units_and_priorities_filter_as_in_journalctl() {
-        let own: &[&[u8]] = &[b"_SYSTEMD_UNIT=app.service", b"PRIORITY=6"];
-        let about: &[&[u8]] = &[b"UNIT=app.service", b"_PID=1", b"PRIORITY=3"];
-        let forged: &[&[u8]] = &[b"UNIT=app.service", b"_PID=77"];
-        let mut filter = Filter::default();
-        filter.add_unit("app");
-        let shows = |filter: &Filter, fields| filter.passes(&Record::Entry(entry(1, fields)));
-        assert_eq!(
-            [own, about, forged].map(|f| shows(&filter, f)),
-            [true, true, false]
-        );
-        filter.priority = Some(parse_priority("err").unwrap());
-        assert_eq!(
-            [own, about, forged].map(|f| shows(&filter, f)),
-            [false, true, false]
-        );
-        assert!(filter.passes(&Record::Reset));
-        filter.add_unit("dbus.socket");
-        assert_eq!(filter.units, ["app.service", "dbus.socket"]);
-    }
-
-    #[test]
-    fn priorities_have_numbers_and_names() {
-        assert_eq!(parse_priority("0"), Ok(0));
-        assert_eq!(parse_priority("warning"), Ok(4));
-        assert!(parse_priority("8").is_err() && parse_priority("loud").is_err());
+    fn only_journald_itself_says_how_much_it_dropped() {
+        let id = [b"MESSAGE_ID=".as_slice(), DROPPED].concat();
+        let notice = [b"_TRANSPORT=driver".as_slice(), &id, b"N_DROPPED=132029"];
+        assert_eq!(entry(1, &fields(&notice)).dropped(), 132_029);
+        let forged = [b"_TRANSPORT=journal".as_slice(), &id, b"N_DROPPED=7"];
+        assert_eq!(entry(1, &fields(&forged)).dropped(), 0);
+        let unreadable = [b"_TRANSPORT=driver".as_slice(), &id, b"N_DROPPED=-7"];
+        assert_eq!(entry(1, &fields(&unreadable)).dropped(), 0);
     }
 }

@@ -1,10 +1,11 @@
-//! The container's stdout: what containerd, and CRI behind it, read. The task here follows the segments, so
+//! The container's stdout and stderr: what containerd, and CRI behind it, read. The task here follows the segments, so
 //! a reader that stalls costs nothing: its place is kept, the pull from the guest goes on, and the lines
 //! come when it reads again.
 //!
 //! Both ends of the FIFO are held, as runc's shim does it, so that a restart of containerd breaks nothing.
 
 use std::{
+    convert::Infallible,
     fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -14,10 +15,13 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::watch};
 
 use super::{
-    entry::{Record, records},
+    entry::{self, Record},
     reader::{Item, Reader},
-    render::Human,
+    render::{Container, container::Texts},
 };
+
+/// What is written at once: containerd's own piece of a line.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Why the container's stdout cannot be used.
 #[derive(Debug, Error)]
@@ -35,9 +39,12 @@ pub enum OutputError {
     Unsupported(String),
 }
 
-/// An opened stdout.
+/// An opened stdout, and stderr where there is one.
 #[derive(Debug)]
-pub struct Output(Sink);
+pub struct Output {
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+}
 
 #[derive(Debug)]
 enum Sink {
@@ -46,35 +53,62 @@ enum Sink {
 }
 
 impl Output {
-    /// Opens what `CreateTaskRequest.stdout` says. `None` when it says nothing. Never blocks. Must be called
-    /// inside a tokio runtime.
-    pub fn open(stdout: &str) -> Result<Option<Self>, OutputError> {
-        if stdout.is_empty() {
+    /// Opens what `CreateTaskRequest` says about `stdout` and `stderr`. `None` when it says nothing. Without a
+    /// stderr of its own everything goes to stdout. Never blocks. Must be called inside a tokio runtime.
+    pub fn open(stdout: &str, stderr: &str) -> Result<Option<Self>, OutputError> {
+        let stderr = if stderr == stdout { "" } else { stderr };
+        let output = Self {
+            stdout: Sink::open(stdout)?,
+            stderr: Sink::open(stderr)?,
+        };
+        Ok((output.stdout.is_some() || output.stderr.is_some()).then_some(output))
+    }
+
+    /// Both at a time: a reader that stalls on one of them must not hold up the other for ever, but the
+    /// place in the segments is one, so the slower one sets the pace.
+    async fn write(&mut self, texts: &Texts) -> io::Result<()> {
+        let write = async |sink: &mut Option<Sink>, text: &[u8]| match sink {
+            Some(sink) => sink.write(text).await,
+            None => Ok(()),
+        };
+        let (stdout, stderr) = tokio::join!(
+            write(&mut self.stdout, &texts.stdout),
+            write(&mut self.stderr, &texts.stderr)
+        );
+        stdout.and(stderr)
+    }
+}
+
+impl Sink {
+    fn open(path: &str) -> Result<Option<Self>, OutputError> {
+        if path.is_empty() {
             return Ok(None);
         }
         let fail = |path: &str, source| OutputError::Open {
             path: path.into(),
             source,
         };
-        let sink = if let Some(path) = stdout.strip_prefix("file://") {
+        Ok(Some(if let Some(path) = path.strip_prefix("file://") {
             let file = OpenOptions::new().create(true).append(true).open(path);
-            Sink::File(file.map_err(|source| fail(path, source))?)
-        } else if stdout.contains("://") && !stdout.starts_with('/') {
-            return Err(OutputError::Unsupported(stdout.into()));
+            Self::File(file.map_err(|source| fail(path, source))?)
+        } else if path.contains("://") && !path.starts_with('/') {
+            return Err(OutputError::Unsupported(path.into()));
         } else {
             // Linux only: read and write opens a FIFO without waiting for the other side (fifo(7)).
-            let fifo = pipe::OpenOptions::new()
-                .read_write(true)
-                .open_sender(stdout);
-            Sink::Fifo(fifo.map_err(|source| fail(stdout, source))?)
-        };
-        Ok(Some(Self(sink)))
+            let fifo = pipe::OpenOptions::new().read_write(true).open_sender(path);
+            Self::Fifo(fifo.map_err(|source| fail(path, source))?)
+        }))
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.0 {
-            Sink::Fifo(fifo) => fifo.write_all(bytes).await,
-            Sink::File(file) => file.write_all(bytes),
+        match self {
+            Self::Fifo(fifo) => {
+                for piece in bytes.chunks(PIECE_BYTES) {
+                    fifo.write_all(piece).await?;
+                }
+                Ok(())
+            }
+            Self::File(file) => file.write_all(bytes),
         }
     }
 }
@@ -95,36 +129,46 @@ pub(super) async fn write_all(
     mut output: Output,
     mut progress: watch::Receiver<Progress>,
 ) {
-    let mut human = Human::for_stdout();
-    let mut lines = Vec::new();
+    let mut container = Container::new(output.stderr.is_some());
+    let mut texts = Texts::default();
     loop {
         let ended = progress.borrow_and_update().ended;
         loop {
-            let item = match reader.next() {
-                Ok(Some(item)) => item,
+            match reader.next() {
+                Ok(Some(Item::Frame(frame))) => {
+                    let Ok(()) = entry::for_each(&frame, |record| {
+                        container.render(record, &mut texts);
+                        Ok::<(), Infallible>(())
+                    });
+                }
+                Ok(Some(Item::Removed)) => container.render(&Record::Removed, &mut texts),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(dir = %dir.display(), %error, "log cannot be read for stdout");
                     break;
                 }
-            };
-            let records = match item {
-                Item::Frame(frame) => records(&frame),
-                Item::Removed => vec![Record::Removed],
-            };
-            for record in &records {
-                human.render(record, &mut lines);
             }
-            if let Err(error) = output.write(&lines).await {
-                tracing::warn!(%error, "container's stdout is gone; the log goes on without it");
+            if !written(&mut output, &mut texts).await {
                 return;
             }
-            lines.clear();
         }
         if ended || progress.changed().await.is_err() {
+            container.finish(&mut texts);
+            written(&mut output, &mut texts).await;
             return;
         }
     }
+}
+
+/// Writes and forgets the texts. False when they can no longer be written.
+async fn written(output: &mut Output, texts: &mut Texts) -> bool {
+    let result = output.write(texts).await;
+    if let Err(error) = &result {
+        tracing::warn!(%error, "container's stdout is gone; the log goes on without it");
+    }
+    texts.stdout.clear();
+    texts.stderr.clear();
+    result.is_ok()
 }
 
 #[cfg(test)]
@@ -133,11 +177,11 @@ mod tests {
 
     #[tokio::test]
     async fn kinds_that_are_not_done_are_refused_by_name() {
-        assert!(Output::open("").unwrap().is_none());
-        let refused = Output::open("binary:///usr/bin/logger?a=b").unwrap_err();
+        assert!(Output::open("", "").unwrap().is_none());
+        let refused = Output::open("binary:///usr/bin/logger?a=b", "").unwrap_err();
         assert!(refused.to_string().contains("binary:///usr/bin/logger"));
         assert!(matches!(
-            Output::open("/nonexistent/fifo"),
+            Output::open("", "/nonexistent/fifo"),
             Err(OutputError::Open { .. })
         ));
     }

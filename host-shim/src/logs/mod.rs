@@ -13,9 +13,10 @@
 //! | [`segment`] | the form of one segment file: frames, checksums, the torn tail |
 //! | [`store`] | a folder of segments: one writer, rotation, the cap |
 //! | [`reader`] | reads a folder of segments, from the start, from the end, and on as it grows |
-//! | [`entry`] | one entry, decoded from a block, and the filters on it |
-//! | [`render`] | entries as text for people, as journalctl's JSON |
-//! | [`fifo`] | the container's stdout |
+//! | [`entry`] | one entry, decoded from a block, and the marks between entries |
+//! | [`filter`], [`when`] | which entries are asked for; points in time |
+//! | [`render`] | entries as text for people, for the container's stdout and stderr, as journalctl writes them |
+//! | [`fifo`] | the container's stdout and stderr |
 //!
 //! Data and position are one write, so a crash on either side neither loses nor repeats an entry. Loss in
 //! the guest is never silent: a gap is a record of its own and is shown.
@@ -27,11 +28,13 @@ use thiserror::Error;
 pub mod batch;
 pub mod entry;
 pub mod fifo;
+pub mod filter;
 pub mod puller;
 pub mod reader;
 pub mod render;
 pub mod segment;
 pub mod store;
+pub mod when;
 
 pub use puller::{Counters, Handle};
 

@@ -47,6 +47,7 @@ pub struct Counters {
     entries: AtomicU64,
     lag: AtomicU64,
     missing: AtomicU64,
+    dropped: AtomicU64,
 }
 
 impl Counters {
@@ -63,6 +64,12 @@ impl Counters {
     /// Entries that could not be had.
     pub fn missing(&self) -> u64 {
         self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Messages that the guest's rate limit dropped before they were entries, as far as journald says so:
+    /// its notice comes when the same unit logs again after the limit's interval.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -260,8 +267,8 @@ impl<S: JournalSource> Puller<S> {
 
     async fn take(&mut self, store: &mut Store, batch: JournalBatch) -> Took {
         let tail = batch.tail_seqnum;
-        let frame = match batch::accept(store.position(), batch) {
-            Accepted::Frame(frame) => frame,
+        let (frame, dropped) = match batch::accept(store.position(), batch) {
+            Accepted::Frame(frame, dropped) => (frame, dropped),
             Accepted::Nothing => {
                 self.counters.lag.store(0, Ordering::Relaxed);
                 return Took::Nothing;
@@ -277,12 +284,16 @@ impl<S: JournalSource> Puller<S> {
                 return Took::Stopped;
             }
         }
-        self.count(&frame, tail);
+        self.count(&frame, tail, dropped);
         self.progress.send_modify(|progress| progress.appended += 1);
         Took::Something
     }
 
-    fn count(&self, frame: &Frame, tail: u64) {
+    fn count(&self, frame: &Frame, tail: u64, dropped: u64) {
+        if dropped > 0 {
+            tracing::warn!(dropped, "the guest's rate limit dropped messages");
+        }
+        self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
         let missing = frame.gap.map_or(0, |gap| gap.count());
         if let Some(gap) = frame.gap {
             tracing::warn!(

@@ -2,14 +2,17 @@
 //! entries, and on as it grows. Takes no lock and changes nothing.
 
 use std::{
+    convert::Infallible,
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use thiserror::Error;
 
 use super::{
+    entry::{self, Record},
     segment::{
         self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, Frame, Next, PREFIX_BYTES, SegmentError,
     },
@@ -63,7 +66,7 @@ impl Reader {
 
     /// Begins behind the newest frame.
     pub fn from_end(dir: &Path) -> Result<Self, ReadError> {
-        tail(dir, 0, |_| Vec::<()>::new()).map(|(_, reader)| reader)
+        tail(dir, 0, |_| 0).map(|tail| tail.reader)
     }
 
     /// The next item, `None` when there is none now.
@@ -110,6 +113,27 @@ impl Reader {
         let numbers = numbers(&self.dir).map_err(|source| fault(&self.dir, source.into()))?;
         Ok(numbers.into_iter().find(|number| *number > current))
     }
+
+    /// True once when the log was removed and another one begins in its place (`seed rm`, `seed run`): this
+    /// reader then begins with that. To be asked now and then by who follows a log for long.
+    pub fn begin_anew(&mut self) -> Result<bool, ReadError> {
+        let Some(open) = &self.open else {
+            return Ok(false);
+        };
+        let path = path_of(&self.dir, open.number);
+        let io = |source: io::Error| fault(&path, source.into());
+        let ours = open.file.get_ref().metadata().map_err(io)?;
+        if ours.nlink() > 0 {
+            return Ok(false);
+        }
+        // Deleted by the cap: then there are newer ones, and the next item is one of theirs.
+        let numbers = numbers(&self.dir).map_err(|source| fault(&self.dir, source.into()))?;
+        let anew = numbers.last().is_some_and(|last| *last <= open.number);
+        if anew {
+            *self = Self::from_start(&self.dir);
+        }
+        Ok(anew)
+    }
 }
 
 impl Open {
@@ -142,16 +166,24 @@ impl Open {
     }
 }
 
-/// The last `wanted` things of a log, oldest first, and a reader that goes on behind them. `things` makes
-/// them of one frame (entries that pass a filter, say), in order. Frames are read backwards, only as many as
-/// needed.
-pub fn tail<T>(
+/// Where the last `wanted` entries of a log begin.
+#[derive(Debug)]
+pub struct Tail {
+    /// Stands before the frame that holds the first of them.
+    pub reader: Reader,
+    /// How many wanted entries of that frame come before it.
+    pub skip: usize,
+}
+
+/// Finds where the last `wanted` entries begin; `count` says how many of a frame's entries count. Frames
+/// are read backwards, only as many as needed.
+pub fn tail(
     dir: &Path,
     wanted: usize,
-    mut things: impl FnMut(&Frame) -> Vec<T>,
-) -> Result<(Vec<T>, Reader), ReadError> {
+    mut count: impl FnMut(&Frame) -> usize,
+) -> Result<Tail, ReadError> {
     let mut reader = Reader::from_start(dir);
-    let mut found: Vec<T> = Vec::new();
+    let mut missing = wanted;
     let all = numbers(dir).map_err(|source| fault(dir, source.into()))?;
     for number in all.into_iter().rev() {
         let path = path_of(dir, number);
@@ -162,30 +194,52 @@ pub fn tail<T>(
             Err(source) => return Err(fault(&path, source)),
         };
         let frames = index(&mut open).map_err(|source| fault(&path, source.into()))?;
-        for offset in frames.iter().rev() {
-            if found.len() >= wanted {
-                break;
-            }
-            open.seek(*offset)
-                .map_err(|source| fault(&path, source.into()))?;
-            if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
-                let mut new = things(&frame);
-                new.reverse();
-                found.append(&mut new);
-            }
-        }
-        if reader.open.is_none() {
+        let io = |source: io::Error| fault(&path, source.into());
+        if wanted == 0 {
             open.seek_behind(&frames)
                 .map_err(|source| fault(&path, source))?;
             reader.open = Some(open);
+            return Ok(Tail { reader, skip: 0 });
         }
-        if found.len() >= wanted {
-            break;
+        for offset in frames.iter().rev() {
+            open.seek(*offset).map_err(io)?;
+            let Some(frame) = open.next().map_err(|source| fault(&path, source))? else {
+                continue;
+            };
+            let found = count(&frame);
+            if found >= missing {
+                open.seek(*offset).map_err(io)?;
+                reader.open = Some(open);
+                let skip = found - missing;
+                return Ok(Tail { reader, skip });
+            }
+            missing -= found;
         }
     }
-    found.truncate(wanted);
-    found.reverse();
-    Ok((found, reader))
+    // There are not so many: all of them.
+    Ok(Tail { reader, skip: 0 })
+}
+
+/// The boots that a log knows, oldest first.
+pub fn boots(dir: &Path) -> Result<Vec<[u8; 16]>, ReadError> {
+    let mut reader = Reader::from_start(dir);
+    let mut boots: Vec<[u8; 16]> = Vec::new();
+    while let Some(item) = reader.next()? {
+        let Item::Frame(frame) = item else { continue };
+        // Boots do not come back: where a batch ends in the boot of the one before, it holds no other.
+        if boots.last() == Some(&frame.mark.boot_id) {
+            continue;
+        }
+        let Ok(()) = entry::for_each(&frame, |record| {
+            if let Record::Entry(entry) = record
+                && !boots.contains(&entry.head.boot_id)
+            {
+                boots.push(entry.head.boot_id);
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
+    Ok(boots)
 }
 
 impl Open {
@@ -280,23 +334,20 @@ mod tests {
             store.append(&frame(n, 300)).unwrap();
         }
         for wanted in [0usize, 1, 2, 3, 5, 9, 10, 11, 100] {
-            let (found, mut reader) = tail(dir.path(), wanted, |f| vec![f.last]).unwrap();
+            let mut tail = tail(dir.path(), wanted, |_| 1).unwrap();
             let expected = (1..=10u64).rev().take(wanted).collect::<Vec<_>>();
-            assert_eq!(found, expected.into_iter().rev().collect::<Vec<_>>());
-            assert_eq!(reader.next().unwrap(), None, "{wanted}");
+            let expected = expected.into_iter().rev().collect::<Vec<_>>();
+            assert_eq!((tail.skip, lasts(&mut tail.reader)), (0, expected));
         }
-        let even = |f: &Frame| {
-            if f.last.is_multiple_of(2) {
-                vec![f.last]
-            } else {
-                vec![]
-            }
-        };
-        let (found, mut reader) = tail(dir.path(), 3, even).unwrap();
-        assert_eq!(found, [6, 8, 10]);
+        // A frame that holds more than is wanted.
+        let mut several = tail(dir.path(), 5, |_| 3).unwrap();
+        assert_eq!((several.skip, lasts(&mut several.reader)), (1, vec![9, 10]));
+        let even = |f: &Frame| usize::from(f.last.is_multiple_of(2));
+        let mut tail = tail(dir.path(), 3, even).unwrap();
+        assert_eq!(lasts(&mut tail.reader), [6, 7, 8, 9, 10]);
         store.append(&frame(11, 300)).unwrap();
         store.append(&frame(12, 900)).unwrap();
-        assert_eq!(lasts(&mut reader), [11, 12]);
+        assert_eq!(lasts(&mut tail.reader), [11, 12]);
     }
 
     #[test]
@@ -310,10 +361,12 @@ mod tests {
         let after = fs::read(&path).unwrap();
         for cut in before.len()..after.len() {
             fs::write(&path, &after[..cut]).unwrap();
-            let (found, mut reader) = tail(dir.path(), 5, |f| vec![f.last]).unwrap();
-            assert_eq!((found, lasts(&mut reader)), (vec![1], vec![]));
+            let mut end = Reader::from_end(dir.path()).unwrap();
+            let mut start = tail(dir.path(), 5, |_| 1).unwrap().reader;
+            assert_eq!((lasts(&mut start), lasts(&mut end)), (vec![1], vec![]));
             fs::write(&path, &after).unwrap();
-            assert_eq!(lasts(&mut reader), [2], "cut {cut}");
+            assert_eq!(lasts(&mut start), [2], "cut {cut}");
+            assert_eq!(lasts(&mut end), [2], "cut {cut}");
         }
     }
 
@@ -330,5 +383,26 @@ mod tests {
         fs::remove_file(path_of(dir.path(), 2)).unwrap();
         let seen = lasts(&mut reader);
         assert!(seen.contains(&0) && seen.ends_with(&[9, 10]), "{seen:?}");
+    }
+
+    #[test]
+    fn a_log_that_was_removed_and_begun_again_is_read_from_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        let mut store = Store::open(&logs, SMALL).unwrap();
+        for n in 1..=10 {
+            store.append(&frame(n, 300)).unwrap();
+        }
+        let mut reader = Reader::from_end(&logs).unwrap();
+        assert!(!reader.begin_anew().unwrap());
+        drop(store);
+        fs::remove_dir_all(&logs).unwrap();
+        assert!(!reader.begin_anew().unwrap(), "there is none yet");
+        let mut store = Store::open(&logs, SMALL).unwrap();
+        store.append(&frame(1, 10)).unwrap();
+        assert!(lasts(&mut reader).is_empty());
+        assert!(reader.begin_anew().unwrap());
+        assert_eq!(lasts(&mut reader), [1]);
+        assert!(!reader.begin_anew().unwrap());
     }
 }

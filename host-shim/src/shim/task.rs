@@ -117,7 +117,7 @@ impl Task {
             accel: config.accel,
             cpu: Cpu::look(),
         })?;
-        let stdout = Output::open(&stdio.stdout)?;
+        let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         make_dir(paths.run_dir())?;
         let observer = TaskObserver {
             publisher: publisher.clone(),

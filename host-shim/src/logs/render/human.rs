@@ -5,24 +5,14 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use crate::logs::entry::{Entry, Record};
 
-/// How to write the time.
-#[derive(Debug, Clone)]
-pub enum Clock {
-    /// `Nov 21 23:01:02` in this time zone.
-    Short(TimeZone),
-    /// RFC 3339 with microseconds, in UTC.
-    Rfc3339,
-}
-
 /// A renderer. It remembers the last boot, so one goes with one stream.
 #[derive(Debug)]
 pub struct Human {
-    clock: Clock,
-    /// Show the guest's host name.
-    hostname: bool,
+    zone: TimeZone,
     /// Escape control characters and colour by priority.
     terminal: bool,
     boot: Option<[u8; 16]>,
+    following: Option<String>,
 }
 
 const BOLD: &str = "\x1b[1m";
@@ -32,42 +22,32 @@ const GREY: &str = "\x1b[90m";
 const OFF: &str = "\x1b[0m";
 
 impl Human {
-    /// For `seed logs`: local time and host name; colours and escapes on a terminal.
-    pub fn for_user(terminal: bool) -> Self {
+    /// Local time; colours and escapes on a terminal.
+    pub fn new(terminal: bool) -> Self {
         Self {
-            clock: Clock::Short(TimeZone::system()),
-            hostname: true,
+            zone: TimeZone::system(),
             terminal,
             boot: None,
+            following: None,
         }
     }
 
-    /// For the container's stdout: the journal's own time (the reader adds its time of arrival), no host
-    /// name (one container, one host), bytes as they are.
-    pub fn for_stdout() -> Self {
-        Self {
-            clock: Clock::Rfc3339,
-            hostname: false,
-            terminal: false,
-            boot: None,
-        }
+    /// From here on entries come as they are written: another boot is a new start of this instance.
+    pub fn follow(&mut self, instance: &str) {
+        self.following = Some(instance.into());
     }
 
     /// Appends the record's lines, each with its newline.
-    pub fn render(&mut self, record: &Record, out: &mut Vec<u8>) {
+    pub fn render(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         match record {
-            Record::Entry(entry) => self.entry(entry, out),
-            Record::Gap { gap, .. } => {
-                let (count, text) = (gap.count(), gap.reason.text());
-                let entries = if count == 1 {
-                    "entry is"
-                } else {
-                    "entries are"
-                };
-                self.mark(&format!("{count} {entries} missing: {text}"), out);
+            Record::Entry(entry) => {
+                self.entry(entry, out);
+                match entry.dropped() {
+                    0 => {}
+                    count => self.mark(&dropped(count), out),
+                }
             }
-            Record::Reset => self.mark("the guest's journal begins anew", out),
-            Record::Removed => self.mark("older entries were deleted on the host", out),
+            other => self.mark(&words(other), out),
         }
     }
 
@@ -76,21 +56,20 @@ impl Human {
         out.extend_from_slice(format!("{on}-- {text} --{off}\n").as_bytes());
     }
 
-    fn entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
+    fn entry(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         let boot = entry.head.boot_id;
         if self.boot.replace(boot).is_some_and(|before| before != boot) {
-            self.mark(&format!("Boot {}", hex(&boot)), out);
+            let text = match &self.following {
+                Some(instance) => format!("{instance} was started again: boot {}", hex(&boot)),
+                None => format!("Boot {}", hex(&boot)),
+            };
+            self.mark(&text, out);
         }
         let mut prefix = self.time(entry).into_bytes();
-        if self.hostname {
-            prefix.push(b' ');
-            self.word(entry.get("_HOSTNAME").unwrap_or(b"-"), &mut prefix);
-        }
         prefix.push(b' ');
-        let name = entry
-            .get("SYSLOG_IDENTIFIER")
-            .or_else(|| entry.get("_COMM"));
-        self.word(name.unwrap_or(b"unknown"), &mut prefix);
+        self.word(entry.get("_HOSTNAME").unwrap_or(b"-"), &mut prefix);
+        prefix.push(b' ');
+        self.word(sender(entry), &mut prefix);
         if let Some(pid) = entry.get("_PID").or_else(|| entry.get("SYSLOG_PID")) {
             prefix.push(b'[');
             self.word(pid, &mut prefix);
@@ -114,7 +93,7 @@ impl Human {
         }
     }
 
-    fn colour(&self, entry: &Entry) -> (&'static str, &'static str) {
+    fn colour(&self, entry: &Entry<'_>) -> (&'static str, &'static str) {
         match entry.priority() {
             _ if !self.terminal => ("", ""),
             Some(0..=3) => (RED, OFF),
@@ -125,24 +104,17 @@ impl Human {
         }
     }
 
-    /// The time that the sender gave, where it did: journald's own is that of arrival.
-    fn time(&self, entry: &Entry) -> String {
-        let sent = entry
-            .get("_SOURCE_REALTIME_TIMESTAMP")
-            .and_then(|v| std::str::from_utf8(v).ok());
-        let us = sent
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(entry.head.realtime_us);
+    fn time(&self, entry: &Entry<'_>) -> String {
+        let us = time_us(entry);
         let time = i64::try_from(us)
             .ok()
             .and_then(|us| Timestamp::from_microsecond(us).ok());
-        match (time, &self.clock) {
-            (Some(time), Clock::Short(zone)) => time
-                .to_zoned(zone.clone())
+        match time {
+            Some(time) => time
+                .to_zoned(self.zone.clone())
                 .strftime("%b %d %H:%M:%S")
                 .to_string(),
-            (Some(time), Clock::Rfc3339) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
-            (None, _) => format!("[{us} us]"),
+            None => format!("[{us} us]"),
         }
     }
 
@@ -160,6 +132,49 @@ impl Human {
             out.extend_from_slice(bytes)
         }
     }
+}
+
+/// What a mark says to people. Of an entry: nothing.
+pub(super) fn words(record: &Record<'_>) -> String {
+    match record {
+        Record::Entry(_) => String::new(),
+        Record::Gap { gap, .. } => {
+            let (count, text) = (gap.count(), gap.reason.text());
+            let entries = if count == 1 {
+                "entry is"
+            } else {
+                "entries are"
+            };
+            format!("{count} {entries} missing: {text}")
+        }
+        Record::Dropped { count } => dropped(*count),
+        Record::Reset => "the guest's journal begins anew".into(),
+        Record::Removed => "older entries were deleted on the host".into(),
+    }
+}
+
+fn dropped(count: u64) -> String {
+    let messages = if count == 1 {
+        "message was"
+    } else {
+        "messages were"
+    };
+    format!("{count} {messages} dropped by the guest's rate limit")
+}
+
+/// Who wrote it.
+pub(super) fn sender<'e>(entry: &Entry<'e>) -> &'e [u8] {
+    let name = entry.get("SYSLOG_IDENTIFIER");
+    name.or_else(|| entry.get("_COMM")).unwrap_or(b"unknown")
+}
+
+/// The time that the sender gave, where it did: journald's own is that of arrival.
+pub(super) fn time_us(entry: &Entry<'_>) -> u64 {
+    let sent = entry
+        .get("_SOURCE_REALTIME_TIMESTAMP")
+        .and_then(|v| std::str::from_utf8(v).ok());
+    sent.and_then(|text| text.parse().ok())
+        .unwrap_or(entry.head.realtime_us)
 }
 
 /// Appends text in which nothing can steer a terminal: control characters, what is not UTF-8, and the
@@ -198,15 +213,12 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::logs::{
-        entry::tests::entry,
+        entry::tests::{entry, fields},
         segment::{Gap, GapReason},
     };
 
-    fn rendered(mut human: Human, records: &[Record]) -> String {
-        human.clock = match human.clock {
-            Clock::Short(_) => Clock::Short(TimeZone::UTC),
-            other => other,
-        };
+    fn rendered(mut human: Human, records: &[Record<'_>]) -> String {
+        human.zone = TimeZone::UTC;
         let mut out = Vec::new();
         for record in records {
             human.render(record, &mut out);
@@ -214,42 +226,34 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const APP: [&[u8]; 5] = [
-        b"_HOSTNAME=demo",
-        b"SYSLOG_IDENTIFIER=app",
-        b"_PID=17",
-        b"PRIORITY=3",
-        b"MESSAGE=first\n  second\n",
-    ];
-
     #[test]
     fn lines_read_like_journalctl_and_further_ones_are_indented() {
+        let app = fields(&[
+            b"_HOSTNAME=demo",
+            b"SYSLOG_IDENTIFIER=app",
+            b"_PID=17",
+            b"PRIORITY=3",
+            b"MESSAGE=first\n  second\n",
+        ]);
         assert_eq!(
-            rendered(Human::for_user(false), &[Record::Entry(entry(1, &APP))]),
+            rendered(Human::new(false), &[Record::Entry(entry(1, &app))]),
             format!(
                 "Nov 21 23:01:02 demo app[17]: first\n{}  second\n",
                 " ".repeat(30)
             )
         );
-        assert_eq!(
-            rendered(
-                Human::for_stdout(),
-                &[Record::Entry(entry(1, &[b"MESSAGE=x", b"_COMM=sh"]))]
-            ),
-            "2025-11-21T23:01:02.123456Z sh: x\n"
-        );
     }
 
     #[test]
     fn a_terminal_gets_colours_and_never_the_guests_own_escapes() {
-        let hostile: [&[u8]; 4] = [
+        let hostile = fields(&[
             b"_HOSTNAME=de\x1b]0;owned\x07mo",
             b"SYSLOG_IDENTIFIER=a\nNov",
             b"MESSAGE=\x1b[2Jgone \xff \xc2\x9b \xe2\x80\xae\ttab",
             b"PRIORITY=4",
-        ];
+        ]);
         assert_eq!(
-            rendered(Human::for_user(true), &[Record::Entry(entry(1, &hostile))]),
+            rendered(Human::new(true), &[Record::Entry(entry(1, &hostile))]),
             "Nov 21 23:01:02 de\\x1b]0;owned\\x07mo a: \x1b[1;33m\\x1b[2Jgone \\xff \\u{9b} \\u{202e}\ttab\x1b[0m\n"
         );
     }
@@ -261,32 +265,62 @@ mod tests {
             last: 14,
             reason: GapReason::Vacuumed,
         };
-        let mut later = entry(15, &[b"MESSAGE=b", b"_COMM=x", b"_HOSTNAME=h"]);
+        let (a, b) = (
+            fields(&[b"MESSAGE=a", b"_COMM=x", b"_HOSTNAME=h"]),
+            fields(&[b"MESSAGE=b", b"_COMM=x", b"_HOSTNAME=h"]),
+        );
+        let mut later = entry(15, &b);
         later.head.boot_id = [1; 16];
         let records = [
-            Record::Entry(entry(2, &[b"MESSAGE=a", b"_COMM=x", b"_HOSTNAME=h"])),
+            Record::Entry(entry(2, &a)),
             Record::Gap {
                 seqnum_id: [0; 16],
                 gap,
             },
             Record::Entry(later),
+            Record::Dropped { count: 1 },
+            Record::Reset,
             Record::Removed,
         ];
-        assert_eq!(
-            rendered(Human::for_user(false), &records),
-            "Nov 21 23:01:02 h x: a\n\
+        let expected = "Nov 21 23:01:02 h x: a\n\
              -- 12 entries are missing: the guest deleted them before they were read --\n\
              -- Boot 01010101010101010101010101010101 --\n\
              Nov 21 23:01:02 h x: b\n\
-             -- older entries were deleted on the host --\n"
+             -- 1 message was dropped by the guest's rate limit --\n\
+             -- the guest's journal begins anew --\n\
+             -- older entries were deleted on the host --\n";
+        assert_eq!(rendered(Human::new(false), &records), expected);
+        let mut following = Human::new(false);
+        following.follow("demo");
+        assert_eq!(
+            rendered(following, &records),
+            expected.replace("Boot 01", "demo was started again: boot 01")
+        );
+    }
+
+    #[test]
+    fn journalds_notice_of_dropped_messages_is_followed_by_how_many() {
+        let notice = fields(&[
+            b"_HOSTNAME=h",
+            b"SYSLOG_IDENTIFIER=systemd-journald",
+            b"_TRANSPORT=driver",
+            b"MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e",
+            b"N_DROPPED=132029",
+            b"MESSAGE=Suppressed 132029 messages from app.service",
+        ]);
+        assert_eq!(
+            rendered(Human::new(false), &[Record::Entry(entry(1, &notice))]),
+            "Nov 21 23:01:02 h systemd-journald: Suppressed 132029 messages from app.service\n\
+             -- 132029 messages were dropped by the guest's rate limit --\n"
         );
     }
 
     #[test]
     fn an_impossible_time_is_shown_as_it_is() {
-        let mut odd = entry(1, &[b"MESSAGE=x", b"_COMM=y", b"_HOSTNAME=h"]);
+        let fields = fields(&[b"MESSAGE=x", b"_COMM=y", b"_HOSTNAME=h"]);
+        let mut odd = entry(1, &fields);
         odd.head.realtime_us = u64::MAX;
-        let text = rendered(Human::for_user(false), &[Record::Entry(odd)]);
+        let text = rendered(Human::new(false), &[Record::Entry(odd)]);
         assert_eq!(text, format!("[{} us] h y: x\n", u64::MAX));
     }
 }

@@ -8,41 +8,103 @@ use std::{collections::HashMap, io::Write};
 use super::human::hex;
 use crate::logs::entry::{Entry, Record};
 
-/// Appends the record's line.
-pub fn render(record: &Record, out: &mut Vec<u8>) {
-    match record {
-        Record::Entry(entry) => object(entry, out),
-        Record::Gap { seqnum_id, gap } => {
-            let mark = serde_json::json!({
-                "__SEED_GAP": {
-                    "count": gap.count(),
-                    "first": gap.first,
-                    "last": gap.last,
-                    "reason": gap.reason.text(),
-                },
-                "__SEQNUM_ID": hex(seqnum_id),
-            });
-            out.extend_from_slice(mark.to_string().as_bytes());
-        }
-        Record::Reset => out.extend_from_slice(br#"{"__SEED_RESET":true}"#),
-        Record::Removed => out.extend_from_slice(br#"{"__SEED_REMOVED":true}"#),
-    }
-    out.push(b'\n');
+/// Up to this many fields a name that comes twice is found by comparing each with each.
+const FEW_FIELDS: usize = 64;
+
+/// A renderer. It holds nothing but room.
+#[derive(Debug, Default)]
+pub struct Json {
+    seqnum_id: ([u8; 16], String),
+    boot_id: ([u8; 16], String),
 }
 
-fn object(entry: &Entry, out: &mut Vec<u8>) {
-    let head = &entry.head;
-    let (seqnum_id, boot_id) = (hex(&entry.seqnum_id), hex(&head.boot_id));
-    let cursor = format!(
-        "s={seqnum_id};i={:x};b={boot_id};m={:x};t={:x};x={:x}",
-        head.seqnum, head.monotonic_us, head.realtime_us, head.xor_hash
-    );
-    // A Vec takes every write.
-    let _ = write!(
-        out,
-        r#"{{"__CURSOR":"{cursor}","__REALTIME_TIMESTAMP":"{}","__MONOTONIC_TIMESTAMP":"{}","__SEQNUM":"{}","__SEQNUM_ID":"{seqnum_id}","_BOOT_ID":"{boot_id}""#,
-        head.realtime_us, head.monotonic_us, head.seqnum,
-    );
+impl Json {
+    /// Appends the record's line.
+    pub fn render(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        match record {
+            Record::Entry(entry) => self.object(entry, out),
+            Record::Gap { seqnum_id, gap } => {
+                let mark = serde_json::json!({
+                    "__SEED_GAP": {
+                        "count": gap.count(),
+                        "first": gap.first,
+                        "last": gap.last,
+                        "reason": gap.reason.text(),
+                    },
+                    "__SEQNUM_ID": hex(seqnum_id),
+                });
+                out.extend_from_slice(mark.to_string().as_bytes());
+            }
+            Record::Dropped { count } => {
+                let mark = serde_json::json!({ "__SEED_DROPPED": { "count": count } });
+                out.extend_from_slice(mark.to_string().as_bytes());
+            }
+            Record::Reset => out.extend_from_slice(br#"{"__SEED_RESET":true}"#),
+            Record::Removed => out.extend_from_slice(br#"{"__SEED_REMOVED":true}"#),
+        }
+        out.push(b'\n');
+    }
+
+    fn object(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        let head = &entry.head;
+        let seqnum_id = kept(&mut self.seqnum_id, entry.seqnum_id);
+        let boot_id = kept(&mut self.boot_id, head.boot_id);
+        // A Vec takes every write.
+        let _ = write!(
+            out,
+            r#"{{"__CURSOR":"s={seqnum_id};i={:x};b={boot_id};m={:x};t={:x};x={:x}","__REALTIME_TIMESTAMP":"{}","__MONOTONIC_TIMESTAMP":"{}","__SEQNUM":"{}","__SEQNUM_ID":"{seqnum_id}","_BOOT_ID":"{boot_id}""#,
+            head.seqnum,
+            head.monotonic_us,
+            head.realtime_us,
+            head.xor_hash,
+            head.realtime_us,
+            head.monotonic_us,
+            head.seqnum,
+        );
+        if entry.fields.len() <= FEW_FIELDS {
+            few(entry, out);
+        } else {
+            many(entry, out);
+        }
+        out.push(b'}');
+    }
+}
+
+fn kept(kept: &mut ([u8; 16], String), id: [u8; 16]) -> &str {
+    if kept.0 != id || kept.1.is_empty() {
+        *kept = (id, hex(&id));
+    }
+    &kept.1
+}
+
+fn few(entry: &Entry<'_>, out: &mut Vec<u8>) {
+    let mut fields: [(&[u8], &[u8]); FEW_FIELDS] = [(b"", b""); FEW_FIELDS];
+    let mut count = 0;
+    let wanted = entry.fields().filter(|(name, _)| *name != b"_BOOT_ID");
+    for (place, field) in fields.iter_mut().zip(wanted) {
+        *place = field;
+        count += 1;
+    }
+    let fields = &fields[..count];
+    for (at, (name, value)) in fields.iter().enumerate() {
+        if fields[..at].iter().any(|(other, _)| other == name) {
+            continue;
+        }
+        begin(name, out);
+        let mut same = fields[at + 1..]
+            .iter()
+            .filter(|(other, _)| other == name)
+            .map(|(_, value)| *value)
+            .peekable();
+        if same.peek().is_none() {
+            one(value, out);
+        } else {
+            list([*value].into_iter().chain(same), out, one);
+        }
+    }
+}
+
+fn many(entry: &Entry<'_>, out: &mut Vec<u8>) {
     let mut order: Vec<(&[u8], Vec<&[u8]>)> = Vec::new();
     let mut places = HashMap::new();
     for (name, value) in entry.fields().filter(|(name, _)| *name != b"_BOOT_ID") {
@@ -53,29 +115,35 @@ fn object(entry: &Entry, out: &mut Vec<u8>) {
         order[place].1.push(value);
     }
     for (name, values) in order {
-        out.push(b',');
-        string(&String::from_utf8_lossy(name), out);
-        out.push(b':');
+        begin(name, out);
         match values.as_slice() {
             [value] => one(value, out),
-            many => list(many, out, |value, out| one(value, out)),
+            _ => list(values, out, one),
         }
     }
-    out.push(b'}');
+}
+
+fn begin(name: &[u8], out: &mut Vec<u8>) {
+    out.push(b',');
+    string(name, out);
+    out.push(b':');
 }
 
 fn one(value: &[u8], out: &mut Vec<u8>) {
-    match std::str::from_utf8(value) {
-        Ok(text) if text.chars().all(printable) => string(text, out),
-        _ => list(value, out, |byte, out| {
+    let is_text =
+        is_plain(value) || std::str::from_utf8(value).is_ok_and(|text| text.chars().all(printable));
+    if is_text {
+        string(value, out);
+    } else {
+        list(value, out, |byte, out| {
             let _ = write!(out, "{byte}");
-        }),
+        });
     }
 }
 
-fn list<T>(items: &[T], out: &mut Vec<u8>, each: impl Fn(&T, &mut Vec<u8>)) {
+fn list<T>(items: impl IntoIterator<Item = T>, out: &mut Vec<u8>, each: impl Fn(T, &mut Vec<u8>)) {
     out.push(b'[');
-    for (number, item) in items.iter().enumerate() {
+    for (number, item) in items.into_iter().enumerate() {
         if number > 0 {
             out.push(b',');
         }
@@ -84,14 +152,27 @@ fn list<T>(items: &[T], out: &mut Vec<u8>, each: impl Fn(&T, &mut Vec<u8>)) {
     out.push(b']');
 }
 
-fn string(text: &str, out: &mut Vec<u8>) {
-    // A str is always JSON, and a Vec takes every write.
-    let _ = serde_json::to_writer(out, text);
+/// Stands in a JSON string as it is.
+fn is_plain(bytes: &[u8]) -> bool {
+    let odd = |byte: u8| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\';
+    // No early end: this way the compiler looks at many bytes at once.
+    !bytes.iter().fold(false, |any, byte| any | odd(*byte))
+}
+
+fn string(text: &[u8], out: &mut Vec<u8>) {
+    if is_plain(text) {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+    } else {
+        // A str is always JSON, and a Vec takes every write.
+        let _ = serde_json::to_writer(out, &String::from_utf8_lossy(text));
+    }
 }
 
 /// As `utf8_is_printable()` in systemd's `basic/utf8.c` (v257): no control characters but tab and newline,
 /// no code points that Unicode reserves as non-characters.
-fn printable(c: char) -> bool {
+pub(super) fn printable(c: char) -> bool {
     let control = c.is_control() && c != '\t' && c != '\n';
     let code = u32::from(c);
     let reserved = (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe;
@@ -103,51 +184,57 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::logs::entry::tests::entry;
+    use crate::logs::entry::tests::{entry, fields};
 
-    fn parsed(record: &Record) -> Value {
+    fn parsed(record: &Record<'_>) -> Value {
         let mut out = Vec::new();
-        render(record, &mut out);
+        Json::default().render(record, &mut out);
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
         serde_json::from_slice(&out).unwrap()
     }
 
     #[test]
     fn an_entry_reads_as_journalctl_prints_it() {
-        let entry = entry(
-            26,
-            &[
-                b"_BOOT_ID=cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
-                b"MESSAGE=a \"b\"\n\tc \xc3\xa4",
-                b"TAG=one",
-                b"EMPTY=",
-                b"TAG=\x1btwo",
-                b"BLOB=\xff\x00",
-                b"C1=\xc2\x85",
-                b"NOCHAR=\xef\xbf\xbf",
-            ],
-        );
-        assert_eq!(
-            parsed(&Record::Entry(entry)),
-            json!({
-                "__CURSOR": "s=abababababababababababababababab;i=1a;b=cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd;m=401640;t=64422c99989c0;x=1122",
-                "__REALTIME_TIMESTAMP": "1763766062123456",
-                "__MONOTONIC_TIMESTAMP": "4200000",
-                "__SEQNUM": "26",
-                "__SEQNUM_ID": "abababababababababababababababab",
-                "_BOOT_ID": "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
-                "MESSAGE": "a \"b\"\n\tc ä",
-                "TAG": ["one", [27, 116, 119, 111]],
-                "EMPTY": "",
-                "BLOB": [255, 0],
-                "C1": [194, 133],
-                "NOCHAR": [239, 191, 191],
-            })
-        );
+        let mut list: Vec<&[u8]> = vec![
+            b"_BOOT_ID=cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+            b"MESSAGE=a \"b\"\n\tc \xc3\xa4",
+            b"TAG=one",
+            b"EMPTY=",
+            b"TAG=\x1btwo",
+            b"BLOB=\xff\x00",
+            b"C1=\xc2\x85",
+            b"NOCHAR=\xef\xbf\xbf",
+        ];
+        let mut expected = json!({
+            "__CURSOR": "s=abababababababababababababababab;i=1a;b=cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd;m=401640;t=64422c99989c0;x=1122",
+            "__REALTIME_TIMESTAMP": "1763766062123456",
+            "__MONOTONIC_TIMESTAMP": "4200000",
+            "__SEQNUM": "26",
+            "__SEQNUM_ID": "abababababababababababababababab",
+            "_BOOT_ID": "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
+            "MESSAGE": "a \"b\"\n\tc ä",
+            "TAG": ["one", [27, 116, 119, 111]],
+            "EMPTY": "",
+            "BLOB": [255, 0],
+            "C1": [194, 133],
+            "NOCHAR": [239, 191, 191],
+        });
+        assert_eq!(parsed(&Record::Entry(entry(26, &fields(&list)))), expected);
+        // The same where there are many fields.
+        let more: Vec<String> = (0..FEW_FIELDS).map(|n| format!("N{n}={n}")).collect();
+        for (number, field) in more.iter().enumerate() {
+            list.push(field.as_bytes());
+            expected[format!("N{number}")] = json!(number.to_string());
+        }
+        assert_eq!(parsed(&Record::Entry(entry(26, &fields(&list)))), expected);
     }
 
     #[test]
     fn marks_are_objects_too() {
         assert_eq!(parsed(&Record::Reset), json!({"__SEED_RESET": true}));
+        assert_eq!(
+            parsed(&Record::Dropped { count: 3 }),
+            json!({"__SEED_DROPPED": {"count": 3}})
+        );
     }
 }

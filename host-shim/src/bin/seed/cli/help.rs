@@ -59,13 +59,19 @@ const LOGS: &str = "\
 Usage: seed logs [NAME] [options]
 
 The instance's journal, the last 100 entries of it. Works after the instance's end too.
+What is missing is told between the lines: deleted before it was read, dropped by a rate limit.
 
-  -n, --lines N         so many entries, or 'all'
-  -f, --follow          go on with what comes
+  -n, --lines N         so many entries, or 'all' (the default with -S, -U and -b)
+  -f, --follow          go on with what comes, also after a restart of the instance
+  -S, --since TIME      not before: '2025-11-21 23:01', 23:01, -1h, '5min ago', yesterday...
+  -U, --until TIME      not after
+  -b, --boot [ID|N]     of one boot: the last, or -1 the one before it, 1 the first
+  -g, --grep PATTERN    whose message matches this regular expression
   -u, --unit UNIT       of this unit only; may be repeated
   -p, --priority LEVEL  this important or more: emerg, alert, crit, err, warning,
                         notice, info, debug, or 0 to 7
   --json                one object a line, as 'journalctl -o json' prints it
+  --export              as 'journalctl -o export' prints it
 ";
 
 const KEYS: &str = "\

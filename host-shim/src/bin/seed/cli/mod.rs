@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
-    logs::entry::Filter,
+    logs::filter::Filter,
     names::{ContainerId, Namespace},
 };
 
@@ -146,8 +146,32 @@ pub(crate) struct LogsArgs {
     pub(crate) lines: Option<usize>,
     /// Go on with what comes.
     pub(crate) follow: bool,
-    /// Which entries.
+    /// Which entries; the boot stands apart until the log was looked into.
     pub(crate) filter: Filter,
+    /// Of which boot.
+    pub(crate) boot: Option<Boot>,
+    /// How to write them.
+    pub(crate) form: Form,
+}
+
+/// `seed logs -b`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Boot {
+    /// That of this id.
+    Id([u8; 16]),
+    /// 0 the last, -1 the one before; 1 the first, 2 the one after it.
+    Offset(i64),
+}
+
+/// How `seed logs` writes entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Human,
+    /// As `journalctl -o json`.
+    Json,
+    /// As `journalctl -o export`.
+    Export,
 }
 
 /// `seed exec`.

@@ -9,13 +9,17 @@ use lexopt::{
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
-    logs::entry::{Filter, parse_priority},
+    logs::{
+        filter::{Filter, Pattern, parse_priority},
+        when,
+    },
     names::{ContainerId, Namespace},
     spec::Size,
 };
 
 use super::{
-    Command, EnvArg, ExecArgs, Global, Invocation, LogsArgs, RunArgs, WaitFor, Which, help,
+    Boot, Command, EnvArg, ExecArgs, Form, Global, Invocation, LogsArgs, RunArgs, WaitFor, Which,
+    help,
 };
 use crate::error::CliError;
 
@@ -118,6 +122,15 @@ fn options_of(command: &str) -> &'static [(&'static str, bool)] {
             ("-u", true),
             ("--priority", true),
             ("-p", true),
+            ("--since", true),
+            ("-S", true),
+            ("--until", true),
+            ("-U", true),
+            ("--grep", true),
+            ("-g", true),
+            ("--boot", false),
+            ("-b", false),
+            ("--export", false),
         ],
         "keys" => &[("--tag", false)],
         "restart" => &[("--timeout", true), ("--wait", true)],
@@ -181,6 +194,10 @@ impl State {
                 Some((_, true)) => {
                     let value = value(parser, &option, name)?;
                     self.options.push((option, Some(value)));
+                }
+                Some((_, false)) if matches!(option.as_str(), "--boot" | "-b") => {
+                    let which = boot_word(parser);
+                    self.options.push((option, which));
                 }
                 Some((_, false)) => self.options.push((option, None)),
                 None => return Err(CliError::usage(format!("option {option} is unknown"), name)),
@@ -383,31 +400,78 @@ impl State {
 
     fn logs_args(&mut self) -> Result<LogsArgs, CliError> {
         const LOGS: &str = "logs";
-        let lines = match self.last(&["--lines", "-n"], LOGS)?.as_deref() {
-            None => Some(LOG_LINES),
-            Some("all") => None,
-            Some(text) => Some(text.parse().map_err(|_| {
-                CliError::usage(
-                    format!("--lines {text:?} is neither a number nor 'all'"),
-                    LOGS,
-                )
-            })?),
-        };
+        let wrong = |what: String| CliError::usage(what, LOGS);
         let mut filter = Filter::default();
         for unit in self.values(&["--unit", "-u"], LOGS) {
             filter.add_unit(&unit?.1);
         }
         if let Some(text) = self.last(&["--priority", "-p"], LOGS)? {
             let priority = parse_priority(&text);
-            filter.priority =
-                Some(priority.map_err(|error| CliError::usage(error.to_string(), LOGS))?);
+            filter.priority = Some(priority.map_err(|error| wrong(error.to_string()))?);
         }
+        if let Some(text) = self.last(&["--grep", "-g"], LOGS)? {
+            let pattern = Pattern::new(&text);
+            filter.text = Some(pattern.map_err(|error| wrong(error.to_string()))?);
+        }
+        let now = jiff::Zoned::now();
+        let time = |names: &[&str]| {
+            let text = self.last(names, LOGS)?;
+            text.map(|text| when::parse(&text, &now))
+                .transpose()
+                .map_err(|error| wrong(error.to_string()))
+        };
+        filter.since_us = time(&["--since", "-S"])?;
+        filter.until_us = time(&["--until", "-U"])?;
+        let boot = self.boot(LOGS)?;
+        let lines = match self.last(&["--lines", "-n"], LOGS)?.as_deref() {
+            // Who names a time or a boot wants all of it.
+            None if filter.since_us.is_some() || filter.until_us.is_some() || boot.is_some() => {
+                None
+            }
+            None => Some(LOG_LINES),
+            Some("all") => None,
+            Some(text) => {
+                Some(text.parse().map_err(|_| {
+                    wrong(format!("--lines {text:?} is neither a number nor 'all'"))
+                })?)
+            }
+        };
         let follow = self.has("-f", "--follow");
+        if follow && filter.until_us.is_some() {
+            return Err(wrong("--until and --follow exclude each other".into()));
+        }
+        let form = match (self.json, self.has("--export", "")) {
+            (false, false) => Form::Human,
+            (true, false) => Form::Json,
+            (false, true) => Form::Export,
+            (true, true) => return Err(wrong("--json and --export exclude each other".into())),
+        };
         Ok(LogsArgs {
             which: self.which(LOGS)?,
             lines,
             follow,
             filter,
+            boot,
+            form,
+        })
+    }
+
+    /// `-b [ID|OFFSET]`
+    fn boot(&self, command: &str) -> Result<Option<Boot>, CliError> {
+        let given = self
+            .options
+            .iter()
+            .rfind(|(name, _)| matches!(name.as_str(), "--boot" | "-b"));
+        let Some((_, word)) = given else {
+            return Ok(None);
+        };
+        let Some(word) = word else {
+            return Ok(Some(Boot::Offset(0)));
+        };
+        let word = text(word.clone(), command)?;
+        boot_of(&word).map(Some).ok_or_else(|| {
+            let what = format!("boot {word:?} is neither an id of 32 digits nor 0, -1, 1...");
+            CliError::usage(what, command)
         })
     }
 
@@ -435,6 +499,29 @@ impl State {
             terminal,
         })
     }
+}
+
+/// The value of `-b`, which may be left out: `-bID`, `-b=ID`, or the next word where that can be one.
+fn boot_word(parser: &mut Parser) -> Option<OsString> {
+    if let Some(value) = parser.optional_value() {
+        return Some(value);
+    }
+    let mut raw = parser.try_raw_args()?;
+    let is_boot = |word: &std::ffi::OsStr| word.to_str().is_some_and(|w| boot_of(w).is_some());
+    if raw.peek().is_some_and(is_boot) {
+        raw.next()
+    } else {
+        None
+    }
+}
+
+fn boot_of(word: &str) -> Option<Boot> {
+    let digits: String = word.chars().filter(|c| *c != '-').collect();
+    if digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let number = u128::from_str_radix(&digits, 16).ok()?;
+        return Some(Boot::Id(number.to_be_bytes()));
+    }
+    word.parse().ok().map(Boot::Offset)
 }
 
 fn next<'p>(parser: &'p mut Parser, command: &str) -> Result<Option<lexopt::Arg<'p>>, CliError> {
