@@ -1,0 +1,94 @@
+//! The NixOS module and the shim mean the same: `seed.meta` as the module makes it (golden files that its own
+//! tests compare with) is read from a `boot.json`, sizes are the same on both sides, and the host module's
+//! settings are a configuration.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails here fails the test"
+)]
+
+use std::{fs, path::Path};
+
+use seed_shim::{
+    config::Config,
+    names::{ContainerId, VolumeName},
+    spec::{BootSpec, Size, parse_size},
+};
+use serde_json::{Value, json};
+
+fn golden(name: &str) -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nixos-guest-module/tests/golden");
+    serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+}
+
+/// A closure's `boot.json` with this extension.
+fn boot_spec(extension: &Value) -> BootSpec {
+    let toplevel = "/nix/store/00000000000000000000000000000000-nixos-system-web";
+    let document = json!({
+        "org.nixos.bootspec.v1": {
+            "system": "x86_64-linux",
+            "label": "NixOS",
+            "toplevel": toplevel,
+            "init": format!("{toplevel}/init"),
+            "kernel": "/nix/store/11111111111111111111111111111111-linux/bzImage",
+            "kernelParams": ["panic=-1", "root=fstab"],
+            "initrd": "/nix/store/22222222222222222222222222222222-initrd/initrd",
+            "initrdSecrets": format!("{toplevel}/append-initrd-secrets"),
+        },
+        "org.nixos.specialisation.v1": {},
+        "farm.loom.seed.v1": extension,
+    });
+    BootSpec::parse(&document.to_string()).unwrap()
+}
+
+#[test]
+fn the_shim_reads_what_the_options_say() {
+    let small = boot_spec(&golden("small.meta.json")).seed;
+    assert_eq!(small.name.as_deref(), Some("small"));
+    assert_eq!(small.size, Some(Size::Xs));
+    assert!(small.storage.is_empty());
+
+    let full = boot_spec(&golden("full.meta.json")).seed;
+    assert_eq!(full.size, Some(Size::M));
+    let volume = |name| &full.storage[&VolumeName::try_from(name).unwrap()];
+    assert_eq!(volume("data").size_bytes, Some(1 << 30));
+    assert_eq!(volume("data").mount_point, Path::new("/seed/storage/data"));
+    assert_eq!(volume("data").user, None);
+    assert_eq!(volume("db").size_bytes, Some(10 << 30));
+    assert_eq!(volume("db").mount_point, Path::new("/var/lib/db"));
+    assert_eq!(volume("db").user.as_deref(), Some("app"));
+    assert_eq!(volume("db").group.as_deref(), Some("app"));
+    assert_eq!(volume("db").mode.as_deref(), Some("0750"));
+}
+
+#[test]
+fn an_instances_name_is_a_container_id() {
+    for file in ["small.meta.json", "full.meta.json"] {
+        let name = golden(file)["name"].as_str().unwrap().to_owned();
+        assert!(ContainerId::try_from(name.as_str()).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn sizes_of_instances_are_the_modules() {
+    let sizes = golden("rules.json")["sizes"].clone();
+    for (name, tier) in sizes.as_object().unwrap() {
+        let size: Size = name.parse().unwrap();
+        let ours = json!({ "vcpus": size.vcpus().get(), "memoryMiB": size.memory().get() });
+        assert_eq!(&ours, tier, "{name}");
+    }
+}
+
+#[test]
+fn sizes_of_volumes_are_the_modules() {
+    let quantities = golden("rules.json")["quantities"].clone();
+    for (text, bytes) in quantities.as_object().unwrap() {
+        assert_eq!(parse_size(text).ok(), bytes.as_u64(), "{text:?}");
+    }
+}
+
+#[test]
+fn the_host_modules_settings_are_a_configuration() {
+    let config: Config = serde_json::from_value(golden("shim.json")).unwrap();
+    assert_eq!(config.programs, Config::default().programs);
+}
