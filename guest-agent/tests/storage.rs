@@ -89,6 +89,7 @@ impl Lab {
                 group: Some("app".into()),
             },
             mode: Some(Mode::try_from("0750").unwrap()),
+            group: None,
             doubt: None,
         }
     }
@@ -96,6 +97,7 @@ impl Lab {
     fn provision(&self, spec: VolumeSpec) -> Volume {
         let settings = Settings {
             sys_block: "/sys/block".into(),
+            sys_devices: "/sys/devices".into(),
             dev: "/dev".into(),
             etc: self.directory.path().to_owned(),
             device_limit: Duration::from_millis(100),

@@ -100,7 +100,7 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("StatsContainer", Support::Done),
     ("PauseContainer", Support::Done),
     ("ResumeContainer", Support::Done),
-    ("UpdateEphemeralMounts", Support::Later),
+    ("UpdateEphemeralMounts", Support::Done),
     // There is no shared directory per container that could be stale.
     ("RemoveStaleVirtiofsShareMounts", Support::Accepted),
     ("ExecProcess", Support::Done),

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     agent::Context,
     env::{self, EnvError, Environment},
-    storage::{self, Settings, Volume, VolumeSpec},
+    storage::{self, Settings, Share, Volume, VolumeSpec, share},
     sys::privileges,
 };
 
@@ -29,6 +29,8 @@ pub struct Order {
     pub environment: Environment,
     /// Its volumes.
     pub volumes: Vec<VolumeSpec>,
+    /// Storage that is no disk.
+    pub shares: Vec<Share>,
 }
 
 /// Does what `order` says.
@@ -36,9 +38,11 @@ pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), EnvError>
     let Order {
         environment,
         volumes,
+        shares,
     } = order;
     write_environment(ctx, environment).await?;
     bring_up(ctx, volumes, DEVICE_LIMIT).await;
+    bring_up_shares(ctx, shares).await;
     ctx.provision_identity().await;
     drop_privileges(ctx);
     Ok(())
@@ -75,6 +79,7 @@ async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration)
     let paths = &ctx.config.paths;
     let settings = Settings {
         sys_block: paths.sys_block.clone(),
+        sys_devices: paths.sys_devices(),
         dev: paths.dev.clone(),
         etc: paths.etc.clone(),
         device_limit,
@@ -96,6 +101,28 @@ async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration)
     }
     ctx.status
         .set_volumes(volumes.into_iter().map(told).collect());
+}
+
+/// Puts storage that is no disk in its place, in the host's order: one may be made of another. Trouble is
+/// told on the board.
+pub async fn bring_up_shares(ctx: &Context, shares: Vec<Share>) {
+    if shares.is_empty() {
+        return;
+    }
+    let shared = ctx.config.paths.shared.clone();
+    let board = ctx.status.clone();
+    let work = move || {
+        for share in &shares {
+            if let Err(error) = share::bring_up(share, &shared) {
+                let subject = format!("storage {}", share.mount_point);
+                board.problem(subject, error.to_string());
+            }
+        }
+    };
+    if let Err(error) = task::spawn_blocking(work).await {
+        let message = format!("their thread ended early: {error}");
+        ctx.status.problem("storage", message);
+    }
 }
 
 fn told(volume: Volume) -> v1::Volume {

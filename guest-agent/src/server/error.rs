@@ -16,7 +16,7 @@ use crate::{
     journal::JournalError,
     network::NetworkError,
     sandbox::SandboxError,
-    storage::{SpecError, online::OnlineError},
+    storage::{SpecError, online::OnlineError, share::ShareError},
     systemd::SystemdError,
 };
 
@@ -61,6 +61,9 @@ pub enum RequestError {
     /// A file that the host copies.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// Storage that is no disk.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// A volume in use.
     #[error(transparent)]
     Online(#[from] OnlineError),
@@ -95,6 +98,7 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Identity(error) => identity(&error, message),
             RequestError::Journal(error) => journal(&error, message),
             RequestError::Copy(error) => copy(&error, message),
+            RequestError::Share(error) => share(&error, message),
             RequestError::Online(error) => online(&error, message),
             RequestError::Network(error) => network(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
@@ -188,6 +192,16 @@ fn copy(error: &CopyError, message: String) -> ttrpc::Error {
             status::exhausted(message)
         }
         CopyError::Io { .. } => status::internal(message),
+    }
+}
+
+fn share(error: &ShareError, message: String) -> ttrpc::Error {
+    match error {
+        ShareError::Mount { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            status::not_found(message)
+        }
+        ShareError::Mount { .. } => status::internal(message),
+        ShareError::Source { .. } | ShareError::Elsewhere { .. } => status::invalid(message),
     }
 }
 

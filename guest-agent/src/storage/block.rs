@@ -21,7 +21,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    DeviceRef, Filesystem, VolumeSpec,
+    DeviceRef, Filesystem, VolumeSpec, group,
     owner::{self, OwnerError},
     probe::{self, Contents},
 };
@@ -50,6 +50,8 @@ const FSCK_UNCORRECTED: i32 = 4;
 pub struct Settings {
     /// The kernel's list of block devices.
     pub sys_block: PathBuf,
+    /// The kernel's tree of devices.
+    pub sys_devices: PathBuf,
     /// Device nodes.
     pub dev: PathBuf,
     /// `passwd` and `group`.
@@ -124,6 +126,12 @@ enum BlockError {
     Grow(String),
     #[error(transparent)]
     Owner(#[from] OwnerError),
+    #[error("files of {} cannot be given to group {gid}: {source}", mount_point.display())]
+    Group {
+        mount_point: PathBuf,
+        gid: u32,
+        source: io::Error,
+    },
     #[error("owner and mode of {} cannot be set: {source}", mount_point.display())]
     Own {
         mount_point: PathBuf,
@@ -176,7 +184,7 @@ fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Resu
         mount::mount(&node, mount_point, filesystem.name(), flags, data).map_err(mounting)?;
     }
     volume.size_bytes = mount::size(mount_point).unwrap_or_default();
-    let owned = own(spec, settings);
+    let owned = own(spec, settings).and_then(|()| give_to_group(spec));
     if !spec.options.read_only() && !volume.created {
         grow(spec, &node, volume, settings)?;
     }
@@ -195,6 +203,13 @@ fn wait_for(device: &DeviceRef, settings: &Settings) -> Result<PathBuf, BlockErr
                 })?
                 .map(|name| settings.dev.join(name)),
             DeviceRef::Path(path) => Some(path.clone()),
+            DeviceRef::Pci(path) => path
+                .find_class(&settings.sys_devices, "block")
+                .map_err(|source| BlockError::Search {
+                    device: device.clone(),
+                    source,
+                })?
+                .map(|name| settings.dev.join(name)),
         };
         if let Some(node) = node.filter(|node| node.exists()) {
             return Ok(node);
@@ -315,6 +330,19 @@ fn grow(
         "volume has grown"
     );
     Ok(())
+}
+
+/// After the owner of the mount point, whose change would take the group's bits away again.
+fn give_to_group(spec: &VolumeSpec) -> Result<(), BlockError> {
+    let Some(group) = spec.group.filter(|_| !spec.options.read_only()) else {
+        return Ok(());
+    };
+    let mount_point = spec.mount_point.as_path();
+    group::apply(mount_point, group).map_err(|source| BlockError::Group {
+        mount_point: mount_point.to_owned(),
+        gid: group.gid,
+        source,
+    })
 }
 
 /// A volume whose owner is in doubt or unknown is left as it is: a new one is root's.

@@ -3,15 +3,20 @@
 //! system from booting: it becomes a line in the status.
 //!
 //! [`spec`] turns the host's and the closure's words into a [`VolumeSpec`]; [`block`] does the work;
-//! [`probe`] decides what a device holds; [`owner`] sets owner and mode of the mount point.
+//! [`probe`] decides what a device holds; [`owner`] sets owner and mode of the mount point, [`group`] the
+//! group of all files. [`share`] is storage that is no disk, [`watch`] copies that follow their originals;
+//! [`online`] and [`swap`] are for later.
 
 pub mod block;
+pub mod group;
 pub mod online;
 pub mod options;
 pub mod owner;
 pub mod probe;
+pub mod share;
 pub mod spec;
 pub mod swap;
+pub mod watch;
 
 use std::{
     fmt,
@@ -20,8 +25,11 @@ use std::{
 
 use thiserror::Error;
 
+use crate::sys::pci::PciPath;
+
 pub use block::{Settings, Volume, provision};
-pub use spec::{VolumeSpec, join, without_host};
+pub use share::Share;
+pub use spec::{VolumeSpec, join, split, without_host};
 
 /// Kata's names for the kinds of storage that are mounted here.
 pub const DRIVERS: [&str; 7] = [
@@ -57,6 +65,9 @@ const SYSTEM_TREES: [&str; 13] = [
     "/seed/tpm",
 ];
 
+/// What a Kata shim shares has its own tree, below one that is the system's.
+const SHARED_TREE: &str = "/run/kata-containers";
+
 /// Directories that hold other parts: nothing is mounted on them, but below them it may be.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/", "/seed", "/var"];
 
@@ -87,7 +98,9 @@ pub enum SpecError {
     #[error("storage option {0:?} is not key=value, or not known")]
     Option(String),
     /// A volume without a device.
-    #[error("the volume at {0:?} names no device: a serial or a path in /dev is wanted")]
+    #[error(
+        "the volume at {0:?} names no device: a serial, a PCI path, a path in /dev or a tag is wanted"
+    )]
     NoDevice(String),
     /// Two volumes want the same.
     #[error("two volumes have {0}")]
@@ -173,7 +186,8 @@ impl TryFrom<&str> for MountPoint {
             || SYSTEM_DIRECTORIES
                 .iter()
                 .any(|directory| path == Path::new(directory));
-        if system {
+        let shared = path.starts_with(SHARED_TREE) && path != Path::new(SHARED_TREE);
+        if system && !shared {
             return refuse("the place belongs to the system");
         }
         Ok(Self(path))
@@ -234,6 +248,8 @@ pub enum DeviceRef {
     Serial(String),
     /// A node in `/dev`.
     Path(PathBuf),
+    /// A place on the PCI bus.
+    Pci(PciPath),
 }
 
 impl fmt::Display for DeviceRef {
@@ -241,6 +257,7 @@ impl fmt::Display for DeviceRef {
         match self {
             Self::Serial(serial) => write!(f, "the disk with serial {serial:?}"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Pci(path) => write!(f, "the disk at PCI path {path}"),
         }
     }
 }

@@ -7,11 +7,17 @@ use std::{
 };
 
 use super::{
-    DeviceRef, Filesystem, MountPoint, SpecError, VolumeName,
+    DeviceRef, Filesystem, MountPoint, Share, SpecError, VolumeName,
+    group::FsGroup,
     options::MountOptions,
     owner::{Mode, OwnerNames},
 };
-use crate::config::BakedVolume;
+use rustix::mount::MountFlags;
+
+use crate::{config::BakedVolume, sys::pci::PciPath};
+
+/// Kata's name for a disk.
+const DISK: &str = "blk";
 
 /// The longest serial that a virtio-blk disk has, `VIRTIO_BLK_ID_BYTES` of `linux/virtio_blk.h`.
 const MAX_SERIAL_BYTES: usize = 20;
@@ -33,6 +39,8 @@ pub struct VolumeSpec {
     pub owner: OwnerNames,
     /// The mount point's mode.
     pub mode: Option<Mode>,
+    /// The group of all its files.
+    pub group: Option<FsGroup>,
     /// Why this volume is not as somebody wanted it. It is mounted, and its owner is left as it is.
     pub doubt: Option<String>,
 }
@@ -52,6 +60,8 @@ pub struct RawStorage {
     pub options: Vec<String>,
     /// Where to.
     pub mount_point: String,
+    /// The group that its files shall have.
+    pub group: Option<FsGroup>,
 }
 
 /// A checked entry of the host, before it is joined.
@@ -64,6 +74,16 @@ struct Offer {
     mount_point: Option<MountPoint>,
     owner: OwnerNames,
     mode: Option<Mode>,
+    group: Option<FsGroup>,
+}
+
+/// Disks on one side, everything else, checked, on the other.
+pub fn split(storages: Vec<RawStorage>) -> Result<(Vec<RawStorage>, Vec<Share>), SpecError> {
+    let (disks, others): (Vec<_>, Vec<_>) = storages
+        .into_iter()
+        .partition(|storage| storage.driver == DISK);
+    let shares: Result<_, _> = others.into_iter().map(Share::try_from).collect();
+    Ok((disks, shares?))
 }
 
 /// Joins what the host attaches with what the closure declares. An entry that cannot be meant is an
@@ -121,6 +141,7 @@ fn declared(name: &VolumeName, volume: &BakedVolume, device: Option<DeviceRef>) 
         mount_point,
         owner,
         mode,
+        group: None,
         doubt: None,
     }
 }
@@ -136,8 +157,9 @@ impl TryFrom<RawStorage> for Offer {
             fstype,
             options,
             mount_point,
+            group,
         } = storage;
-        if driver != "blk" {
+        if driver != DISK {
             return Err(SpecError::Driver(driver));
         }
         let mut serial = None;
@@ -149,7 +171,11 @@ impl TryFrom<RawStorage> for Offer {
             mount_point: None,
             owner: OwnerNames::default(),
             mode: None,
+            group,
         };
+        if offer.filesystem == Filesystem::Erofs {
+            offer.options.flags |= MountFlags::RDONLY;
+        }
         for option in driver_options {
             let (key, value) = option
                 .split_once('=')
@@ -166,6 +192,7 @@ impl TryFrom<RawStorage> for Offer {
         match serial {
             Some(serial) if !serial.is_empty() => offer.device = DeviceRef::Serial(serial),
             _ if is_device_node(&source) => {}
+            _ if let Some(path) = PciPath::parse(&source) => offer.device = DeviceRef::Pci(path),
             _ => return Err(SpecError::NoDevice(mount_point)),
         }
         if !mount_point.is_empty() {
@@ -195,6 +222,7 @@ impl Offer {
             mount_point,
             owner,
             mode,
+            group,
         } = self;
         let Some((name, volume)) = declared else {
             let mount_point = mount_point.ok_or_else(|| SpecError::MountPoint {
@@ -211,6 +239,7 @@ impl Offer {
                 mount_point,
                 owner,
                 mode,
+                group,
                 doubt,
             });
         };
@@ -222,6 +251,7 @@ impl Offer {
             mount_point: volume.mount_point.clone(),
             owner: volume.owner.clone(),
             mode: volume.mode,
+            group,
             doubt: None,
         };
         if let Some(place) = mount_point.filter(|place| *place != volume.mount_point) {

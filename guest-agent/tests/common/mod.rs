@@ -171,7 +171,7 @@ pub fn in_namespaces(test: &str) -> bool {
     match probe {
         Ok(output) if output.status.success() => {}
         _ => {
-            let reason = "no network and mount namespaces (root, unshare and ip are wanted)";
+            let reason = "needs root, unshare(1) and ip(8) for namespaces of its own";
             let line = format!("SKIPPED {test}: {reason}\n");
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return false;

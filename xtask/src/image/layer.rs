@@ -36,6 +36,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 /// The agent's unit, in the checkout.
 const AGENT_UNIT: &str = "guest-agent/systemd/seed-agent.service";
+/// What a Kata shim's command line boots, in the checkout.
+const KATA_TARGET: &str = "guest-agent/systemd/kata-containers.target";
 /// Units and the target that starts them.
 const ENABLED: &[(&str, &str)] = &[
     ("seed-agent.service", "sysinit.target"),
@@ -75,7 +77,7 @@ pub(super) fn fingerprint(places: &Places) -> Result<String> {
     let mut print = Fingerprint::new();
     print.add(base::fingerprint().as_bytes());
     print.add(include_bytes!("layer.rs"));
-    let mut files = vec![places.root.join(AGENT_UNIT)];
+    let mut files = vec![places.root.join(AGENT_UNIT), places.root.join(KATA_TARGET)];
     files.extend(
         PROGRAMS
             .iter()
@@ -118,10 +120,11 @@ pub(super) fn build(places: &Places, base: &Path, folder: &Path) -> Result<()> {
             .context("walked out of the folder")?;
         install(file, &root.join(name))?;
     }
-    install(
-        &places.root.join(AGENT_UNIT),
-        &root.join("etc/systemd/system/seed-agent.service"),
-    )?;
+    for unit in [AGENT_UNIT, KATA_TARGET] {
+        let from = places.root.join(unit);
+        let name = from.file_name().context("a unit has a name")?;
+        install(&from, &root.join("etc/systemd/system").join(name))?;
+    }
     for (name, target) in PROGRAMS {
         install(&places.programs().join(name), &root.join(target))?;
     }

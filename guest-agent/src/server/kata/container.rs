@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use seed_protocol::kata::{agent::*, empty::Empty};
+use seed_protocol::kata::{agent::*, empty::Empty, types::FSGroupChangePolicy};
 use tokio::task;
 use tracing::info;
 
@@ -14,7 +14,11 @@ use crate::{
     exec::ExecError,
     sandbox::{self, Action, Container, ContainerId, Event, Order, Pause, SandboxError},
     server::error::RequestError,
-    storage::{self, spec::RawStorage},
+    storage::{
+        self,
+        group::{FsGroup, Policy},
+        spec::RawStorage,
+    },
 };
 
 /// `signal(7)` on x86-64 and arm64, and the signals by which `systemd(1)` is told to end: SIGRTMIN+3
@@ -45,16 +49,15 @@ pub(super) async fn create_container(
     }
     let process = spec.and_then(|spec| spec.Process.into_option());
     let environment = Environment::parse(&process.map(|process| process.Env).unwrap_or_default())?;
-    let volumes = storage::join(
-        storages.into_iter().map(raw).collect(),
-        &ctx.config.instance.volumes,
-    )?;
+    let (disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    let volumes = storage::join(disks, &ctx.config.instance.volumes)?;
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
     info!(container = %id, variables = environment.len(), volumes = volumes.len(), "provisioning");
     // On a task of its own: a caller that hangs up does not leave the work half done.
     let order = Order {
         environment,
         volumes,
+        shares,
     };
     let task = task::spawn({
         let ctx = ctx.clone();
@@ -164,7 +167,7 @@ pub(super) fn is_init(container: &ContainerId, exec_id: &str) -> bool {
     exec_id.is_empty() || exec_id == container.as_str()
 }
 
-fn raw(storage: Storage) -> RawStorage {
+pub(super) fn raw(storage: Storage) -> RawStorage {
     let Storage {
         driver,
         driver_options,
@@ -172,7 +175,7 @@ fn raw(storage: Storage) -> RawStorage {
         fstype,
         options,
         mount_point,
-        fs_group: _,
+        fs_group,
         shared: _,
         special_fields: _,
     } = storage;
@@ -183,5 +186,17 @@ fn raw(storage: Storage) -> RawStorage {
         fstype,
         options,
         mount_point,
+        group: fs_group.into_option().map(group),
+    }
+}
+
+fn group(group: FSGroup) -> FsGroup {
+    FsGroup {
+        gid: group.group_id,
+        policy: match group.group_change_policy.enum_value() {
+            Ok(FSGroupChangePolicy::OnRootMismatch) => Policy::OnRootMismatch,
+            // What a later version may invent is done in any case.
+            Ok(FSGroupChangePolicy::Always) | Err(_) => Policy::Always,
+        },
     }
 }

@@ -65,6 +65,8 @@ agent_service! {
     signal_process(SignalProcessRequest) -> Empty = container::signal_process;
     wait_process(WaitProcessRequest) -> WaitProcessResponse = container::wait_process;
     update_container(UpdateContainerRequest) -> Empty = machine::update_container;
+    update_ephemeral_mounts(UpdateEphemeralMountsRequest) -> Empty
+        = sandbox::update_ephemeral_mounts;
     stats_container(StatsContainerRequest) -> StatsContainerResponse = machine::stats_container;
     pause_container(PauseContainerRequest) -> Empty = machine::pause_container;
     resume_container(ResumeContainerRequest) -> Empty = machine::resume_container;

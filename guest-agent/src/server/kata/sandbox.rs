@@ -7,11 +7,17 @@ use seed_protocol::{
     version,
 };
 
+use tokio::task;
+
+use super::container::raw;
 use crate::{
     agent::Context,
-    sandbox::Event,
+    sandbox::{self, Event, SandboxError},
     server::error::RequestError,
-    storage::DRIVERS,
+    storage::{
+        self, DRIVERS, Share,
+        share::{self, Kind},
+    },
     sys::{hotplug, machine, resolver},
 };
 
@@ -34,9 +40,12 @@ pub(super) async fn create_sandbox(
     } = request;
     let hostname = checked_hostname(hostname)?;
     let resolver = resolver::render(&dns).map_err(RequestError::Invalid)?;
-    if !storages.is_empty() || !kernel_modules.is_empty() {
-        let message = "storages and kernel modules of a sandbox are not supported: the closure loads \
-                       its own modules, and volumes belong to CreateContainer";
+    if !kernel_modules.is_empty() {
+        return Err(RequestError::Unsupported("loading of kernel modules"));
+    }
+    let (disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    if !disks.is_empty() {
+        let message = "disks belong to CreateContainer, not to CreateSandbox";
         return Err(RequestError::Invalid(message.to_owned()));
     }
     ctx.sandbox.step(Event::CreateSandbox)?;
@@ -50,6 +59,29 @@ pub(super) async fn create_sandbox(
             RequestError::internal("the resolver's configuration cannot be written", source)
         })?;
     }
+    // On a task of its own: a caller that hangs up does not leave the work half done.
+    let task = task::spawn({
+        let ctx = ctx.clone();
+        async move { sandbox::bring_up_shares(&ctx, shares).await }
+    });
+    task.await.map_err(|_| SandboxError::Interrupted)?;
+    Ok(Empty::default())
+}
+
+/// New sizes for memory that is mounted already.
+pub(super) async fn update_ephemeral_mounts(
+    _: &Arc<Context>,
+    request: UpdateEphemeralMountsRequest,
+) -> Result<Empty, RequestError> {
+    let (disks, shares) = storage::split(request.storages.into_iter().map(raw).collect())?;
+    let memory = |share: &Share| matches!(share.kind, Kind::Ephemeral { .. });
+    if !disks.is_empty() || !shares.iter().all(memory) {
+        let message = "only ephemeral storage is updated";
+        return Err(RequestError::Invalid(message.to_owned()));
+    }
+    let update = move || shares.iter().try_for_each(share::update_ephemeral);
+    let done = task::spawn_blocking(update).await;
+    done.map_err(|_| SandboxError::Interrupted)??;
     Ok(Empty::default())
 }
 
