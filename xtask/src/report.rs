@@ -7,6 +7,9 @@
 
 use std::collections::BTreeMap;
 
+/// Of the output of one failed test.
+const FAILURE_LINES: usize = 40;
+
 /// Counts of one step.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -66,6 +69,25 @@ impl Tally {
         tally.passed = tally.passed.saturating_sub(said);
         tally
     }
+}
+
+/// What libtest printed of each failed test: a heading and its output, cut when long.
+pub(crate) fn failures(text: &str) -> Vec<&str> {
+    let is_heading = |line: &str| line.starts_with("---- ") && line.ends_with(" ----");
+    let mut shown = Vec::new();
+    let mut left = 0;
+    for line in text.lines() {
+        if is_heading(line) {
+            left = FAILURE_LINES;
+        } else if line == "failures:" {
+            left = 0;
+        }
+        if left > 0 {
+            shown.push(line);
+            left -= 1;
+        }
+    }
+    shown
 }
 
 /// `3 passed, 0 failed, 1 skipped` and nothing else.
@@ -160,6 +182,33 @@ test env: values ... ok (0.1 s)
         assert_eq!((tally.passed, tally.failed), (12, 1));
         let reason = &tally.skipped["smoke: an instance boots"];
         assert!(reason.starts_with("SEED_TEST_BIN is not set"), "{reason}");
+    }
+
+    #[test]
+    fn failures_are_shown_with_their_output_and_without_the_list_of_names() {
+        let text = "\
+test a ... FAILED
+
+failures:
+
+---- a stdout ----
+panicked at x.rs:1:
+left is not right
+
+failures:
+    a
+test result: FAILED. 0 passed; 1 failed;
+";
+        assert_eq!(
+            failures(text),
+            [
+                "---- a stdout ----",
+                "panicked at x.rs:1:",
+                "left is not right",
+                ""
+            ]
+        );
+        assert!(failures("error[E0063]: missing field\n").is_empty());
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
     image, licences, programs,
-    report::Tally,
+    report::{self, Tally},
     setup,
     util::{self, Places, print, say},
 };
@@ -262,7 +262,7 @@ fn licences(run: &mut Run<'_>) -> Result<Tally> {
 fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     let places = run.places;
     let label = "cargo test";
-    let args = "test --locked --workspace --exclude seed-tests";
+    let args = "test --locked --workspace --exclude seed-tests --no-fail-fast";
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
     cargo.envs(peers(places));
     test_step(places, label, &mut cargo)
@@ -271,17 +271,33 @@ fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
 /// Runs test programs; what they printed, counted, also when they failed.
 fn test_step(places: &Places, label: &str, command: &mut Command) -> Result<Tally> {
     let shown = |line: &str| line.contains("SKIPPED ") || line.ends_with(" ... FAILED");
-    let result = util::step_showing(places, label, command, &shown);
+    counted(places, label, command, &shown)
+}
+
+/// As [`test_step`], with a say in what is shown as it comes.
+fn counted(
+    places: &Places,
+    label: &str,
+    command: &mut Command,
+    shown: &dyn Fn(&str) -> bool,
+) -> Result<Tally> {
+    let result = util::step_showing(places, label, command, shown);
     let log = util::step_log(places, label);
     let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
-    let mut tally = Tally::parse(&String::from_utf8_lossy(&text));
+    let text = String::from_utf8_lossy(&text);
+    let mut tally = Tally::parse(&text);
     if let Err(error) = result {
+        let failures = report::failures(&text);
+        failures.iter().for_each(|line| say(&format!("    {line}")));
+        if tally.failed == 0 {
+            // It did not build, or a program died before its closing line.
+            util::show_tail(places, label);
+            tally.failed = 1;
+        }
         say(&format!("  error: {error:#}"));
-        // It did not build, or a program died before its closing line.
-        tally.failed = tally.failed.max(1);
-        return Ok(tally);
     }
-    ensure!(tally.passed > 0, "no test ran: see {}", log.display());
+    let ran = tally.passed + tally.failed + tally.skipped.len();
+    ensure!(ran > 0, "no test ran: see {}", log.display());
     Ok(tally)
 }
 
@@ -371,22 +387,8 @@ fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
     }
     let mut command = util::privileged(&program, &variables);
     command.args(&run.filter).current_dir(&places.root);
-    let label = "VM cases";
-    let shown = |line: &str| line.starts_with("test ");
-    let result = util::step_showing(places, label, &mut command, &shown);
-    let text = fs::read(util::step_log(places, label))?;
-    let mut tally = Tally::parse(&String::from_utf8_lossy(&text));
-    if let Err(error) = result {
-        say(&format!("  error: {error:#}"));
-        tally.failed = tally.failed.max(1);
-    }
-    if tally.passed + tally.failed + tally.skipped.len() == 0 {
-        match &run.filter {
-            Some(filter) => bail!("no VM case has {filter:?} in its name"),
-            None => bail!("no VM case ran"),
-        }
-    }
-    Ok(tally)
+    // Each case takes seconds, so each is shown; a failed one says what is needed to understand it.
+    counted(places, "VM cases", &mut command, &|_| true)
 }
 
 /// Builds a test program of the workspace, and finds it in what cargo says.

@@ -130,10 +130,22 @@ pub(crate) fn privileged(program: impl AsRef<OsStr>, variables: &[(&str, &str)])
 
 /// Runs a long step: one line with the time it took, its output in a log that is shown when it fails.
 pub(crate) fn step(places: &Places, label: &str, command: &mut Command) -> Result<()> {
-    step_showing(places, label, command, &|_| false)
+    let result = step_showing(places, label, command, &|_| false);
+    if result.is_err() {
+        show_tail(places, label);
+    }
+    result
 }
 
-/// As [`step`], and prints those lines of the output that `shown` picks, as they come.
+/// The end of a step's output.
+pub(crate) fn show_tail(places: &Places, label: &str) {
+    let text = fs::read(step_log(places, label)).unwrap_or_default();
+    for line in tail(&String::from_utf8_lossy(&text), TAIL_LINES) {
+        say(&format!("    {line}"));
+    }
+}
+
+/// A long step of which those lines are shown that `shown` picks, as they come, and not the end when it fails.
 pub(crate) fn step_showing(
     places: &Places,
     label: &str,
@@ -167,10 +179,6 @@ pub(crate) fn step_showing(
             return Ok(());
         }
         progress.end("failed after ");
-        let text = fs::read(&path).unwrap_or_default();
-        for line in tail(&String::from_utf8_lossy(&text), TAIL_LINES) {
-            say(&format!("    {line}"));
-        }
         bail!("{label}: {status}; all output is in {}", path.display())
     }
 }
