@@ -22,27 +22,8 @@ use age_tpm::provision::{self, Note, Origin};
 use age_tpm::tpm::lockout::Lockout;
 use age_tpm::{Identity, Pin};
 
-use common::{Swtpm, command, plugin, program, run, run_ok, skip};
+use common::{Swtpm, command, peer, plugin, program, run, run_ok};
 use device::Device;
-
-/// The program that the variable names, or else the one that the script has put into the cache.
-fn peer(test: &str, variable: &str, in_cache: &str) -> Option<PathBuf> {
-    let cached = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        Some(cache.or_else(home)?.join("seed/age-peers").join(in_cache))
-    };
-    let path = std::env::var_os(variable)
-        .map(PathBuf::from)
-        .or_else(cached);
-    let path = path.filter(|path| path.is_file());
-    if path.is_none() {
-        let what =
-            format!("no {in_cache} to compare with; run tests/fetch-peers.sh or set {variable}");
-        skip(test, &what);
-    }
-    path
-}
 
 /// Both peers, one emulator, one device.
 struct Rig {

@@ -69,6 +69,16 @@ pub(crate) fn talk(
     first: &str,
     mut answer: impl FnMut(&Stanza) -> String,
 ) -> Dialogue {
+    talk_to(plugin, machine, first, |_, stanza| answer(stanza))
+}
+
+/// The same for who wants to know the plugin's process id, too, while it waits for the answer.
+pub(crate) fn talk_to(
+    plugin: &mut Command,
+    machine: &str,
+    first: &str,
+    mut answer: impl FnMut(u32, &Stanza) -> String,
+) -> Dialogue {
     let mut child = plugin
         .arg(format!("--age-plugin={machine}"))
         .stdin(Stdio::piped())
@@ -84,7 +94,8 @@ pub(crate) fn talk(
         if stanza.tag == "done" {
             break;
         }
-        to.write_all(answer(&stanza).as_bytes()).unwrap();
+        to.write_all(answer(child.id(), &stanza).as_bytes())
+            .unwrap();
         said.push(stanza);
     }
     drop(to);

@@ -4,6 +4,10 @@
 //! and a private mount namespace in which the slave is named `/dev/tpmrm0`. Needs root for the
 //! namespace. There is no resource manager behind it, unlike behind the real device.
 #![allow(
+    dead_code,
+    reason = "each test binary uses another part of this module"
+)]
+#![allow(
     clippy::unwrap_used,
     reason = "in a test a panic is a failure with a place"
 )]
@@ -13,6 +17,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use age_tpm::tpm::Tcti;
@@ -40,6 +46,7 @@ exec "$@"
 pub(crate) struct Device {
     slave: PathBuf,
     dev: PathBuf,
+    carried: Arc<AtomicU64>,
     /// Held open, for a pty without slave answers reads with an error.
     _open: File,
 }
@@ -68,14 +75,36 @@ impl Device {
         let mut mode = tcgetattr(&open).unwrap();
         mode.make_raw();
         tcsetattr(&open, OptionalActions::Now, &mode).unwrap();
-        thread::spawn(move || carry(File::from(master), &socket));
+        let carried = Arc::default();
+        let count = Arc::clone(&carried);
+        thread::spawn(move || carry(File::from(master), &socket, &count));
         let dev = swtpm.scratch().join("dev");
         std::fs::create_dir_all(&dev).unwrap();
         Some(Self {
             slave,
             dev,
+            carried,
             _open: open,
         })
+    }
+
+    /// How many TPM commands have passed so far.
+    pub(crate) fn commands(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
+    }
+
+    /// Takes the name `/dev/tpmrm0` for this process, too. It must be in a private mount namespace already.
+    pub(crate) fn take_place(&self) {
+        let mut mount = Command::new("sh");
+        mount.args(["-c", ENTER, "sh"]).arg(&self.dev);
+        assert!(
+            mount
+                .arg(&self.slave)
+                .arg("true")
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// A command line that runs `program` where `/dev/tpmrm0` is the emulator.
@@ -91,8 +120,9 @@ impl Device {
 }
 
 /// Carries frames until the pty is gone. One connection per command leaves swtpm free for others.
-fn carry(mut pty: File, socket: &Path) {
+fn carry(mut pty: File, socket: &Path, count: &AtomicU64) {
     while let Some(command) = frame(&mut pty) {
+        count.fetch_add(1, Ordering::Relaxed);
         let Ok(mut tpm) = UnixStream::connect(socket) else {
             return;
         };

@@ -32,6 +32,25 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
+/// The program that the variable names, or else the one that the script has put into the cache.
+pub(crate) fn peer(test: &str, variable: &str, in_cache: &str) -> Option<PathBuf> {
+    let cached = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        Some(cache.or_else(home)?.join("seed/age-peers").join(in_cache))
+    };
+    let path = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(cached);
+    let path = path.filter(|path| path.is_file());
+    if path.is_none() {
+        let what =
+            format!("no {in_cache} to compare with; run tests/fetch-peers.sh or set {variable}");
+        skip(test, &what);
+    }
+    path
+}
+
 /// A running swtpm; dropped, it is killed and its state removed.
 pub(crate) struct Swtpm {
     child: Child,
