@@ -35,6 +35,7 @@ Usage: cargo xtask COMMAND
   test vm [FILTER]   only the VM cases whose name contains FILTER
   bench boot         the stages of a boot, with the agent in the guest and without
                        --runs N  medians of so many     --json   the same as data
+  bench age          age-plugin-tpm beside the Go plugin of that name
 
 Each command does what it needs of the ones above it.
 ";

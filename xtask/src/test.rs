@@ -223,7 +223,7 @@ fn format(run: &mut Run<'_>) -> Result<Tally> {
 }
 
 fn lints(run: &mut Run<'_>) -> Result<Tally> {
-    let args = "clippy --locked --workspace --all-targets -- -D warnings";
+    let args = "clippy --locked --workspace --features age-tpm/age --all-targets -- -D warnings";
     let mut cargo = cargo(run.places, &args.split(' ').collect::<Vec<_>>());
     util::step(run.places, "cargo clippy", &mut cargo)?;
     Ok(Tally::one())
@@ -231,7 +231,7 @@ fn lints(run: &mut Run<'_>) -> Result<Tally> {
 
 fn documentation(run: &mut Run<'_>) -> Result<Tally> {
     // Private items too: module docs are maps for whoever works here, and link to them.
-    let args = "doc --locked --workspace --no-deps --document-private-items";
+    let args = "doc --locked --workspace --features age-tpm/age --no-deps --document-private-items";
     let mut cargo = cargo(run.places, &args.split(' ').collect::<Vec<_>>());
     cargo.env(
         "RUSTDOCFLAGS",
@@ -262,7 +262,8 @@ fn licences(run: &mut Run<'_>) -> Result<Tally> {
 fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     let places = run.places;
     let label = "cargo test";
-    let args = "test --locked --workspace --exclude seed-tests --no-fail-fast";
+    let args =
+        "test --locked --workspace --features age-tpm/age --exclude seed-tests --no-fail-fast";
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
     cargo.envs(peers(places));
     test_step(places, label, &mut cargo)
@@ -302,7 +303,7 @@ fn counted(
 }
 
 /// Variables that name the programs to compare with, fetched when they are not there.
-fn peers(places: &Places) -> Vec<(String, String)> {
+pub(crate) fn peers(places: &Places) -> Vec<(String, String)> {
     let script = places.root.join("age-tpm/tests/fetch-peers.sh");
     let mut command = Command::new("sh");
     command.arg(&script);

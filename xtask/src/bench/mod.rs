@@ -3,6 +3,7 @@
 //! Every bench has this form: `{"machine": {...}, "rows": [{"name", "unit", "ours", "peers": {...}, "ratio"}]}`. A figure is a
 //! median; `ratio` is ours over the best (smallest) peer, and null where a row has none.
 
+mod age;
 mod boot;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, thread};
@@ -15,13 +16,22 @@ use crate::{
     util::{self, Places, print, say},
 };
 
-/// How often each thing is measured unless told otherwise.
+/// How often each thing is measured unless told otherwise: boots, and what takes milliseconds.
 const RUNS: usize = 5;
+const SHORT_RUNS: usize = 100;
 const MAX_RUNS: usize = 100;
+
+/// Which bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bench {
+    Age,
+    Boot,
+}
 
 /// What the command line said.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
+    pub(crate) bench: Bench,
     pub(crate) runs: usize,
     pub(crate) json: bool,
     /// `auto`, `kvm` or `tcg`.
@@ -32,14 +42,16 @@ impl Options {
     /// From the rest of the command line; the first word of it must be the name of a bench.
     pub(crate) fn parse(parser: &mut lexopt::Parser) -> Result<Self> {
         use lexopt::prelude::*;
-        match parser.next()? {
-            Some(Value(name)) if name == "boot" => {}
-            Some(Value(name)) => bail!("there is no bench {name:?}: boot"),
+        let (bench, runs) = match parser.next()? {
+            Some(Value(name)) if name == "age" => (Bench::Age, SHORT_RUNS),
+            Some(Value(name)) if name == "boot" => (Bench::Boot, RUNS),
+            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot"),
             Some(other) => return Err(other.unexpected().into()),
-            None => bail!("which bench? There is: boot"),
-        }
+            None => bail!("which bench? There are: age, boot"),
+        };
         let mut options = Self {
-            runs: RUNS,
+            bench,
+            runs,
             json: false,
             accel: "auto".to_owned(),
         };
@@ -75,6 +87,10 @@ impl Options {
 pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     say("Getting ready");
     setup::run(places)?;
+    if options.bench == Bench::Age {
+        // No guest; the measuring program is root by itself.
+        return show(&age::measure(places, options)?, options);
+    }
     programs::build(places)?;
     let guest = image::build(places)?;
     if util::is_root() {
@@ -93,7 +109,10 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
 
 /// As root, with a guest root that is built.
 pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
-    let results = boot::measure(places, guest, options)?;
+    show(&boot::measure(places, guest, options)?, options)
+}
+
+fn show(results: &Results, options: &Options) -> Result<ExitCode> {
     if options.json {
         print(&results.data().to_string())?;
     } else {
