@@ -9,6 +9,7 @@
     ./agent.nix
     ./config-file.nix
     ./bootspec.nix
+    ./users.nix
     ./secrets.nix
     ./journald.nix
     ./acme.nix

@@ -5,6 +5,7 @@ rec {
   ports = import ./ports.nix;
   words = import ./words.nix;
   quantity = import ./quantity.nix;
+  ids = import ./ids.nix;
   unitFile = import ./unit-file.nix;
   expose = import ./expose.nix { inherit ports words; };
   storage = import ./storage.nix { inherit quantity words; };

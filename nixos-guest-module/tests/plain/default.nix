@@ -8,4 +8,5 @@ import ../check.nix (
   // import ./instance.nix
   // import ./unit-file.nix
   // import ./flake.nix
+  // import ./ids.nix
 )
