@@ -29,14 +29,12 @@ pub enum Support {
     Accepted,
     /// Answers UNIMPLEMENTED with the method's name and this reason, for good.
     Unsupported(&'static str),
-    /// Answers UNIMPLEMENTED with the method's name, until it is written.
-    Later,
 }
 
 impl Support {
     /// True when a caller gets UNIMPLEMENTED.
     pub const fn is_refused(self) -> bool {
-        matches!(self, Self::Unsupported(_) | Self::Later)
+        matches!(self, Self::Unsupported(_))
     }
 }
 
@@ -59,7 +57,6 @@ pub fn agent_service(
         for (name, support) in AGENT_METHODS {
             let message = match support {
                 Support::Done | Support::Accepted => continue,
-                Support::Later => format!("{name} is not supported"),
                 Support::Unsupported(reason) => format!("{name} is not supported: {reason}"),
             };
             service

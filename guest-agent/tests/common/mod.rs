@@ -54,7 +54,7 @@ impl Agent {
         change: impl FnOnce(&mut Config),
     ) -> Self {
         let at = |name: &str| directory.path().join(name);
-        for name in ["sys", "dev", "etc"] {
+        for name in ["sys", "dev", "etc", "sysfs", "cgroup"] {
             fs::create_dir_all(at(name)).unwrap();
         }
         let mut config = Config {
@@ -72,6 +72,9 @@ impl Agent {
                 dev: at("dev"),
                 etc: at("etc"),
                 shared: at("shared"),
+                sys: at("sysfs"),
+                cgroup: at("cgroup"),
+                termination_log: at("termination-log"),
                 ..Paths::default()
             },
             ..Config::from_cmdline("", instance).unwrap()

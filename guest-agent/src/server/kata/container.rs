@@ -116,6 +116,10 @@ pub(super) async fn signal_process(
         return Ok(Empty::default());
     }
     info!(signal = request.signal, "signal for the whole instance");
+    if ctx.end.is_declared() {
+        // It has ended already; systemd's last program switches the machine off.
+        return Ok(Empty::default());
+    }
     match request.signal {
         0 => {}
         SIGKILL => ctx.systemd.kill_now()?,

@@ -182,7 +182,7 @@ pub(super) async fn set_guest_date_time(
     let SetGuestDateTimeRequest { Sec, Usec, .. } = request;
     let microseconds = u32::try_from(Usec)
         .ok()
-        .filter(|microseconds| *microseconds < MICROSECONDS_PER_SECOND && Sec >= 0);
+        .filter(|microseconds| *microseconds < MICROSECONDS_PER_SECOND && Sec > 0);
     let microseconds = microseconds
         .ok_or_else(|| RequestError::Invalid(format!("{Sec} s and {Usec} us are no time")))?;
     let set = clock::set_realtime(Sec, microseconds);

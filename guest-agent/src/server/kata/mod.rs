@@ -1,8 +1,8 @@
 //! The Kata dialect, `grpc.AgentService` and `grpc.Health`: every method is one line here, and its
 //! adapter stands in the sibling of its subject. Adapters convert, call one thing, and convert back.
 //!
-//! What a method does is told by the table in `protocol/src/kata.rs`. What that table refuses, or does
-//! later, never gets here: `kata::agent_service` answers it.
+//! What a method does is told by the table in `protocol/src/kata.rs`. What that table refuses never
+//! gets here: `kata::agent_service` answers it.
 
 mod container;
 mod machine;
