@@ -7,7 +7,8 @@
 //!
 //! The run folder is the claim: it is made with one mkdir, which fails for the second. A start that fails
 //! takes everything back. A stop takes every step that still has something to act on, so it works on what a
-//! killed shim or a killed machine left as well.
+//! killed shim or a killed machine left as well. Commands that meet at one instance wait for each other where a
+//! shim would get lost otherwise, and never touch a later instance of the same name (`claim.rs`).
 
 use std::{
     fs::{self, DirBuilder},
@@ -23,8 +24,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     bundle::{self, BundleError, OverlayError},
+    claim::Claim,
     record::{Record, RecordError},
-    shim::{self, ShimBinary, ShimError},
+    shim::{self, Address, ShimBinary, ShimError},
     task::{TaskClient, TaskError},
     volumes::{self, ImageError},
 };
@@ -36,6 +38,9 @@ use crate::{
 /// How long a killed VM may take to be gone.
 const KILLED: Duration = Duration::from_secs(30);
 
+/// How long another command may hold the instance: the time that a shim may take to start, and some more.
+const OTHERS: Duration = Duration::from_secs(30);
+
 /// How long the shim may take to end after Shutdown.
 const SHIM_END: Duration = Duration::from_secs(10);
 
@@ -45,6 +50,9 @@ const SIGKILL: u32 = 9;
 /// Why an instance could not be started, stopped or removed.
 #[derive(Debug, Error)]
 pub enum InstanceError {
+    /// Another command is at work on it.
+    #[error("instance {0} is just being started or stopped by another command")]
+    Busy(ContainerId),
     /// The name is taken by a living instance.
     #[error("instance {0} is running already")]
     Running(ContainerId),
@@ -122,16 +130,20 @@ pub struct Instance {
     namespace: Namespace,
     id: ContainerId,
     paths: InstancePaths,
+    /// Where its shim listens, whatever the record says.
+    socket: PathBuf,
 }
 
 impl Instance {
     /// The instance of this name, whether it exists or not.
     pub fn named(paths: &Paths, namespace: Namespace, id: ContainerId) -> Self {
+        let socket = paths.task_socket(&namespace, &id, "");
         let paths = paths.instance(&namespace, &id);
         Self {
             namespace,
             id,
             paths,
+            socket,
         }
     }
 
@@ -186,8 +198,8 @@ impl Instance {
     ) -> Result<(), InstanceError> {
         bundle::check_overlay_path(&record.root)?;
         bundle::check_overlay_path(self.paths.layers_dir())?;
-        self.claim(keep).await?;
-        match self.launch(&mut record, &mut progress).await {
+        let claim = self.claim(keep).await?;
+        match self.launch(&mut record, &claim, &mut progress).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let options = StopOptions {
@@ -195,7 +207,10 @@ impl Instance {
                     limit: Duration::ZERO,
                     keep,
                 };
-                if let Err(second) = self.take_back(&record, options).await {
+                // Where somebody stopped it meanwhile, nothing of ours is left, and perhaps a later one is there.
+                if claim.is_current()
+                    && let Err(second) = self.take_back(&claim, Some(&record), options).await
+                {
                     tracing::warn!(%second, "failed start is not cleaned up");
                 }
                 Err(error)
@@ -203,30 +218,49 @@ impl Instance {
         }
     }
 
-    /// Makes the run folder, which is the claim on the name; with `again` it is ours already.
-    async fn claim(&self, again: bool) -> Result<(), InstanceError> {
+    /// Makes the run folder, which is the claim on the name; with `again` it is there already. Locked.
+    async fn claim(&self, again: bool) -> Result<Claim, InstanceError> {
         let dir = self.paths.run_dir();
-        let fault = |source| InstanceError::Io {
-            path: dir.into(),
-            source,
-        };
         if let Some(parent) = dir.parent() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(parent)
-                .map_err(fault)?;
+                .map_err(self.fault())?;
         }
         match DirBuilder::new().mode(0o700).create(dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && again => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(self.taken().await),
-            other => other.map_err(fault),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && again => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(self.taken().await);
+            }
+            other => other.map_err(self.fault())?,
+        }
+        match Claim::open(dir) {
+            Ok(claim) if claim.try_lock().map_err(self.fault())? && claim.is_current() => Ok(claim),
+            Ok(_) => Err(InstanceError::Busy(self.id.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(InstanceError::Busy(self.id.clone()))
+            }
+            Err(error) => Err(self.fault()(error)),
+        }
+    }
+
+    /// A fault of the run folder.
+    fn fault(&self) -> impl Fn(io::Error) -> InstanceError + use<> {
+        let path = self.paths.run_dir().to_owned();
+        move |source| InstanceError::Io {
+            path: path.clone(),
+            source,
         }
     }
 
     /// By what the name is taken.
     async fn taken(&self) -> InstanceError {
         let id = self.id.clone();
+        let claim = Claim::open(self.paths.run_dir());
+        if claim.is_ok_and(|claim| matches!(claim.try_lock(), Ok(false))) {
+            return InstanceError::Busy(id);
+        }
         let Ok(record) = self.record() else {
             let managed = crate::management::Client::connect(&self.paths.management_socket()).await;
             return if managed.is_ok() {
@@ -247,6 +281,7 @@ impl Instance {
     async fn launch(
         &self,
         record: &mut Record,
+        claim: &Claim,
         progress: &mut impl FnMut(Phase),
     ) -> Result<(), InstanceError> {
         let paths = &self.paths;
@@ -266,6 +301,8 @@ impl Instance {
             .await?;
         record.address = Some(address.clone());
         record.write(&paths.record())?;
+        // From here on a stop finds the shim.
+        claim.unlock();
         let task = TaskClient::connect(&address).await?;
         let request = CreateTaskRequest {
             id: self.id.to_string(),
@@ -283,38 +320,70 @@ impl Instance {
 
     /// Stops it and removes everything that is not its owner's: what stays are volumes, TPM state and logs.
     pub async fn stop(&self, options: StopOptions) -> Result<(), InstanceError> {
+        let claim = match Claim::open(self.paths.run_dir()) {
+            Ok(claim) => claim,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.unknown()),
+            Err(error) => return Err(self.fault()(error)),
+        };
+        // A start that is under way is past the point where only it knows the shim.
+        self.lock(&claim).await?;
         let record = match Record::read(&self.paths.record()) {
-            Ok(record) => record,
-            Err(RecordError::Absent(_)) if self.paths.run_dir().exists() => {
-                if crate::management::Client::connect(&self.paths.management_socket())
-                    .await
-                    .is_ok()
-                {
+            Ok(record) => Some(record),
+            Err(RecordError::Absent(_)) => {
+                let socket = self.paths.management_socket();
+                if crate::management::Client::connect(&socket).await.is_ok() {
                     return Err(InstanceError::Foreign(self.id.clone()));
                 }
-                // A start that was interrupted before its first write.
-                return self.clean_up(options.keep);
+                None
             }
-            Err(RecordError::Absent(_)) => return Err(self.unknown()),
+            // Without it there is no way to start again, but there is one to clean up.
+            Err(RecordError::Parse { .. }) if !options.keep => None,
             Err(error) => return Err(error.into()),
         };
-        self.take_back(&record, options).await
+        claim.unlock();
+        self.take_back(&claim, record.as_ref(), options).await
     }
 
-    async fn take_back(&self, record: &Record, options: StopOptions) -> Result<(), InstanceError> {
-        if let Some(address) = &record.address {
-            match TaskClient::connect(address).await {
-                Ok(task) => self.end(&task, options).await?,
-                Err(TaskError::Absent(_)) => {}
-                Err(error) => return Err(error.into()),
+    async fn lock(&self, claim: &Claim) -> Result<(), InstanceError> {
+        if claim.lock(OTHERS).await.map_err(self.fault())? {
+            return Ok(());
+        }
+        Err(InstanceError::Busy(self.id.clone()))
+    }
+
+    /// Ends what runs and cleans up. Without a record its shim is looked for where it would listen.
+    async fn take_back(
+        &self,
+        claim: &Claim,
+        record: Option<&Record>,
+        options: StopOptions,
+    ) -> Result<(), InstanceError> {
+        let address = record.and_then(|record| record.address.clone());
+        let address = address.unwrap_or_else(|| Address {
+            socket: self.socket.clone(),
+            version: 2,
+        });
+        match TaskClient::connect(&address).await {
+            // A later instance of this name listens there too.
+            Ok(task) if claim.is_current() => {
+                self.end(&task, options).await?;
+                self.wait_for_shim(&address, claim).await;
             }
-            self.wait_for_shim(address).await;
+            Ok(_) | Err(TaskError::Absent(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.lock(claim).await?;
+        if !claim.is_current() {
+            // Somebody else has stopped it too, and was faster.
+            return Ok(());
         }
         let bundle = self.paths.bundle();
         if bundle.is_dir() {
-            ShimBinary::at(record.shim.clone())
-                .delete(&self.namespace, &self.id, &bundle)
-                .await?;
+            let shim = match record {
+                Some(record) => ShimBinary::at(record.shim.clone()),
+                None => ShimBinary::find()?,
+            };
+            shim.delete(&self.namespace, &self.id, &bundle).await?;
         }
         self.clean_up(options.keep)
     }
@@ -349,9 +418,12 @@ impl Instance {
         Ok(())
     }
 
-    async fn wait_for_shim(&self, address: &shim::Address) {
+    async fn wait_for_shim(&self, address: &Address, claim: &Claim) {
         let deadline = Instant::now() + SHIM_END;
-        while TaskClient::connect(address).await.is_ok() && Instant::now() < deadline {
+        while claim.is_current()
+            && TaskClient::connect(address).await.is_ok()
+            && Instant::now() < deadline
+        {
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -363,28 +435,34 @@ impl Instance {
             move |source| InstanceError::Io { path, source }
         };
         let run = self.paths.run_dir();
-        let kept = if keep {
-            fs::read(self.paths.record()).ok()
-        } else {
-            None
-        };
+        if keep {
+            return self.remove_all_but_the_record().map_err(fault(run));
+        }
         match fs::remove_dir_all(run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(run)(error)),
             _ => {}
-        }
-        if let Some(text) = kept {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(run)
-                .map_err(fault(run))?;
-            fs::write(self.paths.record(), text).map_err(fault(run))?;
-            return Ok(());
         }
         // Others may live beside it.
         if let Some(namespace) = run.parent() {
             let _ = fs::remove_dir(namespace);
         }
         bundle::remove_layer(&self.paths).map_err(fault(self.paths.layers_dir()))
+    }
+
+    fn remove_all_but_the_record(&self) -> io::Result<()> {
+        let record = self.paths.record();
+        for entry in fs::read_dir(self.paths.run_dir())? {
+            let entry = entry?;
+            if entry.path() == record {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// What of the instance's own is there: volumes, TPM state, logs.

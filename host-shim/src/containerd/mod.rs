@@ -10,12 +10,14 @@
 //! | [`volumes`] | volumes as a user names them; their image files |
 //! | [`bundle`] | `config.json`, the overlay layer, the mounts of the root |
 //! | [`instance`] | start, stop, remove: the order of it all |
+//! | `claim` | who may act on an instance, when commands meet |
 //! | [`exec`] | one command in the guest, with its streams |
 //!
 //! It keeps no process: between two commands the shim alone runs, and what is known is on disk. Nothing here
 //! knows VMs or guests.
 
 pub mod bundle;
+mod claim;
 pub mod exec;
 pub mod instance;
 pub mod record;

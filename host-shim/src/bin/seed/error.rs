@@ -26,6 +26,9 @@ pub(crate) const EXEC_MISSING: u8 = 127;
 /// Ended by Ctrl-C: 128 and the signal's number, as shells have it.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// The same for SIGTERM.
+pub(crate) const TERMINATED: u8 = 143;
+
 /// A failure, ready to be shown.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -152,6 +155,9 @@ impl From<InstanceError> for CliError {
     fn from(error: InstanceError) -> Self {
         let what = chain(&error);
         let remedy = match error {
+            InstanceError::Busy(id) => {
+                format!("Try again when it is done: 'seed status {id}' tells how far it is.")
+            }
             InstanceError::Running(id) => {
                 format!("Choose another --name, or stop it first: seed stop {id}")
             }

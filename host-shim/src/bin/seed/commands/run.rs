@@ -15,11 +15,12 @@ use seed_shim::{
     names::ContainerId,
     spec::{BootSpec, read_boot_spec},
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Context, doctor, wait};
 use crate::{
     cli::{EnvArg, RunArgs, WaitFor},
-    error::{CliError, INTERRUPTED, chain},
+    error::{CliError, INTERRUPTED, TERMINATED, chain},
 };
 
 pub(super) async fn run(context: &Context<'_>, args: RunArgs) -> Result<ExitCode, CliError> {
@@ -39,6 +40,7 @@ pub(super) async fn start(
     until: WaitFor,
 ) -> Result<(), CliError> {
     let watcher = wait::Watcher::new(instance);
+    let mut interruption = Interruption::new()?;
     let started = {
         let start = instance.start(record, keep, |phase| {
             if phase == Phase::Created {
@@ -46,15 +48,15 @@ pub(super) async fn start(
             }
         });
         tokio::select! {
-            started = start => Some(started),
+            started = start => Ok(started),
             // It only shows, and never ends by itself.
-            () = watcher.show() => None,
-            _ = tokio::signal::ctrl_c() => None,
+            () = watcher.show() => Err(INTERRUPTED),
+            code = interruption.recv() => Err(code),
         }
     };
     match started {
-        Some(started) => started?,
-        None => return Err(interrupted(instance, keep).await),
+        Ok(started) => started?,
+        Err(code) => return Err(interrupted(instance, keep).await.with_code(code)),
     }
     wait::until(context, instance, &watcher, until).await
 }
@@ -78,7 +80,29 @@ async fn interrupted(instance: &Instance, keep: bool) -> CliError {
         ),
         Err(error) => error.into(),
     }
-    .with_code(INTERRUPTED)
+}
+
+/// Ctrl-C or a plain `kill`: the instance is not wanted. SIGHUP is left alone, for the sake of nohup(1).
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interruption {
+    fn new() -> Result<Self, CliError> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The exit status that shells give to the signal that came.
+    async fn recv(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
+        }
+    }
 }
 
 fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId), CliError> {
