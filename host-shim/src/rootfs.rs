@@ -13,7 +13,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2},
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2},
     mount::{
         MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
         mount_change, mount_remount, unmount,
@@ -148,7 +148,10 @@ fn make_inside(root: &Path, target: &Path) -> io::Result<OwnedFd> {
         so_far.push(name);
         at = match openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve) {
             Err(rustix::io::Errno::NOENT) => {
-                mkdirat(at.as_fd(), name, Mode::from_raw_mode(0o755))?;
+                let mode = Mode::from_raw_mode(0o755);
+                mkdirat(at.as_fd(), name, mode)?;
+                // The folder is the guest's: the umask of the shim is no matter of it.
+                chmodat(at.as_fd(), name, mode, AtFlags::empty())?;
                 openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve)?
             }
             other => other?,

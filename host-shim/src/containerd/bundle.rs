@@ -3,9 +3,9 @@
 //! upper layer is ours, so that a root is never written to and can serve many instances.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -79,13 +79,16 @@ pub fn root_mounts(record: &Record, paths: &InstancePaths) -> Result<Vec<Mount>,
     );
     make_dir(paths.layers_dir())?;
     for dir in [&upper, &work] {
-        // The upper layer is the guest's root itself: everyone in the guest passes through it.
         match DirBuilder::new().mode(0o755).create(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.map_err(|source| BundleError {
-                path: dir.clone(),
-                source,
-            })?,
+            // The upper layer is the guest's root itself: everyone in the guest passes through it, whatever
+            // the umask of whoever starts it.
+            other => other
+                .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o755)))
+                .map_err(|source| BundleError {
+                    path: dir.clone(),
+                    source,
+                })?,
         }
     }
     let option = |key: &str, path: &Path| format!("{key}={}", path.display());

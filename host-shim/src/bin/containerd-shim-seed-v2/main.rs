@@ -11,6 +11,7 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::fs::Mode;
 use seed_shim::shim::{
     cli::{self, Command},
     delete, info, serve, start,
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return fail(2, &error),
     };
+    // What the shim and its children make is theirs alone: sockets, logs, lists of pids.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let result: Result<Vec<u8>, Box<dyn Error>> = match &command {
         Command::Version => Ok(info::version().into_bytes()),
         Command::Info => info::run().map_err(Into::into),
