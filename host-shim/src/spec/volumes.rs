@@ -6,11 +6,16 @@
 
 use std::{
     fmt::Write as _,
-    fs, io,
-    os::unix::fs::FileTypeExt,
+    fs::{self, Metadata, OpenOptions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{FlockOperation, fcntl_lock},
+    io::Errno,
+};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -54,6 +59,22 @@ pub enum VolumeError {
         /// What was given.
         path: PathBuf,
     },
+    /// Somebody writes to it.
+    #[error("volume {name}: {} is in use by another VM: two would destroy its file system", path.display())]
+    InUse {
+        /// Which volume.
+        name: VolumeName,
+        /// The image.
+        path: PathBuf,
+    },
+    /// One image for two volumes.
+    #[error("volume {name}: {} is the image of another volume already", path.display())]
+    SameImage {
+        /// Which volume.
+        name: VolumeName,
+        /// The image.
+        path: PathBuf,
+    },
     /// An option that cannot be meant.
     #[error("volume {name}: option {option:?} {problem}")]
     Option {
@@ -83,6 +104,25 @@ pub enum VolumeError {
     TooMany(usize),
 }
 
+/// A file by file system and inode, a device by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    File(u64, u64),
+    Device(u64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let kind = metadata.file_type();
+        if kind.is_file() {
+            Some(Self::File(metadata.dev(), metadata.ino()))
+        } else {
+            kind.is_block_device()
+                .then(|| Self::Device(metadata.rdev()))
+        }
+    }
+}
+
 /// One volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -93,6 +133,8 @@ pub struct VolumeSpec {
     pub source: PathBuf,
     /// The source is a block device.
     pub is_device: bool,
+    /// Which file or device it is, under whatever name.
+    identity: Identity,
     /// The file system to make and mount.
     pub filesystem: String,
     /// Where in the guest.
@@ -146,7 +188,8 @@ impl VolumeSpec {
             }
         })?;
         check_mount_point(&name, &mount.destination)?;
-        let is_device = check_source(&name, &mount.source)?;
+        let read_only = mount.options.iter().any(|o| o == "ro");
+        let identity = check_source(&name, &mount.source, read_only)?;
         let mode = option("mode=").map(str::to_owned);
         if let Some(mode) = mode.as_deref().filter(|m| !is_octal_mode(m)) {
             let (option, problem) = (format!("x-seed.mode={mode}"), "is no octal mode");
@@ -158,10 +201,11 @@ impl VolumeSpec {
         }
         Ok(Some(Self {
             source: mount.source.clone(),
-            is_device,
+            is_device: matches!(identity, Identity::Device(_)),
+            identity,
             filesystem: mount.kind.clone(),
             mount_point: mount.destination.clone(),
-            read_only: mount.options.iter().any(|o| o == "ro"),
+            read_only,
             user: option("user=").map(str::to_owned),
             group: option("group=").map(str::to_owned),
             mode,
@@ -175,6 +219,7 @@ impl VolumeSpec {
             name: VolumeName::try_from(name).unwrap(),
             source: source.into(),
             is_device: false,
+            identity: Identity::File(0, 0),
             filesystem: "ext4".into(),
             mount_point: Path::new("/seed/storage").join(name),
             read_only: false,
@@ -197,6 +242,10 @@ pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeErr
         };
         if volumes.iter().any(clash) {
             return Err(VolumeError::Twice { name: volume.name });
+        }
+        if volumes.iter().any(|o| o.identity == volume.identity) {
+            let (name, path) = (volume.name, volume.source);
+            return Err(VolumeError::SameImage { name, path });
         }
         volumes.push(volume);
     }
@@ -221,20 +270,37 @@ fn check_mount_point(name: &VolumeName, path: &Path) -> Result<(), VolumeError> 
     })
 }
 
-fn check_source(name: &VolumeName, path: &Path) -> Result<bool, VolumeError> {
-    let metadata = fs::metadata(path).map_err(|source| VolumeError::Source {
+fn check_source(name: &VolumeName, path: &Path, read_only: bool) -> Result<Identity, VolumeError> {
+    let wrap = |source| VolumeError::Source {
         name: name.clone(),
         path: path.to_owned(),
         source,
-    })?;
-    let kind = metadata.file_type();
-    if !path.is_absolute() || !(kind.is_file() || kind.is_block_device()) {
+    };
+    let metadata = fs::metadata(path).map_err(wrap)?;
+    let Some(identity) = Identity::of(&metadata).filter(|_| path.is_absolute()) else {
         return Err(VolumeError::Kind {
             name: name.clone(),
             path: path.to_owned(),
         });
+    };
+    if !read_only && matches!(identity, Identity::File(..)) {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(wrap)?;
+        // QEMU locks what it writes to (locks of the open file description on single bytes), and is the one
+        // who keeps a second VM out. Asking here, by a lock that goes with `file`, gives a better answer.
+        // On a file system without locks it fails in another way, and QEMU has none either.
+        let locked = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
+        if let Err(Errno::AGAIN | Errno::ACCESS) = locked {
+            return Err(VolumeError::InUse {
+                name: name.clone(),
+                path: path.to_owned(),
+            });
+        }
     }
-    Ok(kind.is_block_device())
+    Ok(identity)
 }
 
 fn is_octal_mode(text: &str) -> bool {
@@ -243,6 +309,11 @@ fn is_octal_mode(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     fn mount(source: &Path, destination: &str, options: &[&str]) -> Mount {
@@ -307,6 +378,10 @@ mod tests {
                 "volume name",
             ),
             (
+                vec![mount(file, "/a", &[]), mount(file, "/b", &[])],
+                "another volume",
+            ),
+            (
                 vec![mount(file, "/a", &[]), mount(file, "/b/a", &[])],
                 "twice",
             ),
@@ -321,5 +396,37 @@ mod tests {
             let error = from_mounts(&mounts).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn an_image_that_another_process_has_locked_is_refused_and_may_be_read() {
+        const HELD: &str = "SEED_TEST_HELD_IMAGE";
+        // Locks are a process's own, so this test is its own second process.
+        if let Some(image) = std::env::var_os(HELD) {
+            let file = OpenOptions::new().write(true).open(image).unwrap();
+            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+            println!("held");
+            io::stdin().read_line(&mut String::new()).unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("data.img");
+        fs::write(&image, [0; 512]).unwrap();
+        let name = "spec::volumes::tests::an_image_that_another_process_has_locked_is_refused_and_may_be_read";
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(HELD, &image)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("held")));
+        let error = from_mounts(&[mount(&image, "/a", &[])]).unwrap_err();
+        assert!(matches!(error, VolumeError::InUse { .. }), "{error}");
+        from_mounts(&[mount(&image, "/a", &["ro"])]).unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        from_mounts(&[mount(&image, "/a", &[])]).unwrap();
     }
 }

@@ -96,7 +96,11 @@ impl Vmm for Qemu {
         let socket = spec.paths.qmp_socket();
         let log = spec.paths.helper_log(QEMU);
         wait_socket(QEMU, &socket, &log, self.limits.daemon(), &mut ended).await?;
-        let (qmp, qmp_events) = Qmp::connect(&socket).await?;
+        let (qmp, qmp_events) = match Qmp::connect(&socket).await {
+            Ok(connected) => connected,
+            // It listens before it opens its disks, and ends when it cannot.
+            Err(error) => return Err(own_end(&mut ended).await.unwrap_or(error.into())),
+        };
 
         let mut processes = vec![qemu.info().clone()];
         processes.extend(daemons.iter().map(|d| d.info().clone()));
@@ -119,6 +123,18 @@ impl Vmm for Qemu {
             events: receiver,
         })
     }
+}
+
+/// The end of QEMU as the cause of a monitor that is gone.
+async fn own_end(ended: &mut mpsc::UnboundedReceiver<Ended>) -> Option<VmmError> {
+    let until = Instant::now() + QEMU_OWN_END;
+    while let Ok(Some(Ended { name, how, .. })) = timeout_at(until, ended.recv()).await {
+        if name == QEMU {
+            let said = String::new();
+            return Some(VmmError::Died { name, how, said });
+        }
+    }
+    None
 }
 
 fn start_daemons(
