@@ -255,6 +255,12 @@ impl Config {
             if !dir.is_absolute() {
                 return wrong(key, format!("{} is no absolute path", dir.display()));
             }
+            // swtpm's options have no way to write a comma, and a line break would end a line of a table.
+            let bad = |c: char| c == ',' || c.is_control();
+            if dir.to_string_lossy().contains(bad) {
+                let problem = format!("{dir:?} has a comma or a control character in it");
+                return wrong(key, problem);
+            }
         }
         for (key, seconds) in self.limits.named() {
             if !(1..=MAX_LIMIT_SECONDS).contains(&seconds) {
@@ -295,6 +301,8 @@ mod tests {
             ("acel = 'tcg'", "acel"),
             ("[limits]\nhello = 3", "hello"),
             ("run_dir = 'run'", "run_dir"),
+            ("run_dir = '/run/a,b'", "comma"),
+            ("state_dir = \"/a\\nb\"", "control character"),
             ("[limits]\nhello_seconds = 0", "limits.hello_seconds"),
             ("[limits]\ndrain_seconds = 3601", "limits.drain_seconds"),
             ("log_level = 'loud'", "log_level"),

@@ -230,14 +230,17 @@ impl InstancePaths {
             self.virtiofs_socket(),
             self.qmp_socket(),
         ];
-        for path in sockets {
-            let length = path.as_os_str().len();
-            if length > MAX_SOCKET_PATH_BYTES {
-                return Err(SocketPathError { path, length });
-            }
-        }
-        Ok(())
+        sockets.into_iter().try_for_each(check_socket)
     }
+}
+
+/// Fails when a socket of this name could not be made.
+pub fn check_socket(path: PathBuf) -> Result<(), SocketPathError> {
+    let length = path.as_os_str().len();
+    if length > MAX_SOCKET_PATH_BYTES {
+        return Err(SocketPathError { path, length });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

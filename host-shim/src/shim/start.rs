@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError},
-    paths::Paths,
+    paths::{Paths, SocketPathError, check_socket},
 };
 
 /// The longest input that is read. Options are small.
@@ -51,6 +51,9 @@ pub enum StartError {
     /// The state file.
     #[error(transparent)]
     State(#[from] StateFileError),
+    /// The socket's path.
+    #[error(transparent)]
+    Socket(#[from] SocketPathError),
     /// A system call.
     #[error("{what} failed")]
     Io {
@@ -89,6 +92,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
         .flatten();
     let config = Config::load(config_path.as_deref().map(Path::new))?;
     let socket = Paths::new(&config).task_socket(&target.namespace, &target.id, &target.address);
+    check_socket(socket.clone())?;
     if UnixStream::connect(&socket).is_err() {
         StateFile {
             config,

@@ -183,10 +183,20 @@ fn is_listening(socket: &Path) -> bool {
     let Some(wanted) = socket.to_str() else {
         return socket.exists();
     };
-    table.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(wanted)
-    })
+    table.lines().any(|line| listener(line) == Some(wanted))
+}
+
+/// The path on a line of the table, if it is a listener's: what follows the seventh column, blanks and all.
+fn listener(line: &str) -> Option<&str> {
+    let mut rest = line;
+    for column in 0..7 {
+        let (field, after) = rest.trim_start_matches(' ').split_once(' ')?;
+        if column == 3 && field != "00010000" {
+            return None;
+        }
+        rest = after;
+    }
+    Some(rest)
 }
 
 fn describe(status: &ExitStatus) -> String {
@@ -261,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_socket_that_listens_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
+        let path = dir.path().join("a  socket of 2");
         assert!(!is_listening(&path));
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert!(is_listening(&path));
