@@ -56,6 +56,9 @@ const RECONNECT: Duration = Duration::from_secs(5);
 /// How much later than asked a long poll may be answered.
 const LATE: Duration = Duration::from_secs(20);
 
+/// How much of a guest's message is passed on.
+const MESSAGE_CHARS: usize = 1000;
+
 /// Why a call to the agent failed.
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -185,7 +188,7 @@ impl Agent {
                     Err(AgentError::Refused {
                         call,
                         code,
-                        message: message.to_owned(),
+                        message: shortened(message),
                     })
                 }
                 _ => {
@@ -456,6 +459,15 @@ impl Agent {
             .read_journal(within(limit), request)
             .await;
         self.sorted("ReadJournal", result).await
+    }
+}
+
+/// A guest's message goes into logs and onto terminals: as one line of bounded length, as data.
+fn shortened(message: &str) -> String {
+    let plain = crate::vmm::console::plain(&message.replace('\n', " "));
+    match plain.char_indices().nth(MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}...", &plain[..end]),
+        None => plain,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use containerd_shim_protos::{
@@ -20,6 +20,7 @@ use tokio::{
     net::unix::pipe,
     sync::{Notify, watch},
     task::JoinHandle,
+    time::sleep,
 };
 
 use super::{
@@ -35,6 +36,9 @@ use crate::{
 
 /// One read or write of a stream.
 const CHUNK_BYTES: u32 = 32 * 1024;
+
+/// The pause before input is offered again.
+const NOTHING_TAKEN: Duration = Duration::from_millis(20);
 
 /// The status of a process whose end nobody saw.
 const LOST: u32 = 137;
@@ -330,6 +334,10 @@ async fn feed(
                 while !rest.is_empty() {
                     let taken = agent.write_stdin(container, id, rest.to_vec()).await?;
                     let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+                    if taken == 0 {
+                        // A guest that takes nothing is asked again, but not all the time.
+                        sleep(NOTHING_TAKEN).await;
+                    }
                     rest = rest.get(taken..).unwrap_or_default();
                 }
             }
