@@ -35,7 +35,13 @@
 
       overlays.default = import ./nixos-guest-module/overlay.nix;
 
-      packages = forEachSystem (pkgs: import ./nixos-guest-module/packages.nix { inherit pkgs; });
+      packages = forEachSystem (
+        pkgs:
+        import ./nixos-guest-module/packages.nix {
+          inherit pkgs;
+          inherit (seedLib) mkSeed;
+        }
+      );
 
       checks = forEachSystem (
         pkgs:

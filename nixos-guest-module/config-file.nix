@@ -8,7 +8,7 @@
 let
   seed = import ./lib;
   cfg = config.seed;
-  text = builtins.toJSON (seed.instance.agentFile cfg.meta);
+  text = builtins.toJSON (seed.instance.agentFile cfg);
   inherit (pkgs.stdenv) buildPlatform hostPlatform;
 in
 {

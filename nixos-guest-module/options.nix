@@ -180,6 +180,16 @@ in
 
     shoot.enable = lib.mkEnableOption "the command {command}`seed-shoot`, which runs a command in a short-lived VM beside this one";
 
+    identity.group = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "keys";
+      description = ''
+        The group whose members may open what is encrypted to the instance's age identity, through the agent.
+        Without it root alone may.
+      '';
+    };
+
     agent.package = lib.mkOption {
       type = lib.types.package;
       default = pkgs.callPackage ../guest-agent/package.nix { };
@@ -259,6 +269,7 @@ in
           expose
           storage
           dns
+          identity
           ;
       };
       users = lib.attrNames config.users.users;

@@ -3,14 +3,7 @@
 { lib, rustPlatform }:
 let
   root = ../.;
-  members = [
-    "protocol"
-    "age-tpm"
-    "guest-agent"
-    "host-shim"
-    "tests"
-    "xtask"
-  ];
+  inherit (lib.importTOML ../Cargo.toml) workspace;
   # Nix files change no program. Prose may: crate documentation includes it.
   isSource = file: !file.hasExt "nix";
 in
@@ -23,7 +16,7 @@ in
 }:
 rustPlatform.buildRustPackage {
   inherit pname postInstall;
-  version = (lib.importTOML ../Cargo.toml).workspace.package.version;
+  inherit (workspace.package) version;
   src = lib.fileset.toSource {
     inherit root;
     fileset = lib.fileset.unions (
@@ -31,7 +24,7 @@ rustPlatform.buildRustPackage {
         ../Cargo.toml
         ../Cargo.lock
       ]
-      ++ map (member: lib.fileset.fileFilter isSource (root + "/${member}")) members
+      ++ map (member: lib.fileset.fileFilter isSource (root + "/${member}")) workspace.members
     );
   };
   cargoLock.lockFile = ../Cargo.lock;

@@ -51,7 +51,10 @@ fn the_agent_reads_what_the_options_say() {
     let small = Instance::read(&golden("small.instance.json")).unwrap();
     assert_eq!((small.name.as_str(), small.volumes.len()), ("small", 0));
 
+    assert_eq!(small.key_group, None);
+
     let full = Instance::read(&golden("full.instance.json")).unwrap();
+    assert_eq!(full.key_group.as_deref(), Some("app"));
     let volume = |name| &full.volumes[&VolumeName::try_from(name).unwrap()];
     let place = |name| {
         volume(name)

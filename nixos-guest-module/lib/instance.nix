@@ -7,6 +7,9 @@
   storage,
   words,
 }:
+let
+  volumes = storage;
+in
 {
   # What the platform reads, also inside the closure (bootspec extension `farm.loom.seed.v1`). Keys are only
   # ever added: hosts of any age read it.
@@ -26,10 +29,18 @@
   };
 
   # /etc/seed/instance.json, as guest-agent/src/config.rs reads it.
-  agentFile = meta: {
-    inherit (meta) name;
-    storage = builtins.mapAttrs (_: storage.forAgent) meta.storage;
-  };
+  agentFile =
+    {
+      name,
+      storage,
+      identity,
+      ...
+    }:
+    {
+      inherit name;
+      storage = builtins.mapAttrs (_: volumes.forAgent) storage;
+    }
+    // (if identity.group == null then { } else { inherit identity; });
 
   # Sentences, each ending with what to do. `users` and `groups` are the names that the system has.
   problems =
@@ -41,9 +52,12 @@
     words.optional (!words.isInstanceName instance.name)
       "seed.name: ${words.quoted instance.name} cannot be a host name. Use at most 63 lower-case letters, digits and \"-\", with a letter or digit at both ends."
     ++ expose.problems instance.expose
-    ++ storage.problems {
+    ++ volumes.problems {
       inherit users groups;
       entries = instance.storage;
     }
+    ++
+      words.optional (instance.identity.group != null && !builtins.elem instance.identity.group groups)
+        "seed.identity.group: the system has no group ${words.quoted instance.identity.group}. Declare users.groups.${instance.identity.group}, or correct the name."
     ++ dns.problems instance.dns.names;
 }

@@ -11,6 +11,7 @@
     rollout = "recreate";
     acme = false;
     shoot.enable = false;
+    identity.group = null;
   };
   full = {
     name = "full";
@@ -66,5 +67,6 @@
     rollout = "rolling";
     acme = true;
     shoot.enable = true;
+    identity.group = "app";
   };
 }

@@ -147,6 +147,10 @@ in
       ];
     };
   };
+  option-reference."OPTIONS.md is what the options say" = {
+    got = self.packages.${arch}.option-reference.text;
+    want = builtins.readFile ../../OPTIONS.md;
+  };
   packages = lib.mapAttrs (_: package: yes (drv package)) self.packages.${arch};
   checks = lib.mapAttrs (_: check: yes (drv check)) self.checks.${arch};
   shell."the dev shell" = yes (drv self.devShells.${arch}.default);

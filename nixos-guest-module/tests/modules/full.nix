@@ -24,6 +24,7 @@
     ];
     rollout = "rolling";
     shoot.enable = true;
+    identity.group = "app";
   };
   users.users.app = {
     isSystemUser = true;

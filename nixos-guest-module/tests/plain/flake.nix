@@ -42,6 +42,11 @@ let
       inherit name;
       meta = { };
     };
+    writeText = name: _: {
+      inherit name;
+      meta = { };
+    };
+    closureInfo = _: { };
     testers.runNixOSTest = test: test;
   };
   self = flake.outputs inputs;

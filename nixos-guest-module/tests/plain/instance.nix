@@ -16,11 +16,11 @@ in
     want = read ../golden/full.meta.json;
   };
   "the agent's file of a small instance" = {
-    got = instance.agentFile meta.small;
+    got = instance.agentFile plain.small;
     want = read ../golden/small.instance.json;
   };
   "the agent's file of an instance with everything" = {
-    got = instance.agentFile meta.full;
+    got = instance.agentFile plain.full;
     want = read ../golden/full.instance.json;
   };
   "a name that is no host name is refused" = {
