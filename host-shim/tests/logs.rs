@@ -197,6 +197,7 @@ async fn a_puller_that_is_dropped_anywhere_goes_on_where_it_was() {
     let limits = Limits {
         segment_bytes: 2000,
         total_bytes: 1 << 20,
+        ..Limits::DEFAULT
     };
     for round in 0..20 {
         let handle = spawn_with(Guest::new(300, 3, []), dir.path(), None, limits);

@@ -295,6 +295,7 @@ mod tests {
     const SMALL: Limits = Limits {
         segment_bytes: 1000,
         total_bytes: 1 << 20,
+        ..Limits::DEFAULT
     };
 
     fn lasts(reader: &mut Reader) -> Vec<u64> {

@@ -9,6 +9,10 @@
 //!           | boot_id [16] | realtime_us u64 | monotonic_us u64 | xor_hash u64     of the entry `last`
 //! ```
 //!
+//! A file is `%08u.seg`, counted from 1 in its folder; the order of files is that of their numbers. A block is
+//! what `seed_protocol::journal` documents, with a version of its own. A reader refuses a file of another
+//! version by name, and takes flags and reasons that it does not know for none.
+//!
 //! A frame is one batch *and* the position after it; it is written with one call. Whatever does not check
 //! at the end of the newest file was being written when the machine stopped: it is cut off, and the guest
 //! is asked for it again. Nothing is read into memory before its length was found to be within bounds.

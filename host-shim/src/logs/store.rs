@@ -11,6 +11,7 @@ use std::{
     io::{self, BufReader, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -23,16 +24,27 @@ use super::segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentErro
 pub struct Limits {
     /// A file is closed before it would grow beyond this.
     pub segment_bytes: u64,
+    /// A file is closed when its first batch is older than this, so that old batches can go.
+    pub segment_age: Duration,
     /// The oldest files are deleted when all together are longer.
     pub total_bytes: u64,
+    /// Files whose last batch is older than this are deleted.
+    pub total_age: Option<Duration>,
+}
+
+impl Limits {
+    /// What holds where nothing else is said: 256 MiB, of any age.
+    pub const DEFAULT: Self = Self {
+        segment_bytes: 16 << 20,
+        segment_age: Duration::from_secs(24 * 3600),
+        total_bytes: 256 << 20,
+        total_age: None,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            segment_bytes: 16 << 20,
-            total_bytes: 256 << 20,
-        }
+        Self::DEFAULT
     }
 }
 
@@ -71,6 +83,8 @@ pub struct Store {
     number: u64,
     file: File,
     length: u64,
+    /// When the first batch of this file was received.
+    begun_us: Option<u64>,
     position: Position,
     // Held, never read: the lock goes with it.
     _lock: File,
@@ -93,14 +107,14 @@ impl Store {
         let mut position = Position::default();
         let mut newest = None;
         for &number in numbers.iter().rev() {
-            let (length, last) = scan(&path_of(dir, number))?;
-            newest.get_or_insert((number, length));
-            if let Some(last) = last {
+            let scanned = scan(&path_of(dir, number))?;
+            newest.get_or_insert((number, scanned.length, scanned.begun_us));
+            if let Some(last) = scanned.position {
                 position = last;
                 break;
             }
         }
-        let (number, length) = newest.unwrap_or((1, 0));
+        let (number, length, begun_us) = newest.unwrap_or((1, 0, None));
         let path = path_of(dir, number);
         let fault = |source| StoreError::Io {
             path: path.clone(),
@@ -108,15 +122,18 @@ impl Store {
         };
         let mut file = open_for_writing(&path).map_err(fault)?;
         let length = start_file(&mut file, length).map_err(fault)?;
-        Ok(Self {
+        let store = Self {
             dir: dir.into(),
             limits,
             number,
             file,
             length,
+            begun_us,
             position,
             _lock: lock,
-        })
+        };
+        store.delete_old();
+        Ok(store)
     }
 
     /// The last entry held.
@@ -128,7 +145,12 @@ impl Store {
     pub fn append(&mut self, frame: &Frame) -> Result<(), StoreError> {
         let bytes = frame.encode().map_err(|source| self.fault(source))?;
         let size = bytes.len() as u64;
-        if self.length > FILE_HEADER_BYTES && self.length + size > self.limits.segment_bytes {
+        let age_us = |begun| frame.received_unix_us.saturating_sub(begun);
+        let is_old = self
+            .begun_us
+            .is_some_and(|begun| Duration::from_micros(age_us(begun)) > self.limits.segment_age);
+        let is_full = self.length + size > self.limits.segment_bytes;
+        if self.length > FILE_HEADER_BYTES && (is_full || is_old) {
             self.rotate()?;
         }
         if let Err(source) = self.file.write_all(&bytes) {
@@ -140,6 +162,7 @@ impl Store {
             return Err(self.fault(source));
         }
         self.length += size;
+        self.begun_us.get_or_insert(frame.received_unix_us);
         self.position = frame.position();
         Ok(())
     }
@@ -158,34 +181,44 @@ impl Store {
         };
         let mut file = open_for_writing(&path).map_err(fault)?;
         let length = start_file(&mut file, 0).map_err(fault)?;
-        (self.file, self.length) = (file, length);
+        (self.file, self.length, self.begun_us) = (file, length, None);
         self.number += 1;
-        self.enforce_total();
+        self.delete_old();
         Ok(())
     }
 
-    /// Deletes the oldest files. A failure is only logged: the log goes on.
-    fn enforce_total(&self) {
-        let result = (|| {
-            let mut sizes = Vec::new();
-            for number in numbers(&self.dir)? {
-                sizes.push((number, fs::metadata(path_of(&self.dir, number))?.len()));
-            }
-            // Room for the segment that was just begun.
-            let mut total =
-                sizes.iter().map(|(_, size)| size).sum::<u64>() + self.limits.segment_bytes;
-            for (number, size) in sizes {
-                if total <= self.limits.total_bytes || number == self.number {
-                    break;
-                }
-                fs::remove_file(path_of(&self.dir, number))?;
-                total -= size;
-            }
-            io::Result::Ok(())
-        })();
-        if let Err(error) = result {
+    /// Deletes the oldest files that are beyond the limits. A failure is only logged: the log goes on.
+    fn delete_old(&self) {
+        if let Err(error) = self.try_delete_old() {
             tracing::warn!(dir = %self.dir.display(), %error, "old log segments stay");
         }
+    }
+
+    fn try_delete_old(&self) -> io::Result<()> {
+        let mut files = Vec::new();
+        for number in numbers(&self.dir)? {
+            files.push((number, fs::metadata(path_of(&self.dir, number))?));
+        }
+        // Room for the segment that is written now.
+        let mut total = files
+            .iter()
+            .filter(|(number, _)| *number != self.number)
+            .map(|(_, file)| file.len())
+            .sum::<u64>()
+            + self.limits.segment_bytes.max(self.length);
+        for (number, file) in files {
+            let is_old = self.limits.total_age.is_some_and(|age| {
+                let written = file.modified().ok();
+                // A time in the future is no age.
+                written.is_some_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > age))
+            });
+            if number == self.number || !(is_old || total > self.limits.total_bytes) {
+                break;
+            }
+            fs::remove_file(path_of(&self.dir, number))?;
+            total -= file.len();
+        }
+        Ok(())
     }
 
     fn fault(&self, source: io::Error) -> StoreError {
@@ -270,25 +303,37 @@ fn start_file(file: &mut File, length: u64) -> io::Result<u64> {
     Ok(length.max(FILE_HEADER_BYTES))
 }
 
-/// How much of the file checks, and the position after its last frame.
-fn scan(path: &Path) -> Result<(u64, Option<Position>), StoreError> {
+/// What a file holds.
+#[derive(Default)]
+struct Scanned {
+    /// How much of it checks.
+    length: u64,
+    /// When its first frame was received.
+    begun_us: Option<u64>,
+    /// The position after its last frame.
+    position: Option<Position>,
+}
+
+fn scan(path: &Path) -> Result<Scanned, StoreError> {
     let fault = |source| StoreError::Segment {
         path: path.into(),
         source,
     };
     let file = File::open(path).map_err(|source| fault(source.into()))?;
     let mut file = BufReader::with_capacity(256 << 10, file);
+    let mut scanned = Scanned::default();
     if !segment::read_header(&mut file).map_err(fault)? {
-        return Ok((0, None));
+        return Ok(scanned);
     }
-    let (mut length, mut position) = (FILE_HEADER_BYTES, None);
+    scanned.length = FILE_HEADER_BYTES;
     while let Next::Frame(frame) =
         segment::read_frame(&mut file).map_err(|source| fault(source.into()))?
     {
-        length += frame.size();
-        position = Some(frame.position());
+        scanned.length += frame.size();
+        scanned.begun_us.get_or_insert(frame.received_unix_us);
+        scanned.position = Some(frame.position());
     }
-    Ok((length, position))
+    Ok(scanned)
 }
 
 #[cfg(test)]
@@ -365,6 +410,7 @@ pub(super) mod tests {
         let limits = Limits {
             segment_bytes: 1000,
             total_bytes: 4000,
+            ..Limits::DEFAULT
         };
         let mut store = Store::open(dir.path(), limits).unwrap();
         for n in 1..=40 {
@@ -382,6 +428,42 @@ pub(super) mod tests {
             Store::open(dir.path(), limits).unwrap().position().seqnum,
             40
         );
+    }
+
+    #[test]
+    fn files_are_closed_and_deleted_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            segment_age: Duration::from_secs(60),
+            total_age: Some(Duration::from_secs(3600)),
+            ..Limits::DEFAULT
+        };
+        let aged = |n, seconds: u64| Frame {
+            received_unix_us: seconds * 1_000_000,
+            ..frame(n, 10)
+        };
+        let mut store = Store::open(dir.path(), limits).unwrap();
+        for (n, seconds) in [(1, 1000), (2, 1060), (3, 1061), (4, 1000), (5, 1121)] {
+            store.append(&aged(n, seconds)).unwrap();
+        }
+        assert_eq!(numbers(dir.path()).unwrap(), [1, 2]);
+        drop(store);
+        // The age of the file that is written is known again after a restart.
+        let mut store = Store::open(dir.path(), limits).unwrap();
+        store.append(&aged(6, 1122)).unwrap();
+        assert_eq!(numbers(dir.path()).unwrap(), [1, 2, 3]);
+        drop(store);
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        for number in [1, 3] {
+            let file = File::options()
+                .write(true)
+                .open(path_of(dir.path(), number));
+            file.unwrap().set_modified(long_ago).unwrap();
+        }
+        let store = Store::open(dir.path(), limits).unwrap();
+        // The one that is written stays, however old.
+        assert_eq!(numbers(dir.path()).unwrap(), [2, 3]);
+        assert_eq!(store.position().seqnum, 6);
     }
 
     #[test]

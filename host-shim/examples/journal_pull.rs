@@ -1,0 +1,161 @@
+//! Pulls the journal of an agent that listens on a Unix socket into segments, as the shim does, and prints as
+//! one JSON object what that cost: `journal_pull SOCKET DIRECTORY SECONDS`. It ends so many seconds after it has caught up;
+//! entries of that time give the latency from journald's time stamp to the host's segment.
+#![forbid(unsafe_code)]
+
+use std::{
+    convert::Infallible,
+    env,
+    error::Error,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use containerd_shim_protos::ttrpc;
+use seed_protocol::seed::{
+    v1::{JournalBatch, ReadJournalRequest},
+    v1_ttrpc::GuestClient,
+};
+use seed_shim::logs::{
+    JournalSource, SourceError,
+    entry::{Record, for_each},
+    puller::spawn_with,
+    reader::{Item, Reader},
+    store::Limits,
+};
+
+/// More than any corpus needs: nothing is deleted.
+const LIMITS: Limits = Limits {
+    total_bytes: 64 << 30,
+    ..Limits::DEFAULT
+};
+
+struct Agent {
+    socket: PathBuf,
+    client: Option<GuestClient>,
+}
+
+#[async_trait]
+impl JournalSource for Agent {
+    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
+        let unreachable = |error: String| SourceError::Unreachable(error);
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => {
+                let address = format!("unix://{}", self.socket.display());
+                let client = ttrpc::r#async::Client::connect(&address).await;
+                GuestClient::new(client.map_err(|error| unreachable(error.to_string()))?)
+            }
+        };
+        let wait = Duration::from_millis(request.wait_ms.into()) + Duration::from_secs(20);
+        let context = ttrpc::context::with_duration(wait);
+        let batch = client.read_journal(context, &request).await;
+        let batch = batch.map_err(|error| unreachable(error.to_string()))?;
+        self.client = Some(client);
+        Ok(batch)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [socket, dir, seconds] = arguments.as_slice() else {
+        return Err("usage: journal_pull SOCKET DIRECTORY SECONDS".into());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(pull(
+        socket.into(),
+        Path::new(dir),
+        Duration::from_secs(seconds.parse()?),
+    ))
+}
+
+async fn pull(socket: PathBuf, dir: &Path, more: Duration) -> Result<(), Box<dyn Error>> {
+    let source = Agent {
+        socket,
+        client: None,
+    };
+    let begin = (Instant::now(), cpu_seconds()?);
+    let handle = spawn_with(source, dir, None, LIMITS);
+    let counters = handle.counters();
+    let mut last = (0, Instant::now());
+    // Caught up: nothing came for a while.
+    while last.0 == 0 || last.1.elapsed() < Duration::from_millis(300) {
+        if counters.entries() != last.0 {
+            last = (counters.entries(), Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pulled = last.0;
+    let wall = last.1.duration_since(begin.0).as_secs_f64();
+    let cpu = cpu_seconds()? - begin.1;
+    let live_from = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
+    let live = (Instant::now(), cpu_seconds()?);
+    tokio::time::sleep(more).await;
+    let live_cpu = cpu_seconds()? - live.1;
+    let live_wall = live.0.elapsed().as_secs_f64().max(1e-6);
+    let private = private_kib()?;
+    let missing = counters.missing();
+    handle.drain(Duration::from_secs(10)).await;
+    let late_us = latencies(dir, live_from)?;
+    let at = |percent: usize| {
+        let last = late_us.len().saturating_sub(1);
+        let us = late_us.get((late_us.len() * percent / 100).min(last));
+        us.copied().unwrap_or(0)
+    };
+    writeln!(
+        io::stdout(),
+        "{{\"entries\": {pulled}, \"missing\": {missing}, \"wall_s\": {wall:.3}, \"cpu_s\": {cpu:.3}, \"private_kib\": {private}, \
+         \"live\": {}, \"p50_us\": {}, \"p99_us\": {}, \"max_us\": {}, \"live_cpu_percent\": {:.2}}}",
+        late_us.len(),
+        at(50),
+        at(99),
+        at(100),
+        100.0 * live_cpu / live_wall,
+    )?;
+    Ok(())
+}
+
+/// From journald's stamp to the moment in which the host had the batch and appended it, sorted.
+fn latencies(dir: &Path, from_us: u64) -> Result<Vec<u64>, Box<dyn Error>> {
+    let mut reader = Reader::from_start(dir);
+    let mut late = Vec::new();
+    while let Some(item) = reader.next()? {
+        let Item::Frame(frame) = item else { continue };
+        if frame.received_unix_us < from_us {
+            continue;
+        }
+        let Ok(()) = for_each(&frame, |record| {
+            if let Record::Entry(entry) = record
+                && entry.head.realtime_us >= from_us
+            {
+                late.push(
+                    frame
+                        .received_unix_us
+                        .saturating_sub(entry.head.realtime_us),
+                );
+            }
+            Ok::<(), Infallible>(())
+        });
+    }
+    late.sort_unstable();
+    Ok(late)
+}
+
+/// The first field of schedstat is the time on a CPU in nanoseconds; there is one thread.
+fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/self/schedstat")?;
+    let nanoseconds: f64 = text.split(' ').next().ok_or("empty schedstat")?.parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
+fn private_kib() -> Result<u64, Box<dyn Error>> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(number.ok_or("no Private_Dirty")?.parse()?)
+}
