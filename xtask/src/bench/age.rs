@@ -72,11 +72,14 @@ pub(super) fn measure(places: &Places, options: &Options) -> Result<Results> {
 
 /// The measuring program and the plugin, as they ship.
 fn build(places: &Places) -> Result<PathBuf> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(BUILD).current_dir(&places.root);
-    util::step(places, "cargo bench --no-run", &mut cargo)?;
+    let cargo = || {
+        let mut cargo = Command::new("cargo");
+        cargo.args(BUILD).current_dir(&places.root);
+        cargo
+    };
+    util::step(places, "cargo bench --no-run", &mut cargo())?;
     // Nothing is left to build: it only says where the program is.
-    let text = read(cargo.arg("--message-format=json"))?;
+    let text = read(cargo().arg("--message-format=json"))?;
     executable(&text).context("cargo does not say where it put the bench")
 }
 
