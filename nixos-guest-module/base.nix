@@ -29,6 +29,9 @@
   system.disableInstallerTools = lib.mkDefault true;
   documentation.man.man-db.enable = lib.mkDefault false;
 
+  programs.nano.enable = lib.mkDefault false;
+  console.enable = lib.mkDefault false;
+
   # Nothing in a VM without a screen, firmware, disks of its own or a clock battery.
   fonts.fontconfig.enable = lib.mkDefault false;
   hardware.enableRedistributableFirmware = lib.mkDefault false;

@@ -5,6 +5,7 @@
   fileSystems."/" = lib.mkDefault {
     device = "seedroot";
     fsType = "virtiofs";
+    noCheck = true;
   };
   boot.initrd.availableKernelModules = [
     "erofs"
