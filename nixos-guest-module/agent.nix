@@ -1,4 +1,4 @@
-# The agent's unit. It is written once, in guest-agent/systemd, and read from there; here are only the paths
+# The agent's units. They are written once, in guest-agent/systemd, and read from there; here are only the paths
 # that differ on NixOS and the order with units that only NixOS has.
 {
   config,
@@ -10,6 +10,7 @@ let
   inherit (import ./lib) unitFile;
   cfg = config.seed.agent;
   unit = unitFile.parse (builtins.readFile ../guest-agent/systemd/seed-agent.service);
+  kata = unitFile.parse (builtins.readFile ../guest-agent/systemd/kata-containers.target);
   ordering = [
     "After"
     "Before"
@@ -34,6 +35,14 @@ in
     serviceConfig = unitFile.settings unit.Service // {
       ExecStart = lib.getExe cfg.package;
     };
+  };
+
+  # What a Kata shim boots.
+  systemd.targets.kata-containers = {
+    description = lib.head kata.Unit.Description;
+    requires = unitFile.unitNames kata.Unit.Requires;
+    after = unitFile.unitNames kata.Unit.After;
+    unitConfig = { inherit (unitFile.settings kata.Unit) AllowIsolate; };
   };
 
   # `age`, `sops` and people find the plugin by its name.

@@ -78,14 +78,6 @@ in
     fsType = "ext4";
   };
 
-  # Kata's shim starts this target by name.
-  systemd.targets.kata-containers = {
-    description = "The system under a Kata shim";
-    requires = [ "multi-user.target" ];
-    after = [ "multi-user.target" ];
-    unitConfig.AllowIsolate = true;
-  };
-
   image.repart = {
     name = "seed-${cfg.name}";
     partitions."10-root" = {

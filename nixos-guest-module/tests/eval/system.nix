@@ -51,6 +51,22 @@ in
     "users come before the agent" = yes (
       lib.elem "userborn.service" units.seed-agent.after && ordered.config.systemd.services ? userborn
     );
+    "a Kata shim's target is the whole system" =
+      let
+        target = ordered.config.systemd.targets.kata-containers;
+      in
+      {
+        got = [
+          target.requires
+          target.after
+          target.unitConfig.AllowIsolate
+        ];
+        want = [
+          [ "multi-user.target" ]
+          [ "multi-user.target" ]
+          "yes"
+        ];
+      };
     "volumes come before tmpfiles" = yes (
       lib.elem "systemd-tmpfiles-setup.service" units.seed-agent.before
     );
