@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 
 use client::{ask_to_unwrap, like_age, talk_to};
 use common::{Swtpm, peer, plugin, run_ok};
-use device::Device;
+use device::{Device, NO_SIGNALS};
 use measure::{Meter, Sample, Series};
 use secrets::Secrets;
 
@@ -84,7 +84,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         let ended = again.args(["--runs", &runs.to_string()]).status()?;
         return match ended.success() {
             true => Ok(()),
-            false => Err("it needs root, unshare(1), swtpm and tests/fetch-peers.sh".into()),
+            false => Err("broken off, see above; it needs root and unshare(1)".into()),
         };
     }
     let rig = Rig::start().ok_or("something is missing, see above")?;
@@ -154,6 +154,7 @@ impl Rig {
             Side::Held | Side::Alone => plugin(None),
         };
         command.env("AGE_TPM_SOCKET", self.socket(side));
+        command.env(NO_SIGNALS.0, NO_SIGNALS.1);
         command
     }
 
@@ -169,6 +170,7 @@ impl Rig {
     fn age(&self, side: Side) -> Command {
         let mut command = common::command(&self.age, None);
         command.env("AGE_TPM_SOCKET", self.socket(side));
+        command.env(NO_SIGNALS.0, NO_SIGNALS.1);
         if side == Side::Go {
             let mut folders = vec![self.go_folder.clone()];
             folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));

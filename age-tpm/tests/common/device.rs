@@ -27,6 +27,10 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::common::{Swtpm, skip};
 
+/// Go's runtime signals its own threads that run long, and a signal breaks off the read from a pseudo terminal, where a
+/// TPM's driver has its answer ready. So on a busy machine the Go plugin would fail for a reason that no TPM has.
+pub(crate) const NO_SIGNALS: (&str, &str) = ("GODEBUG", "asyncpreemptoff=1");
+
 /// In the namespace: a small /dev with the slave in the TPM's place, then the program itself.
 const ENTER: &str = r#"
 set -eu
@@ -114,7 +118,8 @@ impl Device {
             .args(["-m", "sh", "-c", ENTER, "sh"])
             .arg(&self.dev)
             .arg(&self.slave)
-            .arg(program);
+            .arg(program)
+            .env(NO_SIGNALS.0, NO_SIGNALS.1);
         command
     }
 }
