@@ -46,7 +46,9 @@ let
       rootfs_type = "ext4";
       disable_image_nvdimm = true;
       kernel_params = lib.concatStringsSep " " (
-        builtins.filter (parameter: !lib.hasPrefix "root=" parameter) config.boot.kernelParams
+        builtins.filter (
+          parameter: parameter != "rw" && !lib.hasPrefix "root=" parameter
+        ) config.boot.kernelParams
         ++ [ "init=/sbin/init" ]
       );
     };

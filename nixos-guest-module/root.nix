@@ -7,6 +7,9 @@
     fsType = "virtiofs";
     noCheck = true;
   };
+  # A root= on the command line is mounted read-only by the initrd unless this stands there too
+  # (systemd-fstab-generator(8)), and activation writes to it.
+  boot.kernelParams = [ "rw" ];
   boot.initrd.availableKernelModules = [
     "erofs"
     "ext4"

@@ -149,6 +149,7 @@ in
           ];
       want = [ ];
     };
+    "a root that the host names is writable" = yes (lib.elem "rw" plain.config.boot.kernelParams);
     "it is a machine with a kernel and no loader" = {
       got = {
         inherit (plain.config.boot) isContainer;
