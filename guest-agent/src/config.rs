@@ -28,6 +28,9 @@ const MAX_INSTANCE_BYTES: u64 = 1024 * 1024;
 /// Kata's limit for a device that was just attached.
 const HOTPLUG_LIMIT: Duration = Duration::from_secs(3);
 
+/// Network drivers are loaded by udev, which starts beside the agent. A Kata shim waits for up to a minute.
+const LINK_LIMIT: Duration = Duration::from_secs(15);
+
 /// The longest limit that a host may ask for.
 const MAX_HOTPLUG_SECONDS: u32 = 600;
 
@@ -188,6 +191,8 @@ pub struct Config {
     pub debug: bool,
     /// How long a device that the host has just attached may take to appear.
     pub hotplug_limit: Duration,
+    /// How long a link may take to appear before the boot goes on: its driver may be on its way still.
+    pub link_limit: Duration,
     /// The vsock port where the log is served, when the host asks for it.
     pub log_port: Option<u32>,
     /// Kernel parameters for a Kata agent that mean nothing here.
@@ -245,6 +250,7 @@ impl Config {
             host: Host::Absent,
             debug: false,
             hotplug_limit: HOTPLUG_LIMIT,
+            link_limit: LINK_LIMIT,
             log_port: None,
             ignored: Vec::new(),
             drop_privileges: true,
@@ -450,6 +456,25 @@ mod tests {
             host("systemd.unit=kata-containers.target agent.log=debug"),
             kata
         );
+    }
+
+    #[test]
+    fn a_kata_shims_parameters_are_heard_or_named() {
+        let parse = |cmdline| Config::from_cmdline(cmdline, Instance::default());
+        let config = parse(
+            "systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service agent.log=debug \
+             agent.log_vport=1025 agent.hotplug_timeout=7 agent.https_proxy=http://u:p@h/ agent.devmode",
+        )
+        .unwrap();
+        assert!(config.debug);
+        assert_eq!(config.log_port, Some(1025));
+        assert_eq!(config.hotplug_limit, Duration::from_secs(7));
+        // By name alone: a value may be a secret.
+        assert_eq!(config.ignored, ["agent.https_proxy", "agent.devmode"]);
+        assert_eq!(parse("agent.log_vport=0").unwrap().log_port, None);
+        for bad in ["agent.log_vport=x", "agent.hotplug_timeout=0"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -227,6 +227,21 @@ async fn a_name_that_is_taken_is_swapped_and_again_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_link_whose_driver_comes_later_is_waited_for() {
+    if !in_namespaces("a_link_whose_driver_comes_later_is_waited_for") {
+        return;
+    }
+    let agent = Agent::start().await;
+    let late = std::thread::spawn(|| {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        pair();
+    });
+    let now = update(&agent, interface("eth0")).await.unwrap();
+    assert_eq!(now.hwAddr, HARDWARE);
+    late.join().unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_told_apart() {
     if !in_namespaces("what_cannot_be_done_is_told_apart") {
         return;
@@ -235,7 +250,10 @@ async fn what_cannot_be_done_is_told_apart() {
     let agent = Agent::start_with(
         tempfile::tempdir().unwrap(),
         seed_agent::config::Instance::default(),
-        |config| config.hotplug_limit = std::time::Duration::from_millis(50),
+        |config| {
+            config.hotplug_limit = std::time::Duration::from_millis(50);
+            config.link_limit = std::time::Duration::from_millis(50);
+        },
     )
     .await;
     let nobody = Interface {

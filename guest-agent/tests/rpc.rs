@@ -279,3 +279,123 @@ async fn an_agent_that_starts_again_goes_on_where_it_was() {
     );
     again.start_container("demo").await.unwrap();
 }
+
+#[tokio::test]
+async fn what_is_asked_of_the_machine_is_answered_with_exact_codes() {
+    let agent = Agent::start_with(
+        tempfile::tempdir().unwrap(),
+        Instance::default(),
+        |config| {
+            config.hotplug_limit = Duration::from_millis(50);
+        },
+    )
+    .await;
+    let kata = agent.kata();
+    // Neither the epoch nor a broken fraction is a time that anybody means; no clock is set here.
+    for (sec, usec) in [(0, 0), (-1, 0), (1, -1), (1, 1_000_000)] {
+        let request = SetGuestDateTimeRequest {
+            Sec: sec,
+            Usec: usec,
+            ..Default::default()
+        };
+        let refused = kata.set_guest_date_time(limit(), &request).await;
+        assert_eq!(refusal(refused).0, Code::INVALID_ARGUMENT);
+    }
+    let nothing = ReseedRandomDevRequest::new();
+    let refused = kata.reseed_random_dev(limit(), &nothing).await;
+    assert_eq!(refusal(refused).0, Code::INVALID_ARGUMENT);
+    let cpus = OnlineCPUMemRequest {
+        wait: true,
+        nb_cpus: 3,
+        ..Default::default()
+    };
+    let (code, message) = refusal(kata.online_cpu_mem(limit(), &cpus).await);
+    assert_eq!(code, Code::FAILED_PRECONDITION);
+    assert!(
+        message.contains("not the 3 that are asked for"),
+        "{message}"
+    );
+    let probe = MemHotplugByProbeRequest::new();
+    let refused = kata.mem_hotplug_by_probe(limit(), &probe).await;
+    assert_eq!(refusal(refused).0, Code::FAILED_PRECONDITION);
+
+    let volume = |path: &str| VolumeStatsRequest {
+        volume_guest_path: path.into(),
+        ..Default::default()
+    };
+    let root = kata.get_volume_stats(limit(), &volume("/")).await.unwrap();
+    assert!(root.usage.len() == 2 && root.usage[0].total > root.usage[0].used);
+    for (path, code) in [
+        ("data", Code::INVALID_ARGUMENT),
+        ("/srv/../etc", Code::INVALID_ARGUMENT),
+        ("/no/volume", Code::NOT_FOUND),
+    ] {
+        let refused = kata.get_volume_stats(limit(), &volume(path)).await;
+        assert_eq!(refusal(refused).0, code, "{path}");
+    }
+    let resize = ResizeVolumeRequest {
+        volume_guest_path: "/proc".into(),
+        size: 1,
+        ..Default::default()
+    };
+    let refused = kata.resize_volume(limit(), &resize).await;
+    assert_eq!(refusal(refused).0, Code::FAILED_PRECONDITION);
+    let swap = AddSwapRequest {
+        PCIPath: vec![2, 3],
+        ..Default::default()
+    };
+    assert_eq!(
+        refusal(kata.add_swap(limit(), &swap).await).0,
+        Code::NOT_FOUND
+    );
+    let path = AddSwapPathRequest {
+        path: "/etc/passwd".into(),
+        ..Default::default()
+    };
+    let refused = kata.add_swap_path(limit(), &path).await;
+    assert_eq!(refusal(refused).0, Code::INVALID_ARGUMENT);
+    let nobody = StatsContainerRequest {
+        container_id: "nobody".into(),
+        ..Default::default()
+    };
+    let refused = kata.stats_container(limit(), &nobody).await;
+    assert_eq!(refusal(refused).0, Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_pause_freezes_the_instances_units_and_a_kill_for_memory_is_told() {
+    let agent = Agent::start().await;
+    for group in ["user.slice", "system.slice/app.service"] {
+        let group = agent.at("cgroup").join(group);
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("cgroup.freeze"), "0").unwrap();
+    }
+    agent.create("demo", &[]).await.unwrap();
+    let app = agent.at("cgroup/system.slice/app.service/cgroup.freeze");
+    let pause = PauseContainerRequest {
+        container_id: "demo".into(),
+        ..Default::default()
+    };
+    agent.kata().pause_container(limit(), &pause).await.unwrap();
+    assert_eq!(fs::read_to_string(&app).unwrap(), "1");
+    let resume = ResumeContainerRequest {
+        container_id: "demo".into(),
+        ..Default::default()
+    };
+    agent
+        .kata()
+        .resume_container(limit(), &resume)
+        .await
+        .unwrap();
+    assert_eq!(fs::read_to_string(&app).unwrap(), "0");
+
+    let kata = agent.kata();
+    let oom = tokio::spawn(async move {
+        kata.get_oom_event(common::unlimited(), &GetOOMEventRequest::new())
+            .await
+    });
+    let events = agent.at("cgroup/system.slice/memory.events");
+    fs::write(events, "oom 1\noom_kill 1\n").unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(10), oom).await;
+    assert_eq!(told.unwrap().unwrap().unwrap().container_id, "demo");
+}

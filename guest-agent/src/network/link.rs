@@ -63,8 +63,8 @@ pub struct Interface {
     pub addresses: Vec<Network>,
 }
 
-/// Makes a link as `order` says and gives it back as it is then. Waits for its device for at most
-/// `device_limit`.
+/// Makes a link as `order` says and gives it back as it is then. Waits for it for at most `device_limit`:
+/// this early in the boot its driver may be on its way still.
 pub fn update(
     order: &InterfaceOrder,
     sys_devices: &Path,
@@ -74,7 +74,14 @@ pub fn update(
         wait_for(path, sys_devices, device_limit)?;
     }
     let mut kernel = converse()?;
-    let all = links(&mut kernel)?;
+    let deadline = Instant::now() + device_limit;
+    let all = loop {
+        let all = links(&mut kernel)?;
+        match find(&all, order) {
+            Err(_) if Instant::now() < deadline => thread::sleep(POLL),
+            _ => break all,
+        }
+    };
     let link = find(&all, order)?;
     let down = link.flags & LinkFlags::Up.bits() != 0;
     if down && (link.name != order.name || !is_hardware(link, order)) {

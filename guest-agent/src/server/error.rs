@@ -29,6 +29,9 @@ pub enum RequestError {
     /// The request is right and does not fit what there is now.
     #[error("{0}")]
     State(String),
+    /// What the request names is not there.
+    #[error("{0}")]
+    Missing(String),
     /// A method that this agent does not do.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
@@ -88,6 +91,7 @@ impl From<RequestError> for ttrpc::Error {
         let message = sentence(&error);
         match error {
             RequestError::Invalid(_) => status::invalid(message),
+            RequestError::Missing(_) => status::not_found(message),
             RequestError::State(_) => status::failed_precondition(message),
             RequestError::Unsupported(method) => status::unimplemented(method),
             RequestError::Internal { .. } => status::internal(message),

@@ -40,6 +40,10 @@ pub fn add(node: &Path, limit: Duration) -> io::Result<()> {
     while !node.exists() && Instant::now() < deadline {
         thread::sleep(POLL);
     }
+    if !node.exists() {
+        let text = format!("there is no disk {}", node.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
+    }
     let ended = command::run("swapon", &[node], SWAPON_LIMIT).map_err(io::Error::other)?;
     if ended.status.success() {
         return Ok(());

@@ -38,6 +38,10 @@ impl Agent {
     }
 }
 
+/// Calls that are not logged: a line in the journal is itself output of the container, and would be the
+/// cause of the next call.
+const QUIET: [&str; 2] = ["read_stdout", "read_stderr"];
+
 /// One line a method. The attribute of `async_trait` has to see the written-out functions, so the whole
 /// implementation comes out of the macro.
 macro_rules! agent_service {
@@ -49,7 +53,9 @@ macro_rules! agent_service {
                 _: &TtrpcContext,
                 request: $request,
             ) -> ttrpc::Result<$response> {
-                tracing::debug!(method = stringify!($method), "call");
+                if !QUIET.contains(&stringify!($method)) {
+                    tracing::debug!(method = stringify!($method), "call");
+                }
                 Ok($adapter(&self.ctx, request).await?)
             })*
         }

@@ -16,6 +16,7 @@ use crate::{
         self, Interface, InterfaceOrder, Neighbour, NetworkError, Route,
         words::{self, Network},
     },
+    sandbox::State,
     server::error::RequestError,
     sys::pci::PciPath,
 };
@@ -33,7 +34,11 @@ pub(super) async fn update_interface(
     let interface = request.interface.into_option();
     let interface = interface.ok_or_else(|| missing("interface"))?;
     let order = interface_order(interface)?;
-    let (sys, limit) = (ctx.config.paths.sys_devices(), ctx.config.hotplug_limit);
+    let sys = ctx.config.paths.sys_devices();
+    let limit = match ctx.sandbox.state() {
+        State::Started(_) | State::Alone => ctx.config.hotplug_limit,
+        _ => ctx.config.hotplug_limit.max(ctx.config.link_limit),
+    };
     let now = blocking(move || network::update_interface(&order, &sys, limit)).await?;
     Ok(interface_message(now))
 }

@@ -25,6 +25,8 @@ use crate::{
 /// Where the host's copies go, below the folder for what it shares.
 const COPIES: &str = "shared/containers";
 
+const SWAP: &str = "swap space cannot be added";
+
 /// The last words that Kubernetes takes.
 const MAX_TERMINATION_LOG_BYTES: u64 = 4096;
 
@@ -121,8 +123,18 @@ pub(super) async fn add_swap(
     let paths = ctx.config.paths.clone();
     let limit = ctx.config.hotplug_limit;
     let add = move || swap::add_by_path(&path, &paths.sys_devices(), &paths.dev, limit);
-    blocking("swap space cannot be added", add).await?;
+    blocking(SWAP, add).await.map_err(missing_disk)?;
     Ok(Empty::default())
+}
+
+/// A disk that did not come is the host's mistake and not ours.
+fn missing_disk(error: RequestError) -> RequestError {
+    match error {
+        RequestError::Internal { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            RequestError::Missing(source.to_string())
+        }
+        other => other,
+    }
 }
 
 pub(super) async fn add_swap_path(
@@ -135,10 +147,8 @@ pub(super) async fn add_swap_path(
         return Err(RequestError::Invalid(text));
     }
     let limit = ctx.config.hotplug_limit;
-    blocking("swap space cannot be added", move || {
-        swap::add(&node, limit)
-    })
-    .await?;
+    let add = move || swap::add(&node, limit);
+    blocking(SWAP, add).await.map_err(missing_disk)?;
     Ok(Empty::default())
 }
 
