@@ -4,13 +4,29 @@
   callFlake,
   evaluates,
   mkOutputs,
+  mkSeed,
   self,
   ...
 }:
 let
   outputs = lib.mapAttrs (_: template: callFlake (template.path + "/flake.nix")) self.templates;
+  # A template and the reference's example are the same system, though the template is formatted.
+  same = template: name: example: {
+    got = outputs.${template}.seeds.${name}.toplevel.drvPath;
+    want =
+      (mkSeed {
+        inherit name;
+        module = ../reference/modules + "/${example}.nix";
+      }).toplevel.drvPath;
+  };
 in
 {
+  template-examples = {
+    "instance is the static site" = same "instance" "web" "static";
+    "instance-caddy is Caddy with a domain" = same "instance-caddy" "web" "caddy";
+    "multi is the front end" = same "multi" "web" "multi-web";
+    "and the back end" = same "multi" "api" "multi-api";
+  };
   outputs =
     let
       all = mkOutputs { inherit (outputs.multi) seeds; };
