@@ -36,6 +36,8 @@ Usage: cargo xtask COMMAND
   bench boot         the stages of a boot, with the agent in the guest and without
                        --runs N  medians of so many     --json   the same as data
   bench age          age-plugin-tpm beside the Go plugin of that name
+  bench journal      the journal's way from the guest's files to text on the host, beside journalctl
+                       --entries N  the corpus's size   --json   the same as data
 
 Each command does what it needs of the ones above it.
 ";

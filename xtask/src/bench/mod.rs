@@ -5,6 +5,7 @@
 
 mod age;
 mod boot;
+mod journal;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, thread};
 
@@ -26,6 +27,7 @@ const MAX_RUNS: usize = 100;
 pub(crate) enum Bench {
     Age,
     Boot,
+    Journal,
 }
 
 /// What the command line said.
@@ -36,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) json: bool,
     /// `auto`, `kvm` or `tcg`.
     pub(crate) accel: String,
+    /// The size of the journal's corpus.
+    pub(crate) entries: u32,
 }
 
 impl Options {
@@ -45,21 +49,24 @@ impl Options {
         let (bench, runs) = match parser.next()? {
             Some(Value(name)) if name == "age" => (Bench::Age, SHORT_RUNS),
             Some(Value(name)) if name == "boot" => (Bench::Boot, RUNS),
-            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot"),
+            Some(Value(name)) if name == "journal" => (Bench::Journal, RUNS),
+            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot, journal"),
             Some(other) => return Err(other.unexpected().into()),
-            None => bail!("which bench? There are: age, boot"),
+            None => bail!("which bench? There are: age, boot, journal"),
         };
         let mut options = Self {
             bench,
             runs,
             json: false,
             accel: "auto".to_owned(),
+            entries: journal::ENTRIES,
         };
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("json") => options.json = true,
                 Long("runs") => options.runs = parser.value()?.parse()?,
                 Long("accel") => options.accel = parser.value()?.string()?,
+                Long("entries") => options.entries = parser.value()?.parse()?,
                 other => return Err(other.unexpected().into()),
             }
         }
@@ -69,15 +76,25 @@ impl Options {
         if !["auto", "kvm", "tcg"].contains(&options.accel.as_str()) {
             bail!("--accel {}: auto, kvm or tcg", options.accel);
         }
+        if !journal::SIZES.contains(&options.entries) {
+            let (least, most) = (journal::SIZES.start(), journal::SIZES.end());
+            bail!("--entries {}: from {least} to {most}", options.entries);
+        }
         Ok(options)
     }
 
     /// As words, for the part that runs as root.
     fn words(&self) -> Vec<String> {
-        let runs = self.runs.to_string();
-        let mut words = ["boot", "--runs", &runs, "--accel", &self.accel]
+        let (runs, entries) = (self.runs.to_string(), self.entries.to_string());
+        let bench = match self.bench {
+            Bench::Age => "age",
+            Bench::Boot => "boot",
+            Bench::Journal => "journal",
+        };
+        let mut words = [bench, "--runs", &runs, "--accel", &self.accel]
             .map(str::to_owned)
             .to_vec();
+        words.extend(["--entries".to_owned(), entries]);
         words.extend(self.json.then(|| "--json".to_owned()));
         words
     }
@@ -92,6 +109,9 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         return show(&age::measure(places, options)?, options);
     }
     programs::build(places)?;
+    if options.bench == Bench::Journal {
+        journal::build(places)?;
+    }
     let guest = image::build(places)?;
     if util::is_root() {
         return measure(places, guest, options);
@@ -109,7 +129,11 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
 
 /// As root, with a guest root that is built.
 pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
-    show(&boot::measure(places, guest, options)?, options)
+    let results = match options.bench {
+        Bench::Journal => journal::measure(places, &guest, options.entries)?,
+        Bench::Age | Bench::Boot => boot::measure(places, guest, options)?,
+    };
+    show(&results, options)
 }
 
 fn show(results: &Results, options: &Options) -> Result<ExitCode> {
