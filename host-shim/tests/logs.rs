@@ -306,3 +306,136 @@ async fn stdout_begins_with_this_boot() {
         "2025-11-21T23:01:02.000011Z app: entry 11\n2025-11-21T23:01:02.000012Z app: entry 12\n"
     );
 }
+
+/// One batch of entries that were written beforehand, and then the end.
+struct Script(VecDeque<JournalBatch>);
+
+#[async_trait]
+impl JournalSource for Script {
+    async fn read(&mut self, _: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
+        self.0.pop_front().ok_or(SourceError::Ended)
+    }
+}
+
+fn scripted(entries: &[Vec<Vec<u8>>]) -> Script {
+    let batches = (1..).zip(entries).map(|(seqnum, fields)| {
+        let mut encoder = BatchEncoder::new(4 << 20);
+        let head = EntryHead {
+            seqnum,
+            realtime_us: 1_763_766_062_000_000,
+            monotonic_us: seqnum,
+            boot_id: [1; 16],
+            xor_hash: seqnum,
+        };
+        let fields = fields.iter().map(|field| (None, field.as_slice()));
+        encoder.push(&head, fields).unwrap();
+        JournalBatch {
+            seqnum_id: ID.to_vec(),
+            first_seqnum: seqnum,
+            last_seqnum: seqnum,
+            count: 1,
+            block: encoder.finish(),
+            tail_seqnum: seqnum,
+            ..Default::default()
+        }
+    });
+    Script(batches.collect())
+}
+
+/// What containerd's logger makes of a stream: lines of at most 16 KiB, tagged `F`; what is longer comes in
+/// pieces tagged `P`, which its readers join again.
+fn as_containerd(text: &[u8]) -> Vec<(char, usize)> {
+    text.split_inclusive(|byte| *byte == b'\n')
+        .flat_map(|line| {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let mut pieces: Vec<_> = line
+                .chunks(16 << 10)
+                .map(|piece| ('P', piece.len()))
+                .collect();
+            if let Some(last) = pieces.last_mut() {
+                last.0 = 'F';
+            }
+            pieces
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn errors_go_to_stderr_and_a_broken_line_is_whole_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, err) = (dir.path().join("out"), dir.path().join("err"));
+    let line = |text: &[u8], more: &[&[u8]]| -> Vec<Vec<u8>> {
+        let mut fields = vec![b"SYSLOG_IDENTIFIER=app".to_vec(), b"_STREAM_ID=1".to_vec()];
+        fields.push([b"MESSAGE=", text].concat());
+        fields.extend(more.iter().map(|field| field.to_vec()));
+        fields
+    };
+    // As journald does it with LineMax=48K.
+    let part = vec![b'x'; 48 << 10];
+    let broken: &[u8] = b"_LINE_BREAK=line-max";
+    let source = scripted(&[
+        line(b"short", &[]),
+        line(&part, &[broken]),
+        line(&part, &[broken]),
+        line(b"its end", &[]),
+        line(b"disk full", &[b"PRIORITY=3"]),
+        line(b"after it", &[b"PRIORITY=4"]),
+    ]);
+    let url = |path: &Path| format!("file://{}", path.display());
+    let output = Output::open(&url(&out), &url(&err)).unwrap();
+    let handle = spawn(source, &dir.path().join("logs"), output);
+    handle.drain(Duration::from_secs(10)).await;
+    let prefix = "2025-11-21T23:01:02.000000Z app: ";
+    let text = std::fs::read(&out).unwrap();
+    let x = "x".repeat(96 << 10);
+    assert_eq!(
+        String::from_utf8(text.clone()).unwrap(),
+        format!("{prefix}short\n{prefix}{x}its end\n{prefix}after it\n")
+    );
+    let long = prefix.len() + (96 << 10) + "its end".len();
+    let mut expected = vec![('F', prefix.len() + 5)];
+    expected.extend([('P', 16 << 10); 6]);
+    expected.extend([('F', long - (96 << 10)), ('F', prefix.len() + 8)]);
+    assert_eq!(as_containerd(&text), expected);
+    assert_eq!(
+        std::fs::read_to_string(&err).unwrap(),
+        format!("{prefix}disk full\n")
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_ends_and_is_started_again_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path());
+    let output = Output::open(path.to_str().unwrap(), "").unwrap();
+    let total = 20_000;
+    let handle = spawn(Guest::new(total, 500, []), &dir.path().join("logs"), output);
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        // containerd reads, stalls, is restarted, and so on: the FIFO is opened anew each time.
+        for round in 0..5 {
+            let mut file = std::fs::File::open(&path).unwrap();
+            let mut part = vec![0; 30_000];
+            file.read_exact(&mut part).unwrap();
+            text.extend(part);
+            std::thread::sleep(Duration::from_millis(round * 50));
+            drop(file);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::fs::File::open(&path)
+            .unwrap()
+            .read_to_end(&mut text)
+            .unwrap();
+        String::from_utf8(text).unwrap()
+    });
+    let counters = handle.counters();
+    while counters.entries() < total {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    handle.drain(Duration::from_secs(20)).await;
+    let text = reader.await.unwrap();
+    assert_eq!(text.lines().count(), 20_000);
+    for (line, number) in text.lines().zip(1..) {
+        assert!(line.ends_with(&format!(": entry {number}")), "{line}");
+    }
+}

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use super::{
     human::{hex, words},
-    json::printable,
+    json::{is_plain, printable},
 };
 use crate::logs::entry::{Entry, Record};
 
@@ -49,8 +49,9 @@ fn entry(entry: &Entry<'_>, out: &mut Vec<u8>) {
     );
     for (name, value) in entry.fields().filter(|(name, _)| *name != b"_BOOT_ID") {
         out.extend_from_slice(name);
-        let line = std::str::from_utf8(value)
-            .is_ok_and(|text| text.chars().all(|c| c != '\n' && printable(c)));
+        let line = is_plain(value)
+            || std::str::from_utf8(value)
+                .is_ok_and(|text| text.chars().all(|c| c != '\n' && printable(c)));
         if line {
             out.push(b'=');
         } else {

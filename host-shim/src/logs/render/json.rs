@@ -130,14 +130,15 @@ fn begin(name: &[u8], out: &mut Vec<u8>) {
 }
 
 fn one(value: &[u8], out: &mut Vec<u8>) {
-    let is_text =
-        is_plain(value) || std::str::from_utf8(value).is_ok_and(|text| text.chars().all(printable));
-    if is_text {
-        string(value, out);
-    } else {
-        list(value, out, |byte, out| {
+    if is_plain(value) {
+        quoted(value, out);
+        return;
+    }
+    match std::str::from_utf8(value) {
+        Ok(text) if text.chars().all(printable) => escaped(text, out),
+        _ => list(value, out, |byte, out| {
             let _ = write!(out, "{byte}");
-        });
+        }),
     }
 }
 
@@ -152,8 +153,8 @@ fn list<T>(items: impl IntoIterator<Item = T>, out: &mut Vec<u8>, each: impl Fn(
     out.push(b']');
 }
 
-/// Stands in a JSON string as it is.
-fn is_plain(bytes: &[u8]) -> bool {
+/// Printable ASCII that stands in a JSON string as it is.
+pub(super) fn is_plain(bytes: &[u8]) -> bool {
     let odd = |byte: u8| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\';
     // No early end: this way the compiler looks at many bytes at once.
     !bytes.iter().fold(false, |any, byte| any | odd(*byte))
@@ -161,13 +162,21 @@ fn is_plain(bytes: &[u8]) -> bool {
 
 fn string(text: &[u8], out: &mut Vec<u8>) {
     if is_plain(text) {
-        out.push(b'"');
-        out.extend_from_slice(text);
-        out.push(b'"');
+        quoted(text, out);
     } else {
-        // A str is always JSON, and a Vec takes every write.
-        let _ = serde_json::to_writer(out, &String::from_utf8_lossy(text));
+        escaped(&String::from_utf8_lossy(text), out);
     }
+}
+
+fn quoted(plain: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(plain);
+    out.push(b'"');
+}
+
+fn escaped(text: &str, out: &mut Vec<u8>) {
+    // A str is always JSON, and a Vec takes every write.
+    let _ = serde_json::to_writer(out, text);
 }
 
 /// As `utf8_is_printable()` in systemd's `basic/utf8.c` (v257): no control characters but tab and newline,
