@@ -15,7 +15,7 @@ const SECRET: &str = "/seed/storage/data/secret.age";
 const OPENED: &str = "/run/demo-secret";
 
 /// Encrypts on the host with `age` and our plugin; neither needs a TPM.
-fn encrypt(instance: &Instance<'_>, recipient: &str, plain: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn encrypt(instance: &Instance<'_>, recipient: &str, plain: &[u8]) -> Result<Vec<u8>> {
     // `age` finds the plugin in the PATH that the lab gives to every program.
     let path = instance.lab().program("seed");
     let mut command = Command::new("age");

@@ -17,6 +17,7 @@ mod journal;
 mod lifecycle;
 mod one_boot;
 mod refusal;
+mod secrets;
 mod smoke;
 mod storage;
 

@@ -4,13 +4,13 @@
 
 use seed_tests::{Instance, Lab, Runner, Spec};
 
-use crate::{env, exec, identity, journal, lifecycle, smoke, storage};
+use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage};
 
 /// A case that needs the running instance.
 type Case = fn(&Instance<'_>) -> anyhow::Result<()>;
 
 /// In the order of the instance's life.
-const CASES: [(&str, Case); 14] = [
+const CASES: [(&str, Case); 16] = [
     (
         "smoke: the boot names every stage in order",
         smoke::the_boot_names_every_stage,
@@ -52,8 +52,16 @@ const CASES: [(&str, Case); 14] = [
         journal::follows,
     ),
     (
+        "secrets: twenty are sealed to the instance",
+        secrets::are_sealed,
+    ),
+    (
         "identity: a secret is opened at the next boot",
         identity::a_secret_is_opened_at_boot,
+    ),
+    (
+        "secrets: twenty are opened at that boot",
+        secrets::are_opened_at_boot,
     ),
     (
         "lifecycle: a killed VMM is named and loses no volume",
@@ -70,8 +78,8 @@ const CASES: [(&str, Case); 14] = [
 ];
 
 /// For the skip list.
-pub(crate) const NAMES: [&str; 15] = {
-    let mut names = [BOOT; 15];
+pub(crate) const NAMES: [&str; 17] = {
+    let mut names = [BOOT; 17];
     let mut index = 0;
     while index < CASES.len() {
         names[index + 1] = CASES[index].0;

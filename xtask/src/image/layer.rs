@@ -42,6 +42,7 @@ const KATA_TARGET: &str = "guest-agent/systemd/kata-containers.target";
 const ENABLED: &[(&str, &str)] = &[
     ("seed-agent.service", "sysinit.target"),
     ("demo-secret.service", "multi-user.target"),
+    ("demo-sops.service", "multi-user.target"),
     ("app.service", "multi-user.target"),
 ];
 /// Units that do nothing for a guest like this one but take time at each boot.
