@@ -35,9 +35,24 @@ fn counted(entries: Vec<Value>, marker: &str) -> Result<BTreeMap<String, usize>>
     Ok(counts)
 }
 
+/// What readers of journals trip over: lines longer than journald's 48 KiB, bytes that are no text, fields that
+/// come twice, and a clock that goes back an hour and forth again.
+const ODD: &str = r"
+set -e
+head -c 120000 /dev/zero | tr '\0' x | systemd-cat -t long
+printf 'nul \0 and \377\n' | systemd-cat -t bytes
+printf 'MESSAGE=twice\nTAG=one\nTAG=two\n' | logger --journald
+date -s @$(($(date +%s) - 3600)) >/dev/null
+logger -t clock 'an hour back'
+journalctl --sync
+date -s @$(($(date +%s) + 3600)) >/dev/null
+logger -t clock 'and forth'
+";
+
 /// Every entry up to a marker is on the host as often as in the guest, and equal field by field.
 pub(crate) fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
     let marker = "the journal case was here";
+    instance.sh(ODD)?;
     instance.sh(&format!("logger '{marker}' && journalctl --sync"))?;
     let ours = limit::until("the marker in the log", limit::LOG_LINE, || {
         let log = instance.log(100_000)?;
@@ -65,6 +80,14 @@ pub(crate) fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
         ensure!(expected.contains_key(entry), "only in the log: {entry}");
     }
     ensure!(found.len() > 100, "only {} entries", found.len());
+    for odd in [
+        r#""TAG":["one","two"]"#,
+        r#""_LINE_BREAK":"line-max""#,
+        "an hour back",
+    ] {
+        let seen = found.keys().any(|entry| entry.contains(odd));
+        ensure!(seen, "{odd} is not in the log");
+    }
     Ok(())
 }
 
