@@ -122,9 +122,14 @@ impl Screen {
     /// The current point ended early.
     pub(super) fn error(&mut self, error: &anyhow::Error) {
         let text = format!("{error:#}");
-        let mut lines = text.lines();
-        self.show("error", lines.next().unwrap_or_default(), false);
-        self.quoted(&lines.collect::<Vec<_>>().join("\n"));
+        self.show("error", "", false);
+        // Whole: what does not fit on a line goes on in the next.
+        for line in text.lines() {
+            let letters: Vec<char> = line.chars().collect();
+            letters
+                .chunks(WIDTH - 5)
+                .for_each(|part| self.quoted(&part.iter().collect::<String>()));
+        }
         let point = &mut self.points[self.current];
         point["ok"] = json!(false);
         point["error"] = json!(text);
