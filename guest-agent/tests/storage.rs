@@ -139,6 +139,22 @@ fn problem(volume: &Volume) -> &str {
 }
 
 #[test]
+fn a_link_does_not_lead_a_volume_over_the_system() {
+    let Some(lab) = Lab::new("a_link_does_not_lead_a_volume_over_the_system") else {
+        return;
+    };
+    fs::create_dir_all(lab.mount_point().parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/etc", lab.mount_point()).unwrap();
+    let volume = lab.provision(lab.spec());
+    assert!(
+        problem(&volume).ends_with("leads to another place, /etc"),
+        "{}",
+        problem(&volume)
+    );
+    assert!(mount::mounted_at(Path::new("/etc")).unwrap().is_none());
+}
+
+#[test]
 fn a_blank_device_gets_a_file_system_once_and_its_files_stay() {
     let Some(lab) = Lab::new("a_blank_device") else {
         return;

@@ -116,6 +116,11 @@ enum BlockError {
         mount_point: PathBuf,
         source_node: PathBuf,
     },
+    #[error("{} leads to another place, {}", mount_point.display(), leads_to.display())]
+    Elsewhere {
+        mount_point: PathBuf,
+        leads_to: PathBuf,
+    },
     #[error("{} cannot be mounted at {}: {source}", node.display(), mount_point.display())]
     Mount {
         node: PathBuf,
@@ -180,6 +185,12 @@ fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Resu
             source,
         };
         file::make_directories(mount_point).map_err(mounting)?;
+        if let Some(leads_to) = spec.mount_point.leads_away().map_err(mounting)? {
+            return Err(BlockError::Elsewhere {
+                mount_point: mount_point.to_owned(),
+                leads_to,
+            });
+        }
         let (flags, data) = (spec.options.flags, spec.options.data.as_str());
         mount::mount(&node, mount_point, filesystem.name(), flags, data).map_err(mounting)?;
     }

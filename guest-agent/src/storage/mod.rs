@@ -19,7 +19,7 @@ pub mod swap;
 pub mod watch;
 
 use std::{
-    fmt,
+    fmt, fs, io,
     path::{Component, Path, PathBuf},
 };
 
@@ -150,6 +150,17 @@ impl MountPoint {
     /// The path.
     pub fn as_path(&self) -> &Path {
         &self.0
+    }
+}
+
+impl MountPoint {
+    /// Where a symbolic link on the way leads to, when that is no place for a volume. The place must exist.
+    pub fn leads_away(&self) -> io::Result<Option<PathBuf>> {
+        let real = fs::canonicalize(&self.0)?;
+        let fine = real
+            .to_str()
+            .is_some_and(|text| Self::try_from(text).is_ok());
+        Ok((!fine).then_some(real))
     }
 }
 

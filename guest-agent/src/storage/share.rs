@@ -313,21 +313,22 @@ fn directory(place: &Path) -> Result<(), ShareError> {
 }
 
 fn here(place: &Path) -> Result<(), ShareError> {
-    let real = fs::canonicalize(place).map_err(|source| ShareError::Mount {
+    let failed = |source| ShareError::Mount {
         mount_point: place.to_owned(),
         source,
-    })?;
-    // A link may lead to another place where a volume may be, and nowhere else.
-    let fine = real
-        .to_str()
-        .is_some_and(|text| MountPoint::try_from(text).is_ok());
-    if fine {
+    };
+    let text = place.to_str().unwrap_or_default();
+    let Ok(point) = MountPoint::try_from(text) else {
+        // The folder above a file may be one that holds other parts, such as `/var`.
         return Ok(());
+    };
+    match point.leads_away().map_err(failed)? {
+        None => Ok(()),
+        Some(leads_to) => Err(ShareError::Elsewhere {
+            mount_point: place.to_owned(),
+            leads_to,
+        }),
     }
-    Err(ShareError::Elsewhere {
-        mount_point: place.to_owned(),
-        leads_to: real,
-    })
 }
 
 /// Opens a place to take something from, without following links out of the folder for shares, and without
