@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -372,4 +373,67 @@ async fn a_log_outlives_its_instance() {
     drop(store);
     lab.check("rm").await;
     assert!(!dir.exists());
+}
+
+/// One entry of this boot, alone in its frame.
+fn line(boot: u8, seqnum: u64, message: &str) -> Frame {
+    let mut encoder = BatchEncoder::new(1 << 20);
+    let head = EntryHead {
+        seqnum,
+        realtime_us: 1_763_766_062_000_000 + seqnum,
+        monotonic_us: seqnum,
+        boot_id: [boot; 16],
+        xor_hash: seqnum,
+    };
+    let message = format!("MESSAGE={message}");
+    let fields = [message.as_str(), "_COMM=app", "_HOSTNAME=demo"];
+    encoder
+        .push(&head, fields.map(|field| (None, field.as_bytes())))
+        .unwrap();
+    Frame {
+        seqnum_id: [2; 16],
+        first: seqnum,
+        last: seqnum,
+        count: 1,
+        reset: false,
+        gap: None,
+        received_unix_us: 0,
+        mark: Mark::from(&head),
+        block: encoder.finish(),
+    }
+}
+
+#[test]
+fn a_log_is_followed_through_a_restart_and_through_a_removal() {
+    let lab = Lab::new();
+    let dir = lab.path("s/logs/default/demo");
+    let mut store = Store::open(&dir, Limits::default()).unwrap();
+    store.append(&line(1, 1, "one")).unwrap();
+    let mut seed = Command::new(env!("CARGO_BIN_EXE_seed"))
+        .args(["logs", "demo", "-f"])
+        .env("SEED_CONFIG", lab.path("shim.toml"))
+        .env("TZ", "UTC")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(seed.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    let at = "Nov 21 23:01:02 demo app: ";
+    assert_eq!(next(), format!("{at}one"));
+    // What comes now is of another boot: the instance was started again.
+    store.append(&line(2, 2, "two")).unwrap();
+    let boot = "02".repeat(16);
+    assert_eq!(next(), format!("-- demo was started again: boot {boot} --"));
+    assert_eq!(next(), format!("{at}two"));
+    // `seed rm` and `seed run` of the same name.
+    drop(store);
+    fs::remove_dir_all(&dir).unwrap();
+    let mut store = Store::open(&dir, Limits::default()).unwrap();
+    store.append(&line(3, 1, "three")).unwrap();
+    assert_eq!(next(), "-- older entries were deleted on the host --");
+    let boot = "03".repeat(16);
+    assert_eq!(next(), format!("-- demo was started again: boot {boot} --"));
+    assert_eq!(next(), format!("{at}three"));
+    seed.kill().unwrap();
+    seed.wait().unwrap();
 }

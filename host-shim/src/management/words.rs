@@ -98,6 +98,11 @@ pub fn json(status: &InstanceStatus) -> Value {
         "memory_mib": status.memory_mib,
         "agent_version": status.agent_version,
         "boot_id": status.boot_id,
-        "log": { "entries": status.log_entries, "lag": status.log_lag },
+        "log": {
+            "entries": status.log_entries,
+            "lag": status.log_lag,
+            "missing": status.log_missing,
+            "dropped": status.log_dropped,
+        },
     })
 }

@@ -12,6 +12,7 @@ use ttrpc::Code;
 
 use crate::{
     agent::AgentError,
+    logs,
     management::{Backend, BackendError},
     sandbox::{Phase, Sandbox, View, unix_ns, with_cause},
 };
@@ -97,7 +98,7 @@ fn backend(error: AgentError) -> BackendError {
 
 fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
     let spec = sandbox.spec();
-    let (log_entries, log_lag) = sandbox.log_figures();
+    let log = |figure: fn(&logs::Counters) -> u64| sandbox.log_figures().map_or(0, figure);
     let guest = view.guest.clone().unwrap_or_default();
     InstanceStatus {
         revision: view.revision,
@@ -142,8 +143,10 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         boot_id: view.boot_id,
         vcpus: spec.vcpus.get(),
         memory_mib: spec.memory.get(),
-        log_entries,
-        log_lag,
+        log_entries: log(logs::Counters::entries),
+        log_lag: log(logs::Counters::lag),
+        log_missing: log(logs::Counters::missing),
+        log_dropped: log(logs::Counters::dropped),
         ..InstanceStatus::default()
     }
 }

@@ -83,7 +83,16 @@ fn text(status: &InstanceStatus) -> String {
         } else {
             "entries"
         };
-        text += &format!("\nLog: {} {entries}{behind}\n", status.log_entries);
+        let lost = |count, how| match count {
+            0 => String::new(),
+            count => format!(", {count} {how}"),
+        };
+        let missing = lost(status.log_missing, "missing");
+        let dropped = lost(status.log_dropped, "dropped by the guest's rate limit");
+        text += &format!(
+            "\nLog: {} {entries}{behind}{missing}{dropped}\n",
+            status.log_entries
+        );
     }
     text
 }
@@ -190,6 +199,8 @@ mod tests {
             memory_mib: 512,
             log_entries: 1234,
             log_lag: 2,
+            log_missing: 12,
+            log_dropped: 3,
             ..Default::default()
         };
         let expected = "\
@@ -213,7 +224,7 @@ Volumes
 Processes
   qemu  17
 
-Log: 1234 entries, 2 behind the guest
+Log: 1234 entries, 2 behind the guest, 12 missing, 3 dropped by the guest's rate limit
 ";
         assert_eq!(text(&status), expected);
     }
