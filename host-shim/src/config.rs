@@ -31,12 +31,14 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("configuration {} is wrong: {source}", path.display())]
+    #[error("configuration {}, line {line}: {problem}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Counted from 1.
+        line: usize,
+        /// The parser's sentence, without the drawing that goes with it.
+        problem: String,
     },
     /// A value outside its range.
     #[error("configuration {}: {key} {problem}", path.display())]
@@ -235,9 +237,13 @@ impl Config {
 
     /// Parses the text of `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line: before.map_or(1, |before| before.matches('\n').count() + 1),
+                problem: error.message().trim_end().replace('\n', ", "),
+            }
         })?;
         config.check(path)?;
         Ok(config)

@@ -87,6 +87,15 @@ fn the_closure_says_how_to_boot_and_the_host_has_the_last_word() {
 }
 
 #[test]
+fn a_closure_that_mounts_its_root_by_its_fstab_is_left_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path(), &boot(&["root=fstab"]), &json!({}));
+    let line = line(&build(dir.path()).unwrap());
+    let wanted = "-append root=fstab init=/nix/store/x/init rw console=ttyS0";
+    assert!(line.contains(wanted), "{line}");
+}
+
+#[test]
 fn annotations_override_the_closure() {
     let dir = tempfile::tempdir().unwrap();
     let annotations = json!({

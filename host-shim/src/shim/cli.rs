@@ -14,6 +14,8 @@ pub enum Command {
     Version,
     /// `-info`.
     Info,
+    /// `-check-config FILE`: whether the shim would take it.
+    CheckConfig(PathBuf),
     /// `start`: make a server and print its address.
     Start(Target),
     /// `delete`: remove what a dead server left.
@@ -47,7 +49,7 @@ pub enum CliError {
     #[error("flag -{0} needs a value")]
     Value(String),
     /// Not the one command.
-    #[error("one command is needed: start, delete, or the flags -v or -info")]
+    #[error("one command is needed: start, delete, or the flags -v, -info or -check-config")]
     Command,
     /// A name.
     #[error(transparent)]
@@ -92,6 +94,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
             "debug" => debug = true,
             "v" | "version" => return Ok(Command::Version),
             "info" => return Ok(Command::Info),
+            "check-config" => return Ok(Command::CheckConfig(PathBuf::from(value()?))),
             _ => return Err(CliError::Flag(text)),
         }
     }

@@ -253,10 +253,14 @@ fn kernel_parameters(
     // The last root=, rootfstype= and init= win, so the host's come after the closure's.
     let mut all = boot.kernel_params.clone();
     all.extend_from_slice(more);
+    all.push(format!("init={}", init.display()));
+    // A systemd initrd with `root=fstab` mounts the root by its own table, as NixOS does, and calls a
+    // second word on it an error.
+    if !boot.kernel_params.iter().any(|word| word == "root=fstab") {
+        all.push(format!("root={}", guest::ROOT_TAG));
+        all.push("rootfstype=virtiofs".into());
+    }
     all.extend([
-        format!("init={}", init.display()),
-        format!("root={}", guest::ROOT_TAG),
-        "rootfstype=virtiofs".into(),
         "rw".into(),
         "console=ttyS0".into(),
         // A panic ends the VM at once: with -no-reboot QEMU exits instead of starting again.

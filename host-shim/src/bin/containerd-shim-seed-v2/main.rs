@@ -12,9 +12,12 @@ use std::{
 };
 
 use rustix::fs::Mode;
-use seed_shim::shim::{
-    cli::{self, Command},
-    delete, info, serve, start,
+use seed_shim::{
+    config::Config,
+    shim::{
+        cli::{self, Command},
+        delete, info, serve, start,
+    },
 };
 
 fn main() -> ExitCode {
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let result: Result<Vec<u8>, Box<dyn Error>> = match &command {
         Command::Version => Ok(info::version().into_bytes()),
         Command::Info => info::run().map_err(Into::into),
+        Command::CheckConfig(file) => Config::read(file).map(|_| Vec::new()).map_err(Into::into),
         Command::Start(target) => start::run(target).map_err(Into::into),
         Command::Delete(target) => delete::run(target).map_err(Into::into),
         Command::Serve(target) => serve::run(target).map(|()| Vec::new()).map_err(Into::into),
