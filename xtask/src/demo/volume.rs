@@ -66,7 +66,8 @@ fn killed_vmm(demo: &mut Demo, status: &serde_json::Value) -> Result<()> {
     demo.screen.typed(&format!(
         "kill -KILL {qemu}    # qemu; then: seed restart {NAME}"
     ));
-    read(Command::new("kill").args(["-KILL", &qemu.to_string()]))?;
+    // The shell's own: a small machine has no other.
+    read(Command::new("sh").args(["-c", &format!("kill -KILL {qemu}")]))?;
     let exit = until("the end of the VM in its status", COMMAND, || {
         let status = demo.lab.status(NAME)?;
         Ok((status["state"] == "stopped").then(|| status["exit"].clone()))
