@@ -490,6 +490,43 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 }
 
 #[tokio::test]
+async fn a_crowd_of_execs_is_started_in_turns() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let ids: Vec<String> = (0..64).map(|number| format!("exec-{number}")).collect();
+    let lives = ids.iter().map(|exec_id| async {
+        let request = ExecProcessRequest {
+            id: "demo".into(),
+            exec_id: exec_id.clone(),
+            spec: Some(Any {
+                value: json!({"args": ["false"], "cwd": "/"})
+                    .to_string()
+                    .into_bytes(),
+                ..Any::default()
+            })
+            .into(),
+            ..Default::default()
+        };
+        bench.client.exec(soon(), &request).await.unwrap();
+        bench.start("demo", exec_id).await.unwrap();
+        bench.wait("demo", exec_id).await.unwrap().exit_status
+    });
+    let ended = futures_util::future::join_all(lives).await;
+    assert_eq!(ended, vec![3; 64]);
+    let told = bench
+        .vmm
+        .agent
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .told
+        .clone();
+    let most = told.lock().unwrap().most_starting;
+    assert!((2..=8).contains(&most), "{most} at a time");
+}
+
+#[tokio::test]
 async fn pause_and_resume_are_the_machines() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;

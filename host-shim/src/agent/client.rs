@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use seed_protocol::{
     status,
 };
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use ttrpc::{
     Code,
     r#async::transport::Socket,
@@ -38,6 +38,7 @@ use ttrpc::{
 use super::{
     connect::{ConnectError, dial},
     convert::container,
+    watched::{HasEnded, Watched},
 };
 use crate::{
     names::{ContainerId, ExecId},
@@ -46,6 +47,12 @@ use crate::{
 
 /// A call that only looks something up, or passes something on.
 const SHORT: Duration = Duration::from_secs(20);
+
+/// The start of a process. systemd starts one after the other; without KVM on a busy host one takes a second.
+const EXEC: Duration = Duration::from_secs(120);
+
+/// How many processes may be starting at a time. More would only wait in the guest, with their limit running.
+const STARTS: usize = 8;
 
 /// systemd's own default for a job is 90 s; a unit may say more.
 const UNIT_JOB: Duration = Duration::from_secs(600);
@@ -118,7 +125,14 @@ pub enum Stream {
 #[derive(Clone)]
 pub struct Agent {
     socket: Arc<Path>,
-    connection: Arc<Mutex<Option<ttrpc::r#async::Client>>>,
+    connection: Arc<Mutex<Option<Connection>>>,
+    /// Shared by all connections to this guest: who may start a process now.
+    starts: Arc<Semaphore>,
+}
+
+struct Connection {
+    client: ttrpc::r#async::Client,
+    ended: HasEnded,
 }
 
 impl std::fmt::Debug for Agent {
@@ -139,6 +153,7 @@ impl Agent {
         Self {
             socket: socket.into(),
             connection: Arc::default(),
+            starts: Arc::new(Semaphore::new(STARTS)),
         }
     }
 
@@ -147,6 +162,7 @@ impl Agent {
         Self {
             socket: Arc::clone(&self.socket),
             connection: Arc::default(),
+            starts: Arc::clone(&self.starts),
         }
     }
 
@@ -157,12 +173,17 @@ impl Agent {
 
     async fn client(&self, limit: Duration) -> Result<ttrpc::r#async::Client, AgentError> {
         let mut connection = self.connection.lock().await;
-        if let Some(client) = connection.as_ref() {
-            return Ok(client.clone());
+        let stands = |c: &&Connection| !c.ended.load(Ordering::Acquire);
+        if let Some(connection) = connection.as_ref().filter(stands) {
+            return Ok(connection.client.clone());
         }
         let stream = dial(&self.socket, ports::AGENT, limit).await?;
-        let client = ttrpc::r#async::Client::new(Socket::from(stream));
-        *connection = Some(client.clone());
+        let (stream, ended) = Watched::new(stream);
+        let client = ttrpc::r#async::Client::new(Socket::new(stream));
+        *connection = Some(Connection {
+            client: client.clone(),
+            ended,
+        });
         Ok(client)
     }
 
@@ -278,10 +299,12 @@ impl Agent {
             process: Some(process).into(),
             ..Default::default()
         };
+        // Never closed, so this only waits.
+        let _turn = self.starts.acquire().await;
         let result = self
             .kata()
             .await?
-            .exec_process(within(SHORT), &request)
+            .exec_process(within(EXEC), &request)
             .await;
         self.sorted("ExecProcess", result).await.map(drop)
     }
@@ -473,4 +496,62 @@ fn shortened(message: &str) -> String {
 
 fn exec_id(exec: Option<&ExecId>) -> String {
     exec.map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_the_guest_closed_is_made_anew_before_the_next_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let agent = Agent::new(path);
+        let mut accepted = Vec::new();
+        for _ in 0..2 {
+            let (connected, stream) = tokio::join!(agent.connect(SHORT), async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut [0; 13]).await.unwrap();
+                stream.write_all(b"OK 1\n").await.unwrap();
+                stream
+            });
+            connected.unwrap();
+            accepted.push(stream);
+            // While it stands it is used.
+            let again = timeout(Duration::from_millis(50), listener.accept());
+            let (connected, again) = tokio::join!(agent.connect(SHORT), again);
+            connected.unwrap();
+            again.unwrap_err();
+            // The agent was killed.
+            accepted.clear();
+            while !agent.has_ended().await {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    impl Agent {
+        async fn has_ended(&self) -> bool {
+            let connection = self.connection.lock().await;
+            connection
+                .as_ref()
+                .is_none_or(|c| c.ended.load(Ordering::Acquire))
+        }
+    }
+
+    #[test]
+    fn a_guests_message_is_one_short_line() {
+        assert_eq!(shortened("a\nb\x1b[31mc\x07"), "a bc");
+        assert_eq!(
+            shortened(&"é".repeat(5000)).chars().count(),
+            MESSAGE_CHARS + 3
+        );
+    }
 }

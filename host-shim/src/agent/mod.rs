@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod convert;
 mod journal;
+mod watched;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};
 pub use client::{Agent, AgentError, StdioSpec, Stream};

@@ -47,6 +47,9 @@ pub(crate) struct Told {
     pub(crate) container: Option<CreateContainerRequest>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
+    /// How many execs are starting now, and how many ever were at a time.
+    pub(crate) starting: usize,
+    pub(crate) most_starting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -205,6 +208,13 @@ impl AgentService for Agent {
                 "exec: {command:?}: executable file not found"
             )));
         }
+        {
+            let mut told = self.told.lock().unwrap();
+            told.starting += 1;
+            told.most_starting = told.most_starting.max(told.starting);
+        }
+        sleep(Duration::from_millis(5)).await;
+        self.told.lock().unwrap().starting -= 1;
         self.processes.send_modify(|all| {
             all.insert(
                 request.exec_id,
