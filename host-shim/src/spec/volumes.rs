@@ -309,11 +309,6 @@ fn is_octal_mode(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{BufRead, BufReader},
-        process::{Command, Stdio},
-    };
-
     use super::*;
 
     fn mount(source: &Path, destination: &str, options: &[&str]) -> Mount {
@@ -396,37 +391,5 @@ mod tests {
             let error = from_mounts(&mounts).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
-    }
-
-    #[test]
-    fn an_image_that_another_process_has_locked_is_refused_and_may_be_read() {
-        const HELD: &str = "SEED_TEST_HELD_IMAGE";
-        // Locks are a process's own, so this test is its own second process.
-        if let Some(image) = std::env::var_os(HELD) {
-            let file = OpenOptions::new().write(true).open(image).unwrap();
-            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-            println!("held");
-            io::stdin().read_line(&mut String::new()).unwrap();
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("data.img");
-        fs::write(&image, [0; 512]).unwrap();
-        let name = "spec::volumes::tests::an_image_that_another_process_has_locked_is_refused_and_may_be_read";
-        let mut other = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--nocapture"])
-            .env(HELD, &image)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().ends_with("held")));
-        let error = from_mounts(&[mount(&image, "/a", &[])]).unwrap_err();
-        assert!(matches!(error, VolumeError::InUse { .. }), "{error}");
-        from_mounts(&[mount(&image, "/a", &["ro"])]).unwrap();
-        other.kill().unwrap();
-        other.wait().unwrap();
-        from_mounts(&[mount(&image, "/a", &[])]).unwrap();
     }
 }
