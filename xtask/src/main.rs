@@ -9,6 +9,7 @@ mod demo;
 mod image;
 mod lab;
 mod licences;
+mod nix;
 mod programs;
 mod report;
 mod setup;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use lexopt::prelude::*;
 
+use setup::Need;
 use util::Places;
 
 const USAGE: &str = "\
@@ -81,7 +83,7 @@ fn run() -> Result<ExitCode> {
         "assemble-image" => image::assemble(&places)?,
         "setup" => {
             no_more(&mut parser)?;
-            setup::run(&places)?;
+            setup::run(&places, Need::Test)?;
         }
         "build" => {
             no_more(&mut parser)?;
@@ -89,7 +91,7 @@ fn run() -> Result<ExitCode> {
         }
         "image" => {
             no_more(&mut parser)?;
-            setup::run(&places)?;
+            setup::run(&places, Need::Run)?;
             programs::build(&places)?;
             image::run(&places)?;
         }

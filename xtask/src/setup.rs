@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: what the lab needs on this machine, and the installation of what is missing.
 //!
-//! It looks first, names each package that it is about to install, and uses apt (by sudo when not
+//! Demo and bench need less than the tests ([`Need`]). It looks first, names each package that it is about to install, and uses apt (by sudo when not
 //! root). What the release does not package is built with cargo, at pinned versions, into the cache.
 //! On a distribution that it does not know it only says what is needed.
 
@@ -16,6 +16,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::util::{self, Places, say};
 
+/// What the machine is to be made ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// To build, to make the guest's root, and to run instances: demo and bench.
+    Run,
+    /// And everything that the tests use.
+    Test,
+}
+
 /// A Debian package and what it is for.
 type Package = (&'static str, &'static str);
 
@@ -28,15 +37,19 @@ const PACKAGES: &[Package] = &[
         "debian-archive-keyring",
         "checks what the guest's root is built from",
     ),
-    ("e2fsprogs", "makes damaged and foreign volumes for tests"),
     ("age", "encrypts to the instance's key"),
     ("cpio", "packs the guest's initrd"),
     ("xz-utils", "unpacks the guest's kernel modules"),
-    ("dbus-daemon", "a private bus for tests"),
-    ("pkg-config", "finds libraries at build time"),
     ("gcc", "links Rust programs"),
     ("libc6-dev", "links Rust programs"),
+];
+/// For tests.
+const TEST_PACKAGES: &[Package] = &[
+    ("dbus-daemon", "a private bus for tests"),
+    ("e2fsprogs", "makes damaged and foreign volumes for tests"),
     ("libtss2-dev", "a second TPM stack to test ours against"),
+    ("nix-bin", "evaluates the Nix files; no daemon, no store"),
+    ("pkg-config", "finds libraries at build time"),
 ];
 /// Only to build virtiofsd.
 const VIRTIOFSD_BUILD: &[Package] = &[
@@ -45,9 +58,43 @@ const VIRTIOFSD_BUILD: &[Package] = &[
 ];
 const VIRTIOFSD_PACKAGE: Package = ("virtiofsd", "shows the guest its root");
 
-/// Built with cargo: crate (and program), version.
-const VSOCK_DEVICE: (&str, &str) = ("vhost-device-vsock", "0.3.0");
-const VIRTIOFSD: (&str, &str) = ("virtiofsd", "1.13.2");
+/// A program that is built with cargo.
+struct Tool {
+    /// The crate, at this version.
+    name: &'static str,
+    version: &'static str,
+    program: &'static str,
+    /// Quick to build rather than quick to run.
+    debug: bool,
+}
+
+const VSOCK_DEVICE: Tool = Tool {
+    name: "vhost-device-vsock",
+    version: "0.3.0",
+    program: "vhost-device-vsock",
+    debug: false,
+};
+const VIRTIOFSD: Tool = Tool {
+    name: "virtiofsd",
+    version: "1.13.2",
+    program: "virtiofsd",
+    debug: false,
+};
+/// For the Nix files.
+const TEST_TOOLS: &[Tool] = &[
+    Tool {
+        name: "nixfmt_rs",
+        version: "0.5.3",
+        program: "nixfmt",
+        debug: true,
+    },
+    Tool {
+        name: "deadnix",
+        version: "1.3.1",
+        program: "deadnix",
+        debug: true,
+    },
+];
 
 /// Lists older than this may name packages that the mirror has no more.
 const LISTS_STALE: Duration = Duration::from_secs(24 * 3600);
@@ -62,26 +109,25 @@ enum Distribution {
 }
 
 /// Makes sure that everything is there. Quick when it is.
-pub(crate) fn run(places: &Places) -> Result<()> {
+pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    match distribution(&release) {
-        Distribution::Debian12 => {
-            let extra: Vec<_> = PACKAGES.iter().chain(VIRTIOFSD_BUILD).copied().collect();
-            install(places, &extra)?;
-            build_tool(places, VIRTIOFSD)?;
-        }
-        Distribution::Debian13 => {
-            let extra: Vec<_> = PACKAGES
-                .iter()
-                .copied()
-                .chain([VIRTIOFSD_PACKAGE])
-                .collect();
-            install(places, &extra)?;
-        }
-        Distribution::NixOs => return in_nix_shell(places),
-        Distribution::Other(name) => return on_other(places, &name),
-    }
-    build_tool(places, VSOCK_DEVICE)
+    let release = distribution(&release);
+    let (more, tool) = match &release {
+        Distribution::Debian12 => (VIRTIOFSD_BUILD, Some(VIRTIOFSD)),
+        Distribution::Debian13 => (&[VIRTIOFSD_PACKAGE][..], None),
+        Distribution::NixOs => return in_nix_shell(places, need),
+        Distribution::Other(name) => return on_other(places, need, name),
+    };
+    let for_tests = match need {
+        Need::Run => (&[][..], &[][..]),
+        Need::Test => (TEST_PACKAGES, TEST_TOOLS),
+    };
+    let packages = PACKAGES.iter().chain(more).chain(for_tests.0);
+    install(places, &packages.copied().collect::<Vec<_>>())?;
+    let tools = tool.iter().chain([&VSOCK_DEVICE]).chain(for_tests.1);
+    tools
+        .into_iter()
+        .try_for_each(|tool| build_tool(places, tool))
 }
 
 fn distribution(os_release: &str) -> Distribution {
@@ -159,9 +205,10 @@ fn lists_are_stale(lists: &Path) -> bool {
 }
 
 /// Builds a program into the cache unless that version is there.
-fn build_tool(places: &Places, (name, version): (&str, &str)) -> Result<()> {
+fn build_tool(places: &Places, tool: &Tool) -> Result<()> {
+    let Tool { name, version, .. } = tool;
     let tools = places.tools();
-    let program = tools.join("bin").join(name);
+    let program = tools.join("bin").join(tool.program);
     let present = util::output(Command::new(&program).arg("--version"))
         .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     if present.is_ok_and(|text| text.ends_with(&format!(" {version}"))) {
@@ -175,6 +222,7 @@ fn build_tool(places: &Places, (name, version): (&str, &str)) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo
         .args(["install", "--locked", "--force", "--version", version, name])
+        .args(tool.debug.then_some("--debug"))
         .arg("--root")
         .arg(&tools)
         .arg("--target-dir")
@@ -191,43 +239,61 @@ const PROGRAMS: &[&str] = &[
     "virtiofsd",
     "vhost-device-vsock",
     "mmdebstrap",
-    "mkfs.ext4",
     "age",
     "cpio",
     "xz",
+];
+const TEST_PROGRAMS: &[&str] = &[
+    "mkfs.ext4",
     "dbus-daemon",
     "pkg-config",
+    "nix-instantiate",
+    "nixfmt",
+    "deadnix",
 ];
 
-fn absent(places: &Places) -> Vec<&'static str> {
+fn absent(places: &Places, need: Need) -> Vec<&'static str> {
     let path = format!("{}:/usr/libexec", places.path_variable());
     let found = |name: &&&str| util::which(name, &path).is_none();
-    PROGRAMS.iter().filter(found).copied().collect()
+    let for_tests = match need {
+        Need::Run => &[],
+        Need::Test => TEST_PROGRAMS,
+    };
+    let all = PROGRAMS.iter().chain(for_tests);
+    all.filter(found).copied().collect()
 }
 
-fn in_nix_shell(places: &Places) -> Result<()> {
-    let absent = absent(places);
+fn in_nix_shell(places: &Places, need: Need) -> Result<()> {
+    let absent = absent(places, need);
     if absent.is_empty() {
         return Ok(());
     }
-    bail!(
-        "not found: {}\nrun this inside `nix develop`, which brings them",
-        absent.join(", ")
-    )
+    // nixpkgs has no mmdebstrap.
+    let remedy = if absent.contains(&"mmdebstrap") {
+        "run this inside `nix develop`, which brings all but mmdebstrap: that one makes the Debian guest of demo and VM cases, \
+         and nixpkgs does not have it"
+    } else {
+        "run this inside `nix develop`, which brings them"
+    };
+    bail!("not found: {}\n{remedy}", absent.join(", "))
 }
 
-fn on_other(places: &Places, name: &str) -> Result<()> {
-    let absent = absent(places);
+fn on_other(places: &Places, need: Need, name: &str) -> Result<()> {
+    let absent = absent(places, need);
     if absent.is_empty() {
         return Ok(());
     }
+    let tools = [VIRTIOFSD, VSOCK_DEVICE];
+    let tools = tools.iter().chain(TEST_TOOLS);
+    let tools: Vec<_> = tools
+        .map(|tool| format!("{} {}", tool.name, tool.version))
+        .collect();
     bail!(
         "{name} is not a system that this tool installs on (Debian 12 and 13 are)\nnot found here: {}\n\
-         install them and the development files of tpm2-tss, then run this again; \
-         vhost-device-vsock {} and virtiofsd {} can be built with `cargo install --locked`",
+         install them and, for the tests, the development files of tpm2-tss, then run this again; \
+         with `cargo install --locked` one can build {}",
         absent.join(", "),
-        VSOCK_DEVICE.1,
-        VIRTIOFSD.1,
+        tools.join(", "),
     )
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    image, licences, programs,
+    image, licences, nix, programs,
     report::{self, Tally},
     setup,
     util::{self, Places, print, say},
@@ -36,6 +36,10 @@ const EXPECTED_SKIPS: &[(&str, &str)] = &[
     (
         "cargo-deny is not installed",
         "building it takes longer than all of ours; licences and sources are looked at all the same",
+    ),
+    (
+        "NIXPKGS",
+        "evaluating all of NixOS takes minutes and a nixpkgs of the caller's choice",
     ),
     (
         "no git checkout",
@@ -70,6 +74,7 @@ const STEPS: &[Step] = &[
     ("lints", lints),
     ("documentation", documentation),
     ("licences", licences),
+    ("Nix files", nix_files),
     ("crate tests", crate_tests),
     ("agent's tree", agents_tree),
     ("guest", guest),
@@ -220,7 +225,7 @@ fn cargo(places: &Places, args: &[&str]) -> Command {
 }
 
 fn set_up(run: &mut Run<'_>) -> Result<Tally> {
-    setup::run(run.places)?;
+    setup::run(run.places, setup::Need::Test)?;
     Ok(Tally::one())
 }
 
@@ -265,6 +270,10 @@ fn licences(run: &mut Run<'_>) -> Result<Tally> {
     let mut tally = Tally::one();
     tally.add(Tally::skip("cargo deny", "cargo-deny is not installed"));
     Ok(tally)
+}
+
+fn nix_files(run: &mut Run<'_>) -> Result<Tally> {
+    nix::check(run.places)
 }
 
 fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
@@ -414,8 +423,12 @@ fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
 /// Builds a test program of the workspace, and finds it in what cargo says.
 fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
     let label = format!("cargo test --no-run ({name})");
-    // The whole workspace is selected, so that dependencies have the features that they have already been built with.
-    let args = format!("test --locked --workspace --test {name} --no-run --message-format json");
+    // Selected as for the crate tests, so that dependencies have the features that they have been built with.
+    let selected = match name {
+        "vm" => "--package seed-tests",
+        _ => "--workspace --exclude seed-tests",
+    };
+    let args = format!("test --locked {selected} --test {name} --no-run --message-format json");
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
     util::step(places, &label, &mut cargo)?;
     let text = fs::read_to_string(util::step_log(places, &label))?;

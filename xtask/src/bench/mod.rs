@@ -103,7 +103,7 @@ impl Options {
 /// Makes everything ready, then measures.
 pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     say("Getting ready");
-    setup::run(places)?;
+    setup::run(places, setup::Need::Run)?;
     if options.bench == Bench::Age {
         // No guest; the measuring program is root by itself.
         return show(&age::measure(places, options)?, options);

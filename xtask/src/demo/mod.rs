@@ -72,7 +72,7 @@ impl Options {
 /// Makes everything ready, then shows.
 pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     say("Getting ready");
-    setup::run(places)?;
+    setup::run(places, setup::Need::Run)?;
     programs::build(places)?;
     let guest = image::build(places)?;
     if util::is_root() {
