@@ -47,6 +47,7 @@ const PACKAGES: &[Package] = &[
 const TEST_PACKAGES: &[Package] = &[
     ("dbus-daemon", "a private bus for tests"),
     ("e2fsprogs", "makes damaged and foreign volumes for tests"),
+    ("iproute2", "links in namespaces of their own, for tests"),
     ("libtss2-dev", "a second TPM stack to test ours against"),
     ("nix-bin", "evaluates the Nix files; no daemon, no store"),
     ("pkg-config", "finds libraries at build time"),
@@ -246,6 +247,7 @@ const PROGRAMS: &[&str] = &[
 const TEST_PROGRAMS: &[&str] = &[
     "mkfs.ext4",
     "dbus-daemon",
+    "ip",
     "pkg-config",
     "nix-instantiate",
     "nixfmt",

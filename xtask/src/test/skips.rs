@@ -1,0 +1,52 @@
+//! Skips that are all right. Any other one fails the run: a test that silently never runs proves nothing.
+
+/// Reasons that are all right, by a part of their text, and why they are.
+const EXPECTED_SKIPS: &[(&str, &str)] = &[
+    (
+        "fetch-peers.sh",
+        "peers to compare with come from the network, and the network may not have them",
+    ),
+    ("needs root", "crate tests run as whoever calls"),
+    (NEEDS_SYSTEMD, "a later step takes these tests to a systemd"),
+    (NEEDS_GUEST, "a later step gives these tests a guest's root"),
+    (
+        "CAP_SYS_RESOURCE",
+        "containers often run without it, also as root",
+    ),
+    (
+        "cargo-deny is not installed",
+        "building it takes longer than all of ours; licences and sources are looked at all the same",
+    ),
+    (
+        "NIXPKGS",
+        "evaluating all of NixOS takes minutes and a nixpkgs of the caller's choice",
+    ),
+    (
+        "no git checkout",
+        "an unpacked archive has no tree to be clean",
+    ),
+];
+/// What the agent's tests say without a systemd; the step [`super::steps::agent_with_systemd`] gives them one.
+pub(super) const NEEDS_SYSTEMD: &str = "systemd is not PID 1";
+/// What the journal's tests say without a guest's root; the step [`super::steps::journal_with_guest`] gives them one.
+pub(super) const NEEDS_GUEST: &str = "names no guest's root";
+
+/// Why a skip for this reason is all right, if it is.
+pub(super) fn expected(reason: &str) -> Option<&'static str> {
+    let known = EXPECTED_SKIPS
+        .iter()
+        .find(|(part, _)| reason.contains(part));
+    known.map(|(_, why)| *why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_is_expected_by_its_reason_only() {
+        assert!(expected("a private mount namespace needs root").is_some());
+        assert!(expected("swtpm is not installed").is_none());
+        assert!(expected("the instance did not boot").is_none());
+    }
+}
