@@ -18,13 +18,14 @@ use std::{
     time::Duration,
 };
 
-use containerd_shim_protos::{api::CreateTaskRequest, ttrpc::Code};
+use containerd_shim_protos::api::CreateTaskRequest;
 use thiserror::Error;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     bundle::{self, BundleError, OverlayError},
     claim::Claim,
+    end::{self, is_stopped},
     record::{Record, RecordError},
     shim::{self, Address, ShimBinary, ShimError},
     task::{TaskClient, TaskError},
@@ -35,17 +36,11 @@ use crate::{
     paths::{InstancePaths, Paths},
 };
 
-/// How long a killed VM may take to be gone.
-const KILLED: Duration = Duration::from_secs(30);
-
 /// How long another command may hold the instance: the time that a shim may take to start, and some more.
 const OTHERS: Duration = Duration::from_secs(30);
 
 /// How long the shim may take to end after Shutdown.
 const SHIM_END: Duration = Duration::from_secs(10);
-
-const SIGTERM: u32 = 15;
-const SIGKILL: u32 = 9;
 
 /// Why an instance could not be started, stopped or removed.
 #[derive(Debug, Error)]
@@ -62,6 +57,9 @@ pub enum InstanceError {
     /// The name is taken by what a killed shim left.
     #[error("instance {0} is left from a shim that died")]
     Left(ContainerId),
+    /// Its shim lives and answers nothing.
+    #[error("the shim of instance {0} does not answer")]
+    Hung(ContainerId),
     /// The name is taken by an instance that containerd runs.
     #[error("instance {0} is run by containerd")]
     Foreign(ContainerId),
@@ -366,7 +364,11 @@ impl Instance {
         match TaskClient::connect(&address).await {
             // A later instance of this name listens there too.
             Ok(task) if claim.is_current() => {
-                self.end(&task, options).await?;
+                match end::orderly(&task, self.id.as_str(), options).await {
+                    Err(TaskError::Late(_)) if options.kill => self.kill_hung(claim).await?,
+                    Err(TaskError::Late(_)) => return Err(InstanceError::Hung(self.id.clone())),
+                    other => other?,
+                }
                 self.wait_for_shim(&address, claim).await;
             }
             Ok(_) | Err(TaskError::Absent(_)) => {}
@@ -388,32 +390,12 @@ impl Instance {
         self.clean_up(options.keep)
     }
 
-    /// Ends task and shim.
-    async fn end(&self, task: &TaskClient, options: StopOptions) -> Result<(), InstanceError> {
-        let id = self.id.as_str();
-        let state = task.state(id).await;
-        let running = match &state {
-            Ok(state) => !is_stopped(state),
-            Err(error) if error.code() == Some(Code::NOT_FOUND) => false,
-            Err(_) => true,
-        };
-        if running {
-            let wait = task.wait(id, "");
-            tokio::pin!(wait);
-            let orderly = !options.kill
-                && signalled(task.kill(id, "", SIGTERM).await)?
-                && timeout(options.limit, &mut wait).await.is_ok();
-            if !orderly && signalled(task.kill(id, "", SIGKILL).await)? {
-                let _ = timeout(KILLED, &mut wait).await;
-            }
-        }
-        for result in [task.delete(id, "").await.map(drop), task.shutdown(id).await] {
-            match result {
-                // Already forgotten, or already gone.
-                Err(TaskError::Broken { .. }) | Ok(()) => {}
-                Err(error) if error.code() == Some(Code::NOT_FOUND) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Ends a shim that does not answer, and what it runs.
+    async fn kill_hung(&self, claim: &Claim) -> Result<(), InstanceError> {
+        // Locked, so that the pids are not those of a later instance.
+        self.lock(claim).await?;
+        if claim.is_current() && !end::kill_hung(&self.paths).await {
+            return Err(InstanceError::Hung(self.id.clone()));
         }
         Ok(())
     }
@@ -497,24 +479,5 @@ impl Instance {
             }
         }
         Ok(belongings)
-    }
-}
-
-fn is_stopped(state: &containerd_shim_protos::api::StateResponse) -> bool {
-    state.status.enum_value() == Ok(containerd_shim_protos::api::Status::STOPPED)
-}
-
-/// Whether there was something to signal. An ended or a never started task is no failure.
-fn signalled(result: Result<(), TaskError>) -> Result<bool, InstanceError> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(TaskError::Broken { .. }) => Ok(false),
-        Err(TaskError::Refused {
-            code: Code::NOT_FOUND | Code::FAILED_PRECONDITION,
-            ..
-        }) => Ok(false),
-        // An orderly end that cannot be asked for is followed by the other one.
-        Err(TaskError::Refused { .. } | TaskError::Late(_)) => Ok(true),
-        Err(error) => Err(error.into()),
     }
 }

@@ -18,6 +18,7 @@
 
 pub mod bundle;
 mod claim;
+mod end;
 pub mod exec;
 pub mod instance;
 pub mod record;

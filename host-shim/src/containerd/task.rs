@@ -1,7 +1,11 @@
 //! The Task API's client (containerd `api/runtime/task`). v2 and v3 differ in the service's name alone, so
 //! requests are made by hand for whichever the shim's answer says.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use containerd_shim_protos::{
     api::{
@@ -251,13 +255,14 @@ impl TaskClient {
         limit: Option<Duration>,
     ) -> Result<A, TaskError> {
         let malformed = |source| TaskError::Message { method, source };
-        let limit = limit.map_or(0, |limit| {
+        let begun = Instant::now();
+        let nanoseconds = limit.map_or(0, |limit| {
             i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX)
         });
         let request = ttrpc::Request {
             service: self.service.into(),
             method: method.into(),
-            timeout_nano: limit,
+            timeout_nano: nanoseconds,
             payload: request.write_to_bytes().map_err(malformed)?,
             ..Default::default()
         };
@@ -265,7 +270,11 @@ impl TaskClient {
             .client
             .request(request)
             .await
-            .map_err(|error| refusal(method, error))?;
+            // The client has no error of its own for this.
+            .map_err(|error| match limit {
+                Some(limit) if begun.elapsed() >= limit => TaskError::Late(method),
+                _ => refusal(method, error),
+            })?;
         A::parse_from_bytes(&answer.payload).map_err(malformed)
     }
 }

@@ -93,24 +93,41 @@ fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
         .unwrap_or_default()
 }
 
+/// Kills what the instance runs, and then its shim, which is stuck. Whether they are all gone: where nobody
+/// wrote down who runs, nobody is found.
+pub(crate) fn kill_with_shim(paths: &InstancePaths) -> bool {
+    let (shim, others): (Vec<_>, Vec<_>) = read_pids(paths).into_iter().partition(is_shim);
+    kill_all(&others);
+    kill(&shim);
+    !shim.is_empty() && !others.iter().chain(&shim).any(is_alive)
+}
+
+fn is_shim(entry: &PidEntry) -> bool {
+    entry.name == "shim"
+}
+
+fn is_alive(entry: &PidEntry) -> bool {
+    entry.start.is_some() && sys::start_time(entry.pid) == entry.start
+}
+
 /// Kills the processes of the list that are still the same ones, and waits until they are gone.
 fn kill_all(pids: &[PidEntry]) {
-    let alive =
-        |entry: &&PidEntry| entry.start.is_some() && sys::start_time(entry.pid) == entry.start;
     // The VMM before its daemons, and the shim not at all: if it lives, it is not ours to end here.
-    for entry in pids
-        .iter()
-        .filter(|entry| entry.name != "shim")
-        .filter(alive)
-    {
+    let others: Vec<_> = pids.iter().filter(|entry| !is_shim(entry)).collect();
+    kill(others);
+}
+
+fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
+    let pids: Vec<_> = pids.into_iter().filter(|entry| is_alive(entry)).collect();
+    for entry in &pids {
         let fd = sys::pid(entry.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         // Looked at again: the pidfd now names whatever process has the pid.
-        if let Some(fd) = fd.filter(|_| alive(&entry)) {
+        if let Some(fd) = fd.filter(|_| is_alive(entry)) {
             let _ = sys::signal(fd, Signal::KILL);
         }
     }
     let until = Instant::now() + GONE_LIMIT;
-    while pids.iter().filter(|e| e.name != "shim").any(|e| alive(&e)) && Instant::now() < until {
+    while pids.iter().any(|entry| is_alive(entry)) && Instant::now() < until {
         sleep(Duration::from_millis(5));
     }
 }

@@ -166,6 +166,9 @@ impl From<InstanceError> for CliError {
                     "Start it again with 'seed restart {id}', or clean up with 'seed stop {id}'."
                 )
             }
+            InstanceError::Hung(id) => {
+                format!("Try again later, or end it and its guest at once: seed stop {id} --kill")
+            }
             InstanceError::Foreign(_) => "Stop it where it was started.".into(),
             InstanceError::Unknown { .. } => "'seed ps' lists what there is.".into(),
             InstanceError::StillRunning(id) => format!("Stop it first: seed stop {id}"),
