@@ -197,7 +197,11 @@ impl Instance {
         bundle::check_overlay_path(&record.root)?;
         bundle::check_overlay_path(self.paths.layers_dir())?;
         let claim = self.claim(keep).await?;
-        match self.launch(&mut record, &claim, &mut progress).await {
+        let mut made = Vec::new();
+        match self
+            .launch(&mut record, &claim, &mut made, &mut progress)
+            .await
+        {
             Ok(()) => Ok(()),
             Err(error) => {
                 let options = StopOptions {
@@ -205,6 +209,7 @@ impl Instance {
                     limit: Duration::ZERO,
                     keep,
                 };
+                self.take_back_images(&claim, &made).await;
                 // Where somebody stopped it meanwhile, nothing of ours is left, and perhaps a later one is there.
                 if claim.is_current()
                     && let Err(second) = self.take_back(&claim, Some(&record), options).await
@@ -280,6 +285,7 @@ impl Instance {
         &self,
         record: &mut Record,
         claim: &Claim,
+        made: &mut Vec<PathBuf>,
         progress: &mut impl FnMut(Phase),
     ) -> Result<(), InstanceError> {
         let paths = &self.paths;
@@ -289,7 +295,7 @@ impl Instance {
         let sources = record
             .volumes
             .iter()
-            .map(|volume| volumes::provide(volume, paths))
+            .map(|volume| volumes::provide(volume, paths, made))
             .collect::<Result<Vec<_>, _>>()?;
         let bundle = bundle::write(record, &sources, self.id.as_str(), paths)?;
         let options = record.config.as_deref().map(shim::options);
@@ -310,10 +316,25 @@ impl Instance {
             ..Default::default()
         };
         task.create(&request).await?;
+        // A guest may write to them from now on.
+        made.clear();
         progress(Phase::Created);
         task.start(self.id.as_str(), "").await?;
         progress(Phase::Started);
         Ok(())
+    }
+
+    /// Removes the images that a start has made in vain.
+    async fn take_back_images(&self, claim: &Claim, made: &[PathBuf]) {
+        if self.lock(claim).await.is_ok() {
+            // A later instance of this name has the same images.
+            if claim.is_current()
+                && let Err(error) = volumes::take_back(made, &self.paths)
+            {
+                tracing::warn!(%error, "an empty volume image is left");
+            }
+            claim.unlock();
+        }
     }
 
     /// Stops it and removes everything that is not its owner's: what stays are volumes, TPM state and logs.

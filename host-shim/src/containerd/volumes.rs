@@ -5,7 +5,7 @@
 //! An image that is there is never shrunk, never emptied, and by nothing here deleted except on `seed rm`.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -218,8 +218,13 @@ pub fn join(closure: &Extension, args: &[VolumeArg]) -> Result<Vec<Volume>, Volu
     Ok(volumes)
 }
 
-/// The volume's file or device. An image of our own is made, or grown, where needed.
-pub fn provide(volume: &Volume, paths: &InstancePaths) -> Result<PathBuf, ImageError> {
+/// The volume's file or device. An image of our own is made, or grown, where needed; one that was made is
+/// added to `made`, also where it could not be given its size.
+pub fn provide(
+    volume: &Volume,
+    paths: &InstancePaths,
+    made: &mut Vec<PathBuf>,
+) -> Result<PathBuf, ImageError> {
     let bytes = match &volume.source {
         Source::Path(path) => return Ok(path.clone()),
         Source::Bytes(bytes) => *bytes,
@@ -235,17 +240,37 @@ pub fn provide(volume: &Volume, paths: &InstancePaths) -> Result<PathBuf, ImageE
         .mode(0o700)
         .create(paths.volumes_dir())
         .map_err(fault)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(fault)?;
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    let file = match options.clone().create_new(true).open(&path) {
+        Ok(file) => {
+            made.push(path.clone());
+            file
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options.open(&path).map_err(fault)?
+        }
+        Err(error) => return Err(fault(error)),
+    };
     if file.metadata().map_err(fault)?.len() < bytes {
         file.set_len(bytes).map_err(fault)?;
     }
     Ok(path)
+}
+
+/// Removes images that no guest has seen, and their folder where nothing else is in it.
+pub(super) fn take_back(made: &[PathBuf], paths: &InstancePaths) -> io::Result<()> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    made.iter().try_for_each(fs::remove_file)?;
+    let dir = paths.volumes_dir();
+    if fs::remove_dir(dir).is_ok()
+        && let Some(namespace) = dir.parent()
+    {
+        let _ = fs::remove_dir(namespace);
+    }
+    Ok(())
 }
 
 fn image_path(volume: &Volume, paths: &InstancePaths) -> PathBuf {
@@ -258,8 +283,6 @@ fn image_path(volume: &Volume, paths: &InstancePaths) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::{config::Config, paths::Paths, spec::StorageEntry};
 
@@ -339,14 +362,49 @@ mod tests {
         let paths =
             Paths::new(&config).instance(&"default".parse().unwrap(), &"demo".parse().unwrap());
         let volumes = join(&closure(), &[]).unwrap();
-        let path = provide(&volumes[0], &paths).unwrap();
+        let mut made = Vec::new();
+        let path = provide(&volumes[0], &paths, &mut made).unwrap();
+        assert_eq!(made, [path.as_path()]);
         assert_eq!(path, dir.path().join("volumes/default/demo/data.img"));
         fs::write(&path, b"bytes of the guest").unwrap();
         for (size, expected) in [("8Mi", 8u64 << 20), ("16Mi", 16 << 20), ("4Mi", 16 << 20)] {
             let volumes = join(&closure(), &[arg(&format!("data={size}")).unwrap()]).unwrap();
-            provide(&volumes[0], &paths).unwrap();
+            provide(&volumes[0], &paths, &mut made).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().len(), expected);
         }
         assert!(fs::read(&path).unwrap().starts_with(b"bytes of the guest"));
+        assert_eq!(
+            made,
+            [path.as_path()],
+            "one that was there is not ours to remove"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_start_in_vain_leaves_no_image_that_was_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            run_dir: dir.path().join("r"),
+            state_dir: dir.path().join("s"),
+            ..Config::default()
+        };
+        let instance = crate::containerd::instance::Instance::named(
+            &Paths::new(&config),
+            "default".parse().unwrap(),
+            "demo".parse().unwrap(),
+        );
+        let paths = instance.paths();
+        let mut record = crate::containerd::record::tests::sample();
+        record.shim = dir.path().join("no-shim");
+        record.volumes = join(&closure(), &[arg("more=16Mi").unwrap()]).unwrap();
+        let old = provide(&record.volumes[0], paths, &mut Vec::new()).unwrap();
+        let fresh = image_path(&record.volumes[1], paths);
+        instance
+            .start(record.clone(), false, |_| {})
+            .await
+            .unwrap_err();
+        assert!(old.exists() && !fresh.exists());
+        take_back(&[old], paths).unwrap();
+        assert!(!paths.volumes_dir().exists());
     }
 }
