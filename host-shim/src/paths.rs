@@ -16,6 +16,9 @@ use crate::{
 /// What `sockaddr_un.sun_path` holds, less the final zero byte (unix(7)).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// The folder of the Task API's sockets, beside those of the namespaces. No namespace begins with a dot.
+const SOCKETS: &str = ".s";
+
 /// The lock in a folder of TPM state.
 pub(crate) const TPM_LOCK: &str = "lock";
 
@@ -82,7 +85,7 @@ impl Paths {
             .take(16)
             .map(|b| format!("{b:02x}"))
             .collect();
-        self.run_dir.join("s").join(hex)
+        self.run_dir.join(SOCKETS).join(hex)
     }
 
     /// The paths of one instance.

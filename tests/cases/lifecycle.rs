@@ -106,7 +106,7 @@ pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     let lab = instance.lab();
     let left: Vec<_> = tree(&lab.run_dir())
         .into_iter()
-        .filter(|path| path.contains(instance.name()) || path.starts_with("s/"))
+        .filter(|path| path.contains(instance.name()) || path.starts_with(".s/"))
         .collect();
     ensure!(left.is_empty(), "left in the run directory: {left:?}");
     let state = tree(&lab.state_dir());

@@ -124,7 +124,7 @@ fn gone(demo: &mut Demo) -> Result<()> {
     );
 
     // The folders that all instances share may stay.
-    let shared = ["s".to_owned(), "default".to_owned()];
+    let shared = [".s".to_owned(), "default".to_owned()];
     let mut left = below(&run);
     left.retain(|path| !shared.contains(path));
     let shown = if left.is_empty() {

@@ -116,8 +116,6 @@ fn namespaces(context: &Context<'_>) -> Vec<Namespace> {
     };
     let mut all: Vec<Namespace> = entries
         .flatten()
-        // The Task API's sockets are there, not instances.
-        .filter(|entry| entry.file_name() != "s")
         .filter_map(|entry| Namespace::try_from(entry.file_name().to_str()?).ok())
         .collect();
     all.sort();
