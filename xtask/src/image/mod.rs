@@ -11,6 +11,7 @@ mod layer;
 pub(crate) use base::mirror;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -73,7 +74,7 @@ fn fresh(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::rename(&unfinished, folder).with_context(|| format!("name {}", folder.display()))
 }
 
-/// Removes all but `keep` and the newest `others` folders with this prefix.
+/// Removes all but `keep`, the newest `others` folders with this prefix, and those that a running instance has mounted.
 fn prune(cache: &Path, prefix: &str, others: usize, keep: &Path) -> Result<()> {
     let mut old: Vec<(SystemTime, PathBuf)> = fs::read_dir(cache)?
         .flatten()
@@ -84,9 +85,38 @@ fn prune(cache: &Path, prefix: &str, others: usize, keep: &Path) -> Result<()> {
         .collect();
     old.sort();
     old.reverse();
+    let mounts = mounts();
     old.iter()
         .skip(others)
+        .filter(|(_, path)| !is_mounted(&mounts, path))
         .try_for_each(|(_, path)| remove(path))
+}
+
+/// The mounts of every mount namespace of this machine (proc_pid_mountinfo(5)): a shim mounts its root in one of its own.
+fn mounts() -> String {
+    let mut seen = BTreeSet::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let tables = processes.filter_map(|entry| {
+        let namespace = fs::read_link(entry.path().join("ns/mnt")).ok()?;
+        // A process that has just ended must not hide the others of its namespace.
+        let table = fs::read_to_string(entry.path().join("mountinfo")).ok()?;
+        seen.insert(namespace).then_some(table)
+    });
+    tables.collect()
+}
+
+/// Whether an overlay in this table has something in `folder` as a layer.
+fn is_mounted(mounts: &str, folder: &Path) -> bool {
+    let inside = format!("{}/", folder.display());
+    mounts.lines().any(|line| {
+        let options = line.rsplit(' ').next().unwrap_or_default();
+        let layers = options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("lowerdir="));
+        layers
+            .flat_map(|list| list.split(':'))
+            .any(|layer| layer.starts_with(&inside))
+    })
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -101,6 +131,18 @@ fn remove(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_that_is_mounted_is_known_in_whatever_namespace() {
+        let table = "\
+36 35 98:0 / /mnt rw,noatime shared:1 - ext4 /dev/root rw,errors=continue
+99 36 0:45 / /run/seed/default/demo/bundle/rootfs rw,nosuid - overlay overlay rw,lowerdir=/c/guest-1/root,upperdir=/l/upper
+";
+        assert!(is_mounted(table, Path::new("/c/guest-1")));
+        assert!(!is_mounted(table, Path::new("/c/guest-10")));
+        assert!(!is_mounted(table, Path::new("/l")));
+        assert!(!mounts().is_empty());
+    }
 
     #[test]
     fn a_failed_build_leaves_no_folder() {
