@@ -24,8 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use container::{Container, guest_root};
+use container::Container;
 use link::Link;
+use seed_container::guest_root;
 use seed_shim::{
     agent::{Agent, Journal},
     logs::{

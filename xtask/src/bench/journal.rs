@@ -15,12 +15,13 @@ use std::{
     io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use seed_container::{Container, Spec, wait_for};
 use serde_json::{Value, json};
 
 use super::{Results, Row, machine, median};
@@ -29,8 +30,6 @@ use crate::util::{self, Places, say};
 /// The corpus's size unless told otherwise, and what can be told.
 pub(super) const ENTRIES: u32 = 200_000;
 pub(super) const SIZES: RangeInclusive<u32> = 8_000..=10_000_000;
-/// How long systemd may take to come up, on a busy machine.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// How long the agent may take to listen.
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long the live part lasts: some 400 lines and as much time with nothing to do.
@@ -42,10 +41,35 @@ const INSTANCE: &str = "corpus";
 /// How often short things are measured.
 const SHORT_RUNS: usize = 5;
 
-/// Arguments: the guest's root, an empty folder, the corpus's folder, the folder of our programs, the writer.
-const SET_UP: &str = include_str!("journal-container.sh");
 /// Writes one unit's part of the corpus.
 const WRITER: &str = include_str!("journal-writer.pl");
+const JOURNALD: &str = "\
+[Journal]
+Storage=persistent
+RateLimitIntervalSec=0
+RateLimitBurst=0
+SystemMaxUse=8G
+SystemKeepFree=1M
+SystemMaxFileSize=128M
+";
+const CORPUS: &str = "\
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/perl /opt/writer.pl %i
+TimeoutStartSec=infinity
+";
+const LIVE: &str = "\
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/perl /opt/writer.pl live
+";
+/// The agent as it ships.
+const AGENT: &str = "bench-agent.service";
+const SERVICE: &str = "\
+[Service]
+ExecStart=/opt/bench/seed-agent --listen unix:/run/bench/agent.sock
+RuntimeDirectory=bench
+";
 
 /// Builds what only this bench needs.
 pub(super) fn build(places: &Places) -> Result<()> {
@@ -60,7 +84,7 @@ pub(super) fn build(places: &Places) -> Result<()> {
 pub(super) fn measure(places: &Places, guest: &Path, entries: u32) -> Result<Results> {
     let scratch = Scratch::make(places)?;
     let corpus = places.cache.join(format!("journal-{}", entries));
-    let container = Container::boot(places, guest, &scratch.0, &corpus)?;
+    let container = boot(places, guest, &corpus)?;
     make_corpus(&container, &corpus, entries)?;
     let mut rows = readers(&container)?;
     rows.extend(pulled(places, &container, &scratch.0)?);
@@ -145,10 +169,9 @@ fn readers(container: &Container) -> Result<Vec<Row>> {
 /// The agent and the puller as they ship: a whole corpus into segments, then a quiet writer.
 fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
     say("  pulling everything into segments, then live lines");
-    container.run(&["systemctl", "start", "bench-agent.service"])?;
+    container.serve(AGENT, "/run/bench/agent.sock", LISTEN_LIMIT)?;
     let socket = container.inside("/run/bench/agent.sock");
-    wait_for("the agent to listen", LISTEN_LIMIT, || Ok(socket.exists()))?;
-    let before = container.agent()?;
+    let before = used(container)?;
     let segments = scratch.join("state/logs/default").join(INSTANCE);
     fs::create_dir_all(&segments).context("make the segments' folder")?;
     let mut puller = Command::new(places.programs().join("examples/journal_pull"))
@@ -163,19 +186,19 @@ fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<
     wait_for("the pull to catch up", Duration::from_secs(600), || {
         ensure!(puller.try_wait()?.is_none(), "journal_pull ended early");
         thread::sleep(Duration::from_millis(500));
-        let now = container.agent()?.cpu_seconds;
+        let now = used(container)?.cpu_seconds;
         let idle = now - last < 0.01 && now > before.cpu_seconds;
         last = now;
         Ok(idle)
     })?;
-    let after = container.agent()?;
+    let after = used(container)?;
     container.run(&["systemctl", "start", "live.service"])?;
-    let quiet = container.agent()?;
+    let quiet = used(container)?;
     let quiet_from = Instant::now();
     let output = puller.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "journal_pull: {}", output.status);
-    let idle = container.agent()?.cpu_seconds - quiet.cpu_seconds;
+    let idle = used(container)?.cpu_seconds - quiet.cpu_seconds;
     let idle_percent = 100.0 * idle / quiet_from.elapsed().as_secs_f64().max(0.1);
     let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
     let number = |name: &str| {
@@ -371,17 +394,6 @@ fn cpu_of_children() -> Result<f64> {
     Ok(ticks / 100.0)
 }
 
-fn wait_for(what: &str, limit: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begin = Instant::now();
-    while !is_so()? {
-        if begin.elapsed() > limit {
-            bail!("waited in vain for {what}");
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 /// A folder of our own in the cache, removed in the end.
 struct Scratch(PathBuf);
 
@@ -390,8 +402,7 @@ impl Scratch {
         let path = places
             .cache
             .join(format!("bench-journal-{}", std::process::id()));
-        fs::create_dir_all(path.join("mounts"))
-            .with_context(|| format!("make {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         Ok(Self(path))
     }
 }
@@ -409,133 +420,37 @@ struct Used {
     private_kib: f64,
 }
 
-/// A guest's systemd in namespaces. Ends with all of its processes and mounts when it is dropped.
-struct Container {
-    unshare: Child,
-    init: String,
+/// A guest's systemd in namespaces, with the corpus and our programs in it.
+fn boot(places: &Places, guest: &Path, corpus: &Path) -> Result<Container> {
+    let journal = corpus.join("journal");
+    fs::create_dir_all(&journal).with_context(|| format!("make {}", journal.display()))?;
+    let units = "/etc/systemd/system";
+    Spec::new(guest)?
+        .file("/etc/machine-id", format!("{MACHINE_ID}\n"))?
+        .file("/etc/systemd/journald.conf.d/zz-bench.conf", JOURNALD)?
+        .file(&format!("{units}/corpus@.service"), CORPUS)?
+        .file(&format!("{units}/live.service"), LIVE)?
+        .file(&format!("{units}/{AGENT}"), SERVICE)?
+        .file("/opt/writer.pl", WRITER)?
+        .bind(&journal, "/var/log/journal")
+        .show(&places.programs(), "/opt/bench")
+        .boot()
 }
 
-impl Container {
-    fn boot(places: &Places, guest: &Path, scratch: &Path, corpus: &Path) -> Result<Self> {
-        fs::create_dir_all(corpus.join("journal"))
-            .with_context(|| format!("make {}", corpus.display()))?;
-        let writer = scratch.join("writer.pl");
-        fs::write(&writer, WRITER).context("write the corpus's writer")?;
-        let unshare = Command::new("unshare")
-            .args([
-                "--mount",
-                "--propagation",
-                "private",
-                "--pid",
-                "--uts",
-                "--ipc",
-            ])
-            .args([
-                "--cgroup",
-                "--net",
-                "--fork",
-                "--kill-child",
-                "--",
-                "sh",
-                "-c",
-                SET_UP,
-                "sh",
-            ])
-            .args([
-                guest,
-                &scratch.join("mounts"),
-                &corpus.join("journal"),
-                &places.programs(),
-                &writer,
-            ])
-            .arg(MACHINE_ID)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("start unshare")?;
-        let mut container = Self {
-            unshare,
-            init: String::new(),
-        };
-        wait_for("systemd in the container", BOOT_LIMIT, || {
-            let ended = container.unshare.try_wait()?;
-            ensure!(ended.is_none(), "the container ended: {ended:?}");
-            Ok(container.is_up())
-        })?;
-        Ok(container)
+/// What the agent has used so far.
+fn used(container: &Container) -> Result<Used> {
+    let pid = container.main_pid(AGENT)?;
+    let text = fs::read_to_string(container.inside(&format!("/proc/{pid}/smaps_rollup")))?;
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
+    let private = line.and_then(|line| line.split_whitespace().nth(1));
+    let mut cpu_seconds = 0.0;
+    for task in fs::read_dir(container.inside(&format!("/proc/{pid}/task")))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let nanoseconds: f64 = text.split(' ').next().context("empty schedstat")?.parse()?;
+        cpu_seconds += nanoseconds / 1e9;
     }
-
-    fn is_up(&mut self) -> bool {
-        let pid = self.unshare.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let children = children.unwrap_or_default();
-        let Some(init) = children.split_whitespace().next() else {
-            return false;
-        };
-        let comm = fs::read_to_string(format!("/proc/{init}/comm")).unwrap_or_default();
-        init.clone_into(&mut self.init);
-        comm.trim() == "systemd"
-            && self.inside("/run/systemd/journal/flushed").exists()
-            && self
-                .command(&["systemctl", "is-system-running"])
-                .output()
-                .is_ok_and(|output| matches!(output.stdout.trim_ascii(), b"running" | b"degraded"))
-    }
-
-    /// A path of the guest, as the host sees it.
-    fn inside(&self, path: &str) -> PathBuf {
-        format!("/proc/{}/root{path}", self.init).into()
-    }
-
-    /// A command in it.
-    fn command(&self, words: &[&str]) -> Command {
-        let root = self.inside("").display().to_string();
-        let mut command = Command::new("nsenter");
-        command
-            .args([
-                "--target", &self.init, "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--net",
-            ])
-            .args([&format!("--root={root}"), &format!("--wd={root}"), "--"])
-            .args(["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"])
-            .args(words)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// What a command in it prints; it must succeed.
-    fn run(&self, words: &[&str]) -> Result<String> {
-        util::read(&mut self.command(words))
-    }
-
-    fn agent(&self) -> Result<Used> {
-        let show = [
-            "systemctl",
-            "show",
-            "--property=MainPID",
-            "--value",
-            "bench-agent.service",
-        ];
-        let pid = self.run(&show)?.trim().to_owned();
-        let text = fs::read_to_string(self.inside(&format!("/proc/{pid}/smaps_rollup")))?;
-        let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
-        let private = line.and_then(|line| line.split_whitespace().nth(1));
-        let mut cpu_seconds = 0.0;
-        for task in fs::read_dir(self.inside(&format!("/proc/{pid}/task")))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let nanoseconds: f64 = text.split(' ').next().context("empty schedstat")?.parse()?;
-            cpu_seconds += nanoseconds / 1e9;
-        }
-        Ok(Used {
-            cpu_seconds,
-            private_kib: private.context("no Private_Dirty")?.parse()?,
-        })
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        // It may have ended by itself; a drop must not panic.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-    }
+    Ok(Used {
+        cpu_seconds,
+        private_kib: private.context("no Private_Dirty")?.parse()?,
+    })
 }
