@@ -8,6 +8,7 @@
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
 //! | [`agent`] | the connection to the guest's agent |
+//! | [`usage`] | what an instance uses, in its guest and on the host |
 //! | [`sandbox`] | the life of one VM: a pure state machine and the task that drives it |
 //! | [`shim`] | what containerd sees: the binary's commands, the Task service, events |
 //! | [`logs`] | pulls the journal, keeps it in segments, renders it |
@@ -32,4 +33,5 @@ pub mod shim;
 pub mod spec;
 pub mod sys;
 pub mod tpm;
+pub mod usage;
 pub mod vmm;

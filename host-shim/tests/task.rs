@@ -12,10 +12,11 @@ use containerd_shim_protos::{
     api::{
         CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest,
         ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest,
-        ResumeRequest, ShutdownRequest, StartRequest, StateRequest, Status, WaitRequest,
-        WaitResponse,
+        ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest, Status,
+        WaitRequest, WaitResponse,
     },
-    protobuf::well_known_types::any::Any,
+    cgroups_v2::metrics::Metrics,
+    protobuf::{Message, well_known_types::any::Any},
 };
 use seed_protocol::{seed::management::State, status};
 use seed_shim::management;
@@ -113,6 +114,16 @@ impl Bench {
             .status
             .enum_value()
             .unwrap()
+    }
+
+    async fn stats(&self, id: &str) -> ttrpc::Result<Metrics> {
+        let request = StatsRequest {
+            id: id.into(),
+            ..Default::default()
+        };
+        let stats = self.client.stats(soon(), &request).await?.stats;
+        assert_eq!(stats.type_url, "io.containerd.cgroups.v2.Metrics");
+        Ok(Metrics::parse_from_bytes(&stats.value).unwrap())
     }
 
     async fn running(&self, id: &str) {
@@ -555,6 +566,29 @@ async fn pause_and_resume_are_the_machines() {
         .await
         .unwrap();
     assert_eq!(bench.state("demo").await, Status::RUNNING);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn stats_are_the_guests_and_stay_when_it_gives_none() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.bundle("a");
+    bench.create("a").await.unwrap();
+    // Before there is a guest, they are those of the processes on the host.
+    let host = bench.stats("a").await.unwrap();
+    assert!(host.memory.usage > 0 && host.network.is_empty());
+    bench.start("a", "").await.unwrap();
+    let first = bench.stats("a").await.unwrap();
+    assert_eq!(first.cpu.usage_usec, 3_000_000);
+    assert_eq!(first.memory.usage - first.memory.inactive_file, 70 << 20);
+    assert_eq!(first.memory.usage_limit, 480 << 20);
+    assert_eq!(first.network[0].rx_bytes, 77);
+    // The stub's guest says nothing more: what it said still stands.
+    assert_eq!(bench.stats("a").await.unwrap(), first);
+    assert_eq!(code(bench.stats("b").await).0, Code::NOT_FOUND);
+    bench.kill("a", "", 9).await.unwrap();
+    bench.wait("a", "").await.unwrap();
+    assert_eq!(code(bench.stats("a").await).0, Code::NOT_FOUND);
     bench.stop().await;
 }
 

@@ -143,7 +143,7 @@ impl std::fmt::Debug for Agent {
     }
 }
 
-fn within(limit: Duration) -> Context {
+pub(super) fn within(limit: Duration) -> Context {
     context::with_duration(limit)
 }
 
@@ -188,7 +188,15 @@ impl Agent {
     }
 
     async fn kata(&self) -> Result<AgentServiceClient, AgentError> {
-        Ok(AgentServiceClient::new(self.client(RECONNECT).await?))
+        self.kata_within(RECONNECT).await
+    }
+
+    /// The Kata dialect over a connection that may take as long as `limit` to be made.
+    pub(super) async fn kata_within(
+        &self,
+        limit: Duration,
+    ) -> Result<AgentServiceClient, AgentError> {
+        Ok(AgentServiceClient::new(self.client(limit).await?))
     }
 
     async fn seed(&self) -> Result<GuestClient, AgentError> {
@@ -196,7 +204,7 @@ impl Agent {
     }
 
     /// Sorts an error, and forgets a connection that broke.
-    async fn sorted<T>(
+    pub(super) async fn sorted<T>(
         &self,
         call: &'static str,
         result: ttrpc::Result<T>,

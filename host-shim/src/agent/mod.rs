@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod convert;
 mod journal;
+mod machine;
 mod watched;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};

@@ -15,12 +15,13 @@ use super::{
     view::{Ended, View},
 };
 use crate::{
-    agent::Agent,
+    agent::{Agent, AgentError},
     config::Limits,
     logs,
     rootfs::Rootfs,
     spec::VmSpec,
     tpm::StateDir,
+    usage::{self, GuestUsage, HostUsage, Meter},
     vmm::{Control, Vmm},
 };
 
@@ -77,6 +78,7 @@ pub struct Sandbox {
     agent: Agent,
     spec: Arc<VmSpec>,
     log: LogFigures,
+    meter: Arc<Meter>,
 }
 
 impl Sandbox {
@@ -87,6 +89,7 @@ impl Sandbox {
         let agent = Agent::new(parts.spec.paths.vsock_socket());
         let log = Arc::new(OnceLock::new());
         let spec = Arc::clone(&parts.spec);
+        let meter = Arc::new(Meter::new(&agent, spec.id.clone()));
         let log_of_driver = Arc::clone(&log);
         Driver::spawn(
             parts,
@@ -102,6 +105,7 @@ impl Sandbox {
             agent,
             spec,
             log,
+            meter,
         }
     }
 
@@ -165,6 +169,19 @@ impl Sandbox {
     /// The guest's agent.
     pub fn agent(&self) -> &Agent {
         &self.agent
+    }
+
+    /// What its guest uses: the guest's answer, or its last one where it gives none now.
+    pub async fn guest_usage(&self) -> Result<GuestUsage, AgentError> {
+        match (self.view().paused, self.meter.last()) {
+            (true, Some(last)) => Ok(last),
+            _ => self.meter.ask().await,
+        }
+    }
+
+    /// What its processes use on the host, the shim among them. Takes milliseconds.
+    pub fn host_usage(&self) -> HostUsage {
+        usage::processes(&self.view.borrow().processes)
     }
 
     /// What it is.

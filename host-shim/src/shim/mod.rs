@@ -19,6 +19,7 @@ pub mod serve;
 pub mod service;
 pub mod start;
 pub mod state_file;
+mod stats;
 pub mod task;
 
 pub use error::TaskError;

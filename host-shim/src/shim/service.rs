@@ -29,6 +29,7 @@ use super::{
     TaskError,
     events::{task_io, timestamp},
     process::{Exec, ExecPhase},
+    stats,
     task::{Environment, Request, Stdio, Task},
 };
 use crate::{
@@ -428,8 +429,15 @@ impl shim_async::Task for Service {
         })
     }
 
-    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> Result<StatsResponse> {
-        Err(TaskError::Unsupported("Stats").into())
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Result<StatsResponse> {
+        let task = self.task(&request.id)?;
+        if task.sandbox.view().phase == Phase::Stopped {
+            return Err(TaskError::NotFound(format!("running container {}", task.id)).into());
+        }
+        Ok(StatsResponse {
+            stats: Some(stats::of(&task.sandbox).await?).into(),
+            ..StatsResponse::default()
+        })
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Result<ConnectResponse> {
