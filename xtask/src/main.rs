@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup | build | image | demo | test | bench`.
+//! Developer commands: `cargo xtask setup | build | image | demo | test | bench | fuzz`.
 //!
 //! Only parses the command line; each command is a module of its own.
 
@@ -6,6 +6,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod image;
 mod lab;
 mod licences;
@@ -13,6 +14,7 @@ mod nix;
 mod programs;
 mod report;
 mod setup;
+mod table;
 mod test;
 mod util;
 
@@ -40,6 +42,8 @@ Usage: cargo xtask COMMAND
   bench age          age-plugin-tpm beside the Go plugin of that name
   bench journal      the journal's way from the guest's files to text on the host, beside journalctl
                        --entries N  the corpus's size   --json   the same as data
+  fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
+                       --minutes N  each for so long    --json   the same as data
 
 Each command does what it needs of the ones above it.
 ";
@@ -107,6 +111,7 @@ fn run() -> Result<ExitCode> {
             let guest = parser.value()?.into();
             return bench::measure(&places, guest, &bench::Options::parse(&mut parser)?);
         }
+        "fuzz" => return fuzz::run(&places, &fuzz::Options::parse(&mut parser)?),
         "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),
     }

@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Run,
     /// And everything that the tests use.
     Test,
+    /// To build fuzz targets; nothing of the others.
+    Fuzz,
 }
 
 /// A Debian package and what it is for.
@@ -97,6 +99,19 @@ const TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// For fuzz targets.
+const FUZZ_PACKAGES: &[Package] = &[
+    ("gcc", "links Rust programs"),
+    ("g++", "builds libFuzzer"),
+    ("libc6-dev", "links Rust programs"),
+];
+const FUZZER: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    program: "cargo-fuzz",
+    debug: true,
+};
+
 /// Lists older than this may name packages that the mirror has no more.
 const LISTS_STALE: Duration = Duration::from_secs(24 * 3600);
 
@@ -122,6 +137,10 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
     let for_tests = match need {
         Need::Run => (&[][..], &[][..]),
         Need::Test => (TEST_PACKAGES, TEST_TOOLS),
+        Need::Fuzz => {
+            install(places, FUZZ_PACKAGES)?;
+            return build_tool(places, &FUZZER);
+        }
     };
     let packages = PACKAGES.iter().chain(more).chain(for_tests.0);
     install(places, &packages.copied().collect::<Vec<_>>())?;
@@ -256,15 +275,17 @@ const TEST_PROGRAMS: &[&str] = &[
     "nixfmt",
     "deadnix",
 ];
+const FUZZ_PROGRAMS: &[&str] = &["c++", "cargo-fuzz"];
 
 fn absent(places: &Places, need: Need) -> Vec<&'static str> {
     let path = format!("{}:/usr/libexec", places.path_variable());
     let found = |name: &&&str| util::which(name, &path).is_none();
-    let for_tests = match need {
-        Need::Run => &[],
-        Need::Test => TEST_PROGRAMS,
+    let (run, more) = match need {
+        Need::Run => (PROGRAMS, &[][..]),
+        Need::Test => (PROGRAMS, TEST_PROGRAMS),
+        Need::Fuzz => (FUZZ_PROGRAMS, &[][..]),
     };
-    let all = PROGRAMS.iter().chain(for_tests);
+    let all = run.iter().chain(more);
     all.filter(found).copied().collect()
 }
 

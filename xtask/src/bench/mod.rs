@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    image, programs, setup,
+    image, programs, setup, table,
     util::{self, Places, print, say},
 };
 
@@ -221,31 +221,9 @@ impl Results {
             format!("{name}: {value}")
         });
         let mut lines = vec![machine.collect::<Vec<_>>().join(", "), String::new()];
-        lines.extend(aligned(&cells));
+        lines.extend(table::aligned(&cells));
         lines
     }
-}
-
-/// First column to the left, the others to the right.
-fn aligned(cells: &[Vec<String>]) -> Vec<String> {
-    let columns = cells.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        let lengths = cells.iter().filter_map(|line| line.get(column));
-        lengths
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let line = |line: &Vec<String>| {
-        let cells = line.iter().zip(&widths).enumerate();
-        let padded = cells.map(|(column, (cell, &width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    cells.iter().map(line).collect()
 }
 
 /// The middle value; of an even number the mean of the two in the middle.
