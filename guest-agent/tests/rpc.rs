@@ -18,7 +18,7 @@ use seed_agent::{
 use seed_protocol::{
     kata::{
         agent::*, health::CheckRequest, health::health_check_response::ServingStatus,
-        health_ttrpc::HealthClient,
+        health_ttrpc::HealthClient, oci,
     },
     seed::v1::{GetStatusRequest, Stage},
 };
@@ -155,6 +155,23 @@ async fn hostile_storages_are_refused_before_anything_is_done() {
         let request = container("demo", &["A=1"], vec![storage]);
         let result = agent.kata().create_container(limit(), &request).await;
         assert_eq!(refusal(result).0, expected, "{driver} {mount_point}");
+    }
+    for (place, kind, expected) in [
+        ("/proc", "bind", Code::INVALID_ARGUMENT),
+        ("/nix/store/x", "bind", Code::INVALID_ARGUMENT),
+        ("/srv/a", "nfs", Code::UNIMPLEMENTED),
+    ] {
+        let mut request = container("demo", &["A=1"], vec![]);
+        request.OCI.mut_or_insert_default().Mounts = vec![oci::Mount {
+            destination: place.into(),
+            source: "/run/kata-containers/shared/containers/x".into(),
+            type_: kind.into(),
+            ..Default::default()
+        }];
+        let result = agent.kata().create_container(limit(), &request).await;
+        let (code, message) = refusal(result);
+        assert_eq!(code, expected, "{place}");
+        assert!(message.contains(place), "{message}");
     }
     assert!(!agent.directory.path().join("env").exists());
     let large = vec![format!("A={}", "x".repeat(100 * 1024)); 12];

@@ -18,3 +18,9 @@ pub const TPM_DEVICE: &str = "/dev/tpmrm0";
 
 /// The virtiofs tag of the root file system.
 pub const ROOT_TAG: &str = "seedroot";
+
+/// The virtiofs tag of what the host shares with the instance beside its root, as Kata's shims name it.
+pub const SHARE_TAG: &str = "kataShared";
+
+/// Where that share is mounted in the guest. Sources of the container's bind mounts are below it.
+pub const SHARE_DIR: &str = "/run/kata-containers/shared/containers";

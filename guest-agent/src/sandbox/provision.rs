@@ -1,17 +1,23 @@
-//! What happens between `CreateContainer` and its answer: environment, volumes, identity, in this order.
-//! Only an order that cannot be meant, or an environment that cannot be written, is refused. Everything
+//! What happens between `CreateContainer` and its answer: environment, volumes, mounts, identity, in this
+//! order. Only an order that cannot be meant, an environment that cannot be written or a mount of the host's
+//! that cannot be made is refused. Everything
 //! else that goes wrong is a line on the status board, and the boot goes on.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use seed_protocol::seed::v1;
+use thiserror::Error;
 use tokio::task;
 use tracing::{info, warn};
 
 use crate::{
     agent::Context,
     env::{self, EnvError, Environment},
-    storage::{self, Settings, Share, Volume, VolumeSpec, share},
+    storage::{
+        self, Settings, Share, Volume, VolumeSpec,
+        oci::Mount,
+        share::{self, ShareError},
+    },
     sys::privileges,
 };
 
@@ -31,18 +37,36 @@ pub struct Order {
     pub volumes: Vec<VolumeSpec>,
     /// Storage that is no disk.
     pub shares: Vec<Share>,
+    /// What the host wants to have in its place, of these shares or of others.
+    pub mounts: Vec<Mount>,
+}
+
+/// Why an order cannot be carried out.
+#[derive(Debug, Error)]
+pub enum ProvisionError {
+    /// The environment.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// A mount of the host's. An instance without its files is not what was asked for.
+    #[error(transparent)]
+    Mount(#[from] ShareError),
+    /// A thread ended early.
+    #[error("the thread that mounts ended early")]
+    Thread(#[source] io::Error),
 }
 
 /// Does what `order` says.
-pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), EnvError> {
+pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), ProvisionError> {
     let Order {
         environment,
         volumes,
         shares,
+        mounts,
     } = order;
     write_environment(ctx, environment).await?;
     bring_up(ctx, volumes, DEVICE_LIMIT).await;
     bring_up_shares(ctx, shares).await;
+    bring_up_mounts(ctx, mounts).await?;
     ctx.provision_identity().await;
     drop_privileges(ctx);
     Ok(())
@@ -123,6 +147,18 @@ pub async fn bring_up_shares(ctx: &Context, shares: Vec<Share>) {
         let message = format!("their thread ended early: {error}");
         ctx.status.problem("storage", message);
     }
+}
+
+/// Mounts in the host's order: one may be below another.
+async fn bring_up_mounts(ctx: &Context, mounts: Vec<Mount>) -> Result<(), ProvisionError> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let shared = ctx.config.paths.shared.clone();
+    let work = move || mounts.iter().try_for_each(|mount| mount.bring_up(&shared));
+    let done = task::spawn_blocking(work).await;
+    done.map_err(|error| ProvisionError::Thread(error.into()))??;
+    Ok(())
 }
 
 fn told(volume: Volume) -> v1::Volume {

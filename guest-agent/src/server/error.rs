@@ -15,7 +15,7 @@ use crate::{
     identity::IdentityError,
     journal::JournalError,
     network::NetworkError,
-    sandbox::SandboxError,
+    sandbox::{ProvisionError, SandboxError},
     storage::{SpecError, online::OnlineError, share::ShareError},
     systemd::SystemdError,
 };
@@ -78,6 +78,16 @@ pub enum RequestError {
     Systemd(#[from] SystemdError),
 }
 
+impl From<ProvisionError> for RequestError {
+    fn from(error: ProvisionError) -> Self {
+        match error {
+            ProvisionError::Env(error) => error.into(),
+            ProvisionError::Mount(error) => error.into(),
+            ProvisionError::Thread(source) => Self::internal("mounting", source),
+        }
+    }
+}
+
 impl RequestError {
     /// Our own failure.
     pub fn internal(what: &'static str, source: io::Error) -> Self {
@@ -137,11 +147,12 @@ fn env(error: &EnvError, message: String) -> ttrpc::Error {
 
 fn storage(error: &SpecError, message: String) -> ttrpc::Error {
     match error {
-        SpecError::Driver(_) | SpecError::Filesystem(_) => {
+        SpecError::Driver(_) | SpecError::Filesystem(_) | SpecError::MountKind { .. } => {
             get_rpc_status(Code::UNIMPLEMENTED, message)
         }
         SpecError::Name(_)
         | SpecError::MountPoint { .. }
+        | SpecError::Destination { .. }
         | SpecError::Mode(_)
         | SpecError::Option(_)
         | SpecError::NoDevice(_)

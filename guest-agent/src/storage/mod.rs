@@ -4,16 +4,18 @@
 //!
 //! [`spec`] turns the host's and the closure's words into a [`VolumeSpec`]; [`block`] does the work;
 //! [`probe`] decides what a device holds; [`owner`] sets owner and mode of the mount point, [`group`] the
-//! group of all files. [`share`] is storage that is no disk, [`watch`] copies that follow their originals;
-//! [`online`] and [`swap`] are for later.
+//! group of all files. [`share`] is storage that is no disk, [`oci`] what a container engine wants to have in
+//! its place, [`watch`] copies that follow their originals; [`online`] and [`swap`] are for later.
 
 pub mod block;
 pub mod group;
+pub mod oci;
 pub mod online;
 pub mod options;
 pub mod owner;
 pub mod probe;
 pub mod share;
+mod source;
 pub mod spec;
 pub mod swap;
 pub mod watch;
@@ -102,6 +104,22 @@ pub enum SpecError {
         "the volume at {0:?} names no device: a serial, a PCI path, a path in /dev or a tag is wanted"
     )]
     NoDevice(String),
+    /// Not a place for a mount of the host's.
+    #[error("nothing of the host's can be mounted at {path:?}: {reason}")]
+    Destination {
+        /// The place.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A kind of mount that is not made here.
+    #[error("a mount of type {kind:?} at {path:?} is not supported: bind and tmpfs are")]
+    MountKind {
+        /// Its type.
+        kind: String,
+        /// Its place.
+        path: String,
+    },
     /// Two volumes want the same.
     #[error("two volumes have {0}")]
     Twice(String),
@@ -154,6 +172,22 @@ impl MountPoint {
 }
 
 impl MountPoint {
+    /// The path without doubled and trailing slashes, or what is wrong with it.
+    fn plain(text: &str) -> Result<PathBuf, &'static str> {
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err("the path is not absolute");
+        }
+        if text.len() > MAX_PATH_BYTES || text.chars().any(char::is_control) {
+            return Err("the path is too long or has control characters");
+        }
+        let dots = text.split('/').any(|part| part == "." || part == "..");
+        if dots || path.components().any(|c| matches!(c, Component::ParentDir)) {
+            return Err("the path has \".\" or \"..\" in it");
+        }
+        Ok(path.components().collect())
+    }
+
     /// Where a symbolic link on the way leads to, when that is no place for a volume. The place must exist.
     pub fn leads_away(&self) -> io::Result<Option<PathBuf>> {
         let real = fs::canonicalize(&self.0)?;
@@ -174,32 +208,18 @@ impl TryFrom<&str> for MountPoint {
     type Error = SpecError;
 
     fn try_from(text: &str) -> Result<Self, SpecError> {
-        let refuse = |reason| {
-            Err(SpecError::MountPoint {
-                path: text.to_owned(),
-                reason,
-            })
+        let refuse = |reason| SpecError::MountPoint {
+            path: text.to_owned(),
+            reason,
         };
-        let path = Path::new(text);
-        if !path.is_absolute() {
-            return refuse("the path is not absolute");
-        }
-        if text.len() > MAX_PATH_BYTES || text.chars().any(char::is_control) {
-            return refuse("the path is too long or has control characters");
-        }
-        let dots = text.split('/').any(|part| part == "." || part == "..");
-        if dots || path.components().any(|c| matches!(c, Component::ParentDir)) {
-            return refuse("the path has \".\" or \"..\" in it");
-        }
-        // Without doubled and trailing slashes.
-        let path: PathBuf = path.components().collect();
+        let path = Self::plain(text).map_err(refuse)?;
         let system = SYSTEM_TREES.iter().any(|tree| path.starts_with(tree))
             || SYSTEM_DIRECTORIES
                 .iter()
                 .any(|directory| path == Path::new(directory));
         let shared = path.starts_with(SHARED_TREE) && path != Path::new(SHARED_TREE);
         if system && !shared {
-            return refuse("the place belongs to the system");
+            return Err(refuse("the place belongs to the system"));
         }
         Ok(Self(path))
     }

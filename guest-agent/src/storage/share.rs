@@ -9,22 +9,15 @@
 //! | `overlayfs` | layers that are there already |
 //! | `watchable-bind` | a copy that follows its original ([`super::watch`]) |
 //!
-//! Sources are below the folder for shares, or at places where a volume may be; symbolic links do not lead
-//! out of there (`openat2(2)`).
+//! Where sources may be is told in [`super::source`].
 
 use std::{
     fs, io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
-    path::{Component, Path, PathBuf},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{Mode as OpenMode, OFlags, ResolveFlags, open, openat2},
-    mount::{MountFlags, mount_bind_recursive, mount_remount},
-};
+use rustix::mount::{MountFlags, mount_remount};
 use thiserror::Error;
 use tracing::info;
 
@@ -33,6 +26,7 @@ use super::{
     group::{self, FsGroup},
     options::MountOptions,
     owner::Mode,
+    source::{by_descriptor, open_source, origin},
     spec::RawStorage,
     watch,
 };
@@ -214,19 +208,6 @@ impl Layers {
     }
 }
 
-/// A place to take something from is one where something may be mounted.
-fn origin(text: &str) -> Result<PathBuf, SpecError> {
-    let plain = !text.contains([':', ',', '\\']);
-    let place = MountPoint::try_from(text)?;
-    if !plain {
-        return Err(SpecError::MountPoint {
-            path: text.to_owned(),
-            reason: "the path has \":\", \",\" or \"\\\" in it",
-        });
-    }
-    Ok(place.as_path().to_owned())
-}
-
 fn tag(source: String) -> Result<String, SpecError> {
     let plain = source.chars().all(|c| c.is_ascii_graphic());
     if source.is_empty() || source.len() > MAX_TAG_BYTES || !plain {
@@ -331,40 +312,6 @@ fn here(place: &Path) -> Result<(), ShareError> {
     }
 }
 
-/// Opens a place to take something from, without following links out of the folder for shares, and without
-/// following any elsewhere.
-fn open_source(path: &Path, shared: &Path) -> Result<OwnedFd, ShareError> {
-    let failed = |error: rustix::io::Errno| ShareError::Source {
-        path: path.to_owned(),
-        source: error.into(),
-    };
-    let (top, below, resolve) = match path.strip_prefix(shared) {
-        Ok(below) => (shared, below, ResolveFlags::BENEATH),
-        Err(_) => {
-            let below = path.strip_prefix("/").unwrap_or(path);
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            (Path::new("/"), below, resolve)
-        }
-    };
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let top = open(top, flags | OFlags::DIRECTORY, OpenMode::empty()).map_err(failed)?;
-    let below = if below
-        .components()
-        .any(|part| matches!(part, Component::Normal(_)))
-    {
-        below
-    } else {
-        Path::new(".")
-    };
-    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
-    openat2(top, below, flags, OpenMode::empty(), resolve).map_err(failed)
-}
-
-/// The path by which the kernel reaches an open file, whatever its name leads to by now.
-fn by_descriptor(source: &OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}", source.as_raw_fd()).into()
-}
-
 fn bind(source: &Path, share: &Share, shared: &Path) -> Result<(), ShareError> {
     let place = share.mount_point.as_path();
     let failed = |source| ShareError::Mount {
@@ -379,23 +326,10 @@ fn bind(source: &Path, share: &Share, shared: &Path) -> Result<(), ShareError> {
         if let Some(parent) = place.parent() {
             directory(parent)?;
         }
-        match fs::File::create_new(place) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
-            }
-            _ => here(place)?,
-        }
+        file::make_empty(place).map_err(failed)?;
+        here(place)?;
     }
-    mount_bind_recursive(&from, place).map_err(|error| failed(error.into()))?;
-    // A bind mount takes its flags only when it is there.
-    let flags = share.options.flags | MountFlags::BIND;
-    let done = mount_remount(place, flags, c"");
-    if let Err(error) = done {
-        // Better none than one that may be written.
-        let _ = mount::unmount(place);
-        return Err(failed(error.into()));
-    }
-    Ok(())
+    mount::bind(&from, place, share.options.flags, true).map_err(failed)
 }
 
 fn overlay(

@@ -36,6 +36,14 @@ pub fn make_directories(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
+/// Makes an empty file, to have something mounted on it. What is there already stays.
+pub fn make_empty(path: &Path) -> io::Result<()> {
+    match File::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    }
+}
+
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     match fs::remove_file(path) {
         // What an interrupted writer left.

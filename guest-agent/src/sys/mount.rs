@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
 /// A mount as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,23 @@ pub fn mount(
         flags,
         Some(data.as_c_str()),
     )?)
+}
+
+/// Puts what is at `source` at `target` as well, with `flags`; with `recursive`, what is mounted below it
+/// too.
+pub fn bind(source: &Path, target: &Path, flags: MountFlags, recursive: bool) -> io::Result<()> {
+    if recursive {
+        mount_bind_recursive(source, target)?;
+    } else {
+        mount_bind(source, target)?;
+    }
+    // A bind mount takes its flags only when it is there.
+    if let Err(error) = mount_remount(target, flags | MountFlags::BIND, c"") {
+        // Better none than one that may be written.
+        let _ = unmount(target);
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 /// Takes away the topmost mount at `target`.

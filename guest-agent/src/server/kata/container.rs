@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use seed_protocol::kata::{agent::*, empty::Empty, types::FSGroupChangePolicy};
+use seed_protocol::kata::{agent::*, empty::Empty, oci::Mount, types::FSGroupChangePolicy};
 use tokio::task;
 use tracing::info;
 
@@ -17,6 +17,7 @@ use crate::{
     storage::{
         self,
         group::{FsGroup, Policy},
+        oci::{self, RawMount},
         spec::RawStorage,
     },
 };
@@ -37,27 +38,38 @@ pub(super) async fn create_container(
     let CreateContainerRequest {
         container_id,
         storages,
-        OCI: oci,
+        OCI: spec,
         ..
     } = request;
     let id = ContainerId::try_from(container_id.as_str())?;
-    let spec = oci.into_option();
+    let spec = spec.into_option();
     if spec.as_ref().is_some_and(sandbox::is_pause) {
         info!(container = %id, "pause container accepted");
         ctx.sandbox.add_pause(id)?;
         return Ok(Empty::default());
     }
-    let process = spec.and_then(|spec| spec.Process.into_option());
-    let environment = Environment::parse(&process.map(|process| process.Env).unwrap_or_default())?;
-    let (disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    let spec = spec.unwrap_or_default();
+    let process = spec.Process.into_option().unwrap_or_default();
+    let environment = Environment::parse(&process.Env)?;
+    let mut mounts = oci::parse(spec.Mounts.into_iter().map(raw_mount).collect())?;
+    let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    oci::straighten(&mut disks, &mut mounts);
     let volumes = storage::join(disks, &ctx.config.instance.volumes)?;
+    oci::check_places(&mounts, &volumes)?;
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
-    info!(container = %id, variables = environment.len(), volumes = volumes.len(), "provisioning");
+    info!(
+        container = %id,
+        variables = environment.len(),
+        volumes = volumes.len(),
+        mounts = mounts.len(),
+        "provisioning"
+    );
     // On a task of its own: a caller that hangs up does not leave the work half done.
     let order = Order {
         environment,
         volumes,
         shares,
+        mounts,
     };
     let task = task::spawn({
         let ctx = ctx.clone();
@@ -191,6 +203,22 @@ pub(super) fn raw(storage: Storage) -> RawStorage {
         options,
         mount_point,
         group: fs_group.into_option().map(group),
+    }
+}
+
+fn raw_mount(mount: Mount) -> RawMount {
+    let Mount {
+        destination,
+        source,
+        type_,
+        options,
+        special_fields: _,
+    } = mount;
+    RawMount {
+        destination,
+        source,
+        kind: type_,
+        options,
     }
 }
 

@@ -1,0 +1,163 @@
+//! The mounts of an OCI specification, made in a root and in namespaces of their own.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: what fails here fails the test"
+)]
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::{chroot, symlink},
+    path::Path,
+};
+
+use common::{in_namespaces, run};
+use seed_agent::storage::{
+    oci::{self, RawMount},
+    share::ShareError,
+};
+
+const SHARED: &str = "/run/kata-containers";
+
+/// Makes a root in memory and enters it for good.
+fn enter_a_root() {
+    run("mount -t tmpfs none /mnt");
+    for name in [
+        "proc",
+        "etc",
+        "nix/store/hosts-1",
+        "run/kata-containers/shared/containers",
+    ] {
+        fs::create_dir_all(Path::new("/mnt").join(name)).unwrap();
+    }
+    run("mount --rbind /proc /mnt/proc");
+    chroot("/mnt").unwrap();
+    std::env::set_current_dir("/").unwrap();
+    fs::create_dir(source("config")).unwrap();
+    fs::write(source("config/key"), "1").unwrap();
+    fs::write(source("hosts"), "192.0.2.1 pod\n").unwrap();
+}
+
+fn source(name: &str) -> String {
+    format!("{SHARED}/shared/containers/{name}")
+}
+
+fn bring_up(name: &str, destination: &str, options: &[&str]) -> Result<(), ShareError> {
+    let raw = RawMount {
+        destination: destination.to_owned(),
+        source: source(name),
+        kind: "bind".to_owned(),
+        options: options.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let mounts = oci::parse(vec![raw]).unwrap();
+    mounts
+        .iter()
+        .try_for_each(|mount| mount.bring_up(Path::new(SHARED)))
+}
+
+/// The lines of the mount table for this place.
+fn lines(place: &str) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = |line: &&str| line.split(' ').nth(4) == Some(place);
+    table.lines().filter(at).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_pods_files_and_folders_are_where_it_wants_them() {
+    if !in_namespaces("a_pods_files_and_folders_are_where_it_wants_them") {
+        return;
+    }
+    enter_a_root();
+    fs::write("/etc/hosts", "of the image\n").unwrap();
+    for _ in 0..2 {
+        bring_up("hosts", "/etc/hosts", &["rbind", "rprivate", "ro"]).unwrap();
+        bring_up(
+            "config",
+            "/srv/app/config",
+            &["rbind", "rprivate", "ro", "noexec"],
+        )
+        .unwrap();
+        bring_up("hosts", "/dev/termination-log", &["rbind", "rw"]).unwrap();
+    }
+    assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), "192.0.2.1 pod\n");
+    assert!(fs::write("/etc/hosts", "x").is_err());
+    // What the host changes is seen at once.
+    fs::write(source("config/key"), "2").unwrap();
+    assert_eq!(fs::read_to_string("/srv/app/config/key").unwrap(), "2");
+    assert!(fs::write("/srv/app/config/key", "3").is_err());
+    fs::write("/dev/termination-log", "last words").unwrap();
+    assert_eq!(fs::read_to_string(source("hosts")).unwrap(), "last words");
+    // Once each, however often they are asked for.
+    let config = lines("/srv/app/config");
+    assert_eq!((lines("/etc/hosts").len(), config.len()), (1, 1));
+    for word in ["ro,", "nosuid", "nodev", "noexec"] {
+        assert!(config[0].contains(word), "{}", config[0]);
+    }
+}
+
+#[test]
+fn links_of_nixos_lead_to_the_file_and_never_to_another_programs() {
+    if !in_namespaces("links_of_nixos_lead_to_the_file_and_never_to_another_programs") {
+        return;
+    }
+    enter_a_root();
+    // A file of the closure: covered where it is, and the links stay.
+    fs::write("/nix/store/hosts-1/hosts", "of the closure\n").unwrap();
+    symlink("/nix/store/hosts-1", "/etc/static").unwrap();
+    symlink("/etc/static/hosts", "/etc/hosts").unwrap();
+    bring_up("hosts", "/etc/hosts", &["rbind"]).unwrap();
+    assert!(fs::symlink_metadata("/etc/hosts").unwrap().is_symlink());
+    assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), "192.0.2.1 pod\n");
+    // A file that a service makes anew whenever it likes: the link makes way.
+    symlink("/run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf").unwrap();
+    bring_up("hosts", "/etc/resolv.conf", &["rbind"]).unwrap();
+    assert!(
+        !fs::symlink_metadata("/etc/resolv.conf")
+            .unwrap()
+            .is_symlink()
+    );
+    assert!(!Path::new("/run/systemd").exists());
+    // `/var/run` is a link on every system, and leads to a place of its own.
+    fs::create_dir("/var").unwrap();
+    symlink("../run", "/var/run").unwrap();
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    bring_up("config", account, &["rbind", "ro"]).unwrap();
+    let key = "/run/secrets/kubernetes.io/serviceaccount/key";
+    assert_eq!(fs::read_to_string(key).unwrap(), "1");
+}
+
+#[test]
+fn no_link_leads_over_the_system_or_out_of_what_is_shared() {
+    if !in_namespaces("no_link_leads_over_the_system_or_out_of_what_is_shared") {
+        return;
+    }
+    enter_a_root();
+    fs::create_dir_all("/run/systemd").unwrap();
+    symlink("/run/systemd", "/data").unwrap();
+    symlink("/", "/root-again").unwrap();
+    for place in [
+        "/data",
+        "/data/private",
+        "/root-again/etc",
+        "/root-again/proc",
+    ] {
+        let refused = bring_up("config", place, &["rbind"]);
+        assert!(
+            matches!(refused, Err(ShareError::Elsewhere { .. })),
+            "{place}: {refused:?}"
+        );
+    }
+    assert!(Path::new("/data").is_symlink());
+    fs::write("/etc/shadow", "secret").unwrap();
+    symlink("/etc/shadow", source("out")).unwrap();
+    let refused = bring_up("out", "/out", &["rbind"]);
+    assert!(
+        matches!(refused, Err(ShareError::Source { .. })),
+        "{refused:?}"
+    );
+    let missing = bring_up("nothing", "/x", &["rbind"]).unwrap_err();
+    let text = missing.to_string();
+    assert!(text.starts_with(&source("nothing")), "{text}");
+}
