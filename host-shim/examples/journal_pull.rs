@@ -10,22 +10,20 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use async_trait::async_trait;
 use containerd_shim_protos::ttrpc;
-use seed_protocol::seed::{
-    v1::{JournalBatch, ReadJournalRequest},
-    v1_ttrpc::GuestClient,
-};
+use seed_protocol::seed::{v1::ReadJournalRequest, v1_ttrpc::GuestClient};
 use seed_shim::logs::{
-    JournalSource, SourceError,
+    JournalSource, Reading, SourceError,
     entry::{Record, for_each},
     puller::spawn_with,
     reader::{Item, Reader},
     store::Limits,
 };
+use tokio::sync::OnceCell;
 
 /// More than any corpus needs: nothing is deleted.
 const LIMITS: Limits = Limits {
@@ -35,27 +33,28 @@ const LIMITS: Limits = Limits {
 
 struct Agent {
     socket: PathBuf,
-    client: Option<GuestClient>,
+    client: Arc<OnceCell<GuestClient>>,
 }
 
-#[async_trait]
 impl JournalSource for Agent {
-    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
-        let unreachable = |error: String| SourceError::Unreachable(error);
-        let client = match self.client.take() {
-            Some(client) => client,
-            None => {
-                let address = format!("unix://{}", self.socket.display());
-                let client = ttrpc::r#async::Client::connect(&address).await;
-                GuestClient::new(client.map_err(|error| unreachable(error.to_string()))?)
-            }
-        };
-        let wait = Duration::from_millis(request.wait_ms.into()) + Duration::from_secs(20);
-        let context = ttrpc::context::with_duration(wait);
-        let batch = client.read_journal(context, &request).await;
-        let batch = batch.map_err(|error| unreachable(error.to_string()))?;
-        self.client = Some(client);
-        Ok(batch)
+    fn read(&mut self, request: ReadJournalRequest) -> Reading {
+        let address = format!("unix://{}", self.socket.display());
+        let client = Arc::clone(&self.client);
+        Box::pin(async move {
+            let unreachable = |error: ttrpc::Error| SourceError::Unreachable(error.to_string());
+            let connect = async || {
+                let client = ttrpc::r#async::Client::connect(&address).await?;
+                Ok(GuestClient::new(client))
+            };
+            let client = client.get_or_try_init(connect).await;
+            let wait = Duration::from_millis(request.wait_ms.into()) + Duration::from_secs(20);
+            let context = ttrpc::context::with_duration(wait);
+            let batch = client
+                .map_err(unreachable)?
+                .read_journal(context, &request)
+                .await;
+            batch.map_err(unreachable)
+        })
     }
 }
 
@@ -77,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn pull(socket: PathBuf, dir: &Path, more: Duration) -> Result<(), Box<dyn Error>> {
     let source = Agent {
         socket,
-        client: None,
+        client: Arc::default(),
     };
     let begin = (Instant::now(), cpu_seconds()?);
     let handle = spawn_with(source, dir, None, LIMITS);

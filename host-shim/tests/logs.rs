@@ -14,14 +14,13 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use seed_protocol::{
     journal::{BatchEncoder, EntryHead},
     seed::v1::{JournalBatch, ReadJournalRequest},
 };
 use seed_shim::logs::{
-    JournalSource, SourceError,
+    JournalSource, Reading, SourceError,
     entry::{Record, for_each},
     fifo::Output,
     puller::{spawn, spawn_with},
@@ -33,6 +32,7 @@ const ID: [u8; 16] = [7; 16];
 
 /// A guest with a journal of `total` entries, which answers what is asked in batches of at most `batch`.
 /// Each answer may be spoiled first.
+#[derive(Clone)]
 struct Guest {
     total: u64,
     batch: u64,
@@ -40,6 +40,17 @@ struct Guest {
     calls: Arc<AtomicUsize>,
     /// What comes after the last entry: an error, or waiting.
     ends: bool,
+    /// As the agent does it, or as one that knows no turns.
+    turns: Option<Arc<Mutex<Turns>>>,
+}
+
+/// The number that is answered next, where that begins, and the most requests that were under way.
+#[derive(Default)]
+struct Turns {
+    next: u64,
+    end: u64,
+    waiting: usize,
+    most: usize,
 }
 
 enum Trouble {
@@ -60,7 +71,48 @@ impl Guest {
             trouble: Arc::new(Mutex::new(trouble.into_iter().collect())),
             calls: Arc::default(),
             ends: true,
+            turns: Some(Arc::default()),
         }
+    }
+
+    /// The number before the first entry of the answer, when it is this request's turn.
+    async fn turn(&self, request: &ReadJournalRequest) -> u64 {
+        let after = request.after.get_or_default().seqnum;
+        let Some(turns) = &self.turns else {
+            return after;
+        };
+        let turn = request.turn.get_or_default();
+        if !turn.follows {
+            let mut turns = turns.lock().unwrap();
+            (turns.next, turns.end, turns.waiting) = (turn.number, after, 0);
+        }
+        let waiting = |more: bool| {
+            let mut turns = turns.lock().unwrap();
+            turns.waiting = if more {
+                turns.waiting + 1
+            } else {
+                turns.waiting - 1
+            };
+            turns.most = turns.most.max(turns.waiting);
+        };
+        waiting(true);
+        loop {
+            // An answer takes a while.
+            tokio::task::yield_now().await;
+            if turns.lock().unwrap().next >= turn.number {
+                break;
+            }
+        }
+        waiting(false);
+        turns.lock().unwrap().end
+    }
+
+    fn answered(&self, request: &ReadJournalRequest, last: u64) -> u64 {
+        let Some(turns) = &self.turns else { return 0 };
+        let mut turns = turns.lock().unwrap();
+        turns.next += 1;
+        turns.end = last;
+        request.turn.get_or_default().number
     }
 }
 
@@ -84,15 +136,21 @@ fn block(from: u64, to: u64) -> Vec<u8> {
     encoder.finish()
 }
 
-#[async_trait]
 impl JournalSource for Guest {
-    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
+    fn read(&mut self, request: ReadJournalRequest) -> Reading {
+        let guest = self.clone();
+        Box::pin(async move { guest.answer(request).await })
+    }
+}
+
+impl Guest {
+    async fn answer(&self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let after = request.after.get_or_default();
         assert!(after.seqnum_id.is_empty() || after.seqnum_id == ID);
         // The mark is that of the entry, also after a restart of the puller; a gap has none.
         assert!(after.boot_id.is_empty() || after.xor_hash == after.seqnum);
-        let mut first = after.seqnum + 1;
+        let mut first = self.turn(&request).await + 1;
         let trouble = self.trouble.lock().unwrap().pop_front();
         match &trouble {
             Some(Trouble::Unreachable) => return Err(SourceError::Unreachable("gone".into())),
@@ -107,6 +165,7 @@ impl JournalSource for Guest {
             tokio::time::sleep(Duration::from_millis(request.wait_ms.into())).await;
             return Ok(JournalBatch {
                 seqnum_id: ID.to_vec(),
+                turn: self.answered(&request, self.total),
                 ..Default::default()
             });
         }
@@ -122,6 +181,7 @@ impl JournalSource for Guest {
             count: u32::try_from(last - first + 1).unwrap(),
             block,
             tail_seqnum: self.total,
+            turn: self.answered(&request, last),
             ..Default::default()
         })
     }
@@ -150,6 +210,15 @@ fn stored(dir: &Path) -> Vec<i64> {
 
 #[tokio::test]
 async fn repeats_and_lost_connections_neither_double_nor_lose_an_entry() {
+    repeats_and_lost_connections(true).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_knows_no_turns_is_asked_for_one_batch_at_a_time() {
+    repeats_and_lost_connections(false).await;
+}
+
+async fn repeats_and_lost_connections(turns: bool) {
     let dir = tempfile::tempdir().unwrap();
     let trouble = [
         Trouble::Unreachable,
@@ -158,7 +227,10 @@ async fn repeats_and_lost_connections_neither_double_nor_lose_an_entry() {
         Trouble::Unreachable,
         Trouble::Repeat(500),
     ];
-    let handle = spawn(Guest::new(1000, 7, trouble), dir.path(), None);
+    let mut guest = Guest::new(1000, 7, trouble);
+    guest.turns = turns.then(Arc::default);
+    let asked = guest.turns.clone();
+    let handle = spawn(guest, dir.path(), None);
     let counters = handle.counters();
     while counters.entries() < 1000 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -169,6 +241,9 @@ async fn repeats_and_lost_connections_neither_double_nor_lose_an_entry() {
         (counters.entries(), counters.lag(), counters.missing()),
         (1000, 0, 0)
     );
+    if let Some(asked) = asked {
+        assert_eq!(asked.lock().unwrap().most, 2, "requests under way");
+    }
 }
 
 #[tokio::test]
@@ -225,10 +300,9 @@ async fn a_drain_takes_what_the_guest_still_has_and_ends_at_its_limit() {
     assert_eq!(stored(dir.path()).len(), 500);
 
     struct Hangs;
-    #[async_trait]
     impl JournalSource for Hangs {
-        async fn read(&mut self, _: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
-            std::future::pending().await
+        fn read(&mut self, _: ReadJournalRequest) -> Reading {
+            Box::pin(std::future::pending())
         }
     }
     let handle = spawn(Hangs, &dir.path().join("other"), None);
@@ -310,10 +384,10 @@ async fn stdout_begins_with_this_boot() {
 /// One batch of entries that were written beforehand, and then the end.
 struct Script(VecDeque<JournalBatch>);
 
-#[async_trait]
 impl JournalSource for Script {
-    async fn read(&mut self, _: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
-        self.0.pop_front().ok_or(SourceError::Ended)
+    fn read(&mut self, _: ReadJournalRequest) -> Reading {
+        let next = self.0.pop_front().ok_or(SourceError::Ended);
+        Box::pin(std::future::ready(next))
     }
 }
 

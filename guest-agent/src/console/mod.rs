@@ -147,6 +147,7 @@ impl Console {
                 journal::MAX_WAIT
             },
             synchronize: false,
+            turn: None,
         };
         let batch = match self.journal.read(request).await {
             Ok(batch) => batch,

@@ -19,7 +19,7 @@ use super::error::RequestError;
 use crate::{
     agent::Context,
     identity::Origin,
-    journal::{Batch, Request},
+    journal::{Batch, Request, Turn},
     systemd::{Action, UnitName},
 };
 
@@ -80,8 +80,14 @@ impl v1_ttrpc::Guest for Service {
         _: &TtrpcContext,
         request: ReadJournalRequest,
     ) -> ttrpc::Result<JournalBatch> {
-        let batch = self.ctx.journal.read(journal_request(request)?).await;
-        Ok(journal_batch(batch.map_err(RequestError::from)?))
+        let request = journal_request(request)?;
+        let turn = request.turn.map_or(0, |turn| turn.number);
+        let batch = self.ctx.journal.read(request).await;
+        let batch = batch.map_err(RequestError::from)?;
+        Ok(JournalBatch {
+            turn,
+            ..journal_batch(batch)
+        })
     }
 
     async fn list_units(
@@ -148,6 +154,22 @@ fn journal_request(request: ReadJournalRequest) -> Result<Request, RequestError>
         max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
         wait: Duration::from_millis(request.wait_ms.into()),
         synchronize: request.synchronize,
+        turn: request.turn.into_option().and_then(turn),
+    })
+}
+
+/// A caller without a number is none.
+fn turn(turn: v1::Turn) -> Option<Turn> {
+    let v1::Turn {
+        caller,
+        number,
+        follows,
+        ..
+    } = turn;
+    (caller != 0).then_some(Turn {
+        caller,
+        number,
+        follows,
     })
 }
 

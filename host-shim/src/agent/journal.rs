@@ -1,11 +1,10 @@
 //! The journal's source: `ReadJournal` on a connection that carries nothing else.
 
-use async_trait::async_trait;
-use seed_protocol::seed::v1::{JournalBatch, ReadJournalRequest};
+use seed_protocol::seed::v1::ReadJournalRequest;
 use tokio::sync::watch;
 
 use super::{Agent, AgentError};
-use crate::logs::{JournalSource, SourceError};
+use crate::logs::{JournalSource, Reading, SourceError};
 
 /// Reads until the VM has ended.
 #[derive(Debug)]
@@ -24,16 +23,18 @@ impl Journal {
     }
 }
 
-#[async_trait]
 impl JournalSource for Journal {
-    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError> {
-        let result = tokio::select! {
-            result = self.agent.read_journal(&request) => result,
-            _ = self.alive.wait_for(|alive| !alive) => return Err(SourceError::Ended),
-        };
-        result.map_err(|error| match error {
-            AgentError::Refused { message, .. } => SourceError::Refused(message),
-            error => SourceError::Unreachable(error.to_string()),
+    fn read(&mut self, request: ReadJournalRequest) -> Reading {
+        let (agent, mut alive) = (self.agent.clone(), self.alive.clone());
+        Box::pin(async move {
+            let result = tokio::select! {
+                result = agent.read_journal(&request) => result,
+                _ = alive.wait_for(|alive| !alive) => return Err(SourceError::Ended),
+            };
+            result.map_err(|error| match error {
+                AgentError::Refused { message, .. } => SourceError::Refused(message),
+                error => SourceError::Unreachable(error.to_string()),
+            })
         })
     }
 }

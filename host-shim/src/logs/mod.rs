@@ -9,6 +9,7 @@
 //! | file | job |
 //! |---|---|
 //! | [`puller`] | pulls batches and appends them |
+//! | [`ahead`] | the requests that are under way: two, so that the guest never waits for the host |
 //! | [`batch`] | one batch against the position: duplicates, gaps, what cannot be |
 //! | [`segment`] | the form of one segment file: frames, checksums, the torn tail |
 //! | [`store`] | a folder of segments: one writer, rotation, the cap |
@@ -21,10 +22,12 @@
 //! Data and position are one write, so a crash on either side neither loses nor repeats an entry. Loss in
 //! the guest is never silent: a gap is a record of its own and is shown.
 
-use async_trait::async_trait;
+use std::{future::Future, pin::Pin};
+
 use seed_protocol::seed::v1::{JournalBatch, ReadJournalRequest};
 use thiserror::Error;
 
+pub mod ahead;
 pub mod batch;
 pub mod entry;
 pub mod fifo;
@@ -47,15 +50,21 @@ pub enum SourceError {
     /// The guest answered with an error.
     #[error("the guest cannot read its journal: {0}")]
     Refused(String),
+    /// Nothing came in time.
+    #[error("the guest's journal does not answer")]
+    Silent,
     /// The guest is gone for good: its VM has ended.
     #[error("the guest has ended")]
     Ended,
 }
 
+/// A call that is under way.
+pub type Reading = Pin<Box<dyn Future<Output = Result<JournalBatch, SourceError>> + Send>>;
+
 /// Where batches come from: the agent's `ReadJournal` on a connection that carries nothing else.
-#[async_trait]
 pub trait JournalSource: Send + 'static {
-    /// One call. After [`SourceError::Unreachable`] the next call makes a new connection; it is the
-    /// puller that waits in between. Dropping the future must be harmless.
-    async fn read(&mut self, request: ReadJournalRequest) -> Result<JournalBatch, SourceError>;
+    /// One call; several can be under way, and then go over one connection. After
+    /// [`SourceError::Unreachable`] the next call makes a new one; it is the puller that waits in between. Dropping
+    /// the future must be harmless.
+    fn read(&mut self, request: ReadJournalRequest) -> Reading;
 }

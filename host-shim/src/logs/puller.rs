@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use seed_protocol::seed::v1::{JournalBatch, Position as WirePosition, ReadJournalRequest};
+use seed_protocol::seed::v1::JournalBatch;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -22,21 +22,16 @@ use tokio::{
 
 use super::{
     JournalSource, SourceError,
+    ahead::Ahead,
     batch::{self, Accepted},
     fifo::{self, Output, Progress},
     reader::Reader,
-    segment::{Frame, Position},
+    segment::Frame,
     store::{Limits, Store},
 };
 
 /// How long the guest waits when it has nothing new. Short enough that a dead connection is noticed soon.
 const POLL: Duration = Duration::from_secs(10);
-
-/// How long an answer may be late beyond that.
-const LATE: Duration = Duration::from_secs(20);
-
-/// The size of a batch that is asked for.
-const BATCH_BYTES: u32 = 256 << 10;
 
 /// The first and the longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -138,7 +133,7 @@ pub fn spawn_with(
         tokio::spawn(async move { fifo::write_all(&dir, reader, out, follow).await })
     });
     let puller = Puller {
-        source,
+        ahead: Ahead::new(source),
         dir: dir.into(),
         limits,
         counters: Arc::clone(&counters),
@@ -155,7 +150,7 @@ pub fn spawn_with(
 }
 
 struct Puller<S> {
-    source: S,
+    ahead: Ahead<S>,
     dir: PathBuf,
     limits: Limits,
     counters: Arc<Counters>,
@@ -219,13 +214,20 @@ impl<S: JournalSource> Puller<S> {
 
     async fn pull(&mut self, mut store: Store) {
         let mut pause = Pause::new();
+        let mut drains = false;
         let mut synchronized = false;
         loop {
             let draining = *self.stopped.borrow_and_update();
+            if draining && !drains {
+                // What is under way waits for news; the last pull does not.
+                self.ahead.clear();
+            }
+            drains = draining;
             let wait = if draining { Duration::ZERO } else { POLL };
-            let request = request(store.position(), wait, draining && !synchronized);
+            let position = store.position();
+            self.ahead.ask(position, wait, draining && !synchronized);
             let answer = tokio::select! {
-                answer = timeout(wait + LATE, self.source.read(request)) => answer,
+                answer = self.ahead.next() => answer,
                 // Whether the order came, or whoever gives it is gone: look at it.
                 order = self.stopped.changed(), if !draining => match order {
                     Ok(()) => continue,
@@ -233,8 +235,10 @@ impl<S: JournalSource> Puller<S> {
                 },
             };
             let failure = match answer {
-                Ok(Ok(batch)) => {
+                Ok(batch) => {
                     synchronized |= draining;
+                    // The guest reads on while this is decoded and written.
+                    self.ahead.ask(position, wait, false);
                     match self.take(&mut store, batch).await {
                         Took::Something => {
                             pause = Pause::new();
@@ -247,13 +251,15 @@ impl<S: JournalSource> Puller<S> {
                             sleep(Duration::from_millis(5)).await;
                             continue;
                         }
-                        Took::Refused(why) => why,
+                        Took::Refused(why) => {
+                            self.ahead.clear();
+                            why
+                        }
                         Took::Stopped => return,
                     }
                 }
-                Ok(Err(SourceError::Ended)) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the guest's journal does not answer".to_owned(),
+                Err(SourceError::Ended) => return,
+                Err(error) => error.to_string(),
             };
             if pause.is_first() {
                 tracing::warn!(error = failure, "journal is not read for now");
@@ -317,32 +323,6 @@ enum Took {
     Nothing,
     Refused(String),
     Stopped,
-}
-
-fn request(after: Position, wait: Duration, synchronize: bool) -> ReadJournalRequest {
-    let some = |id: [u8; 16]| {
-        if id == [0; 16] {
-            Vec::new()
-        } else {
-            id.to_vec()
-        }
-    };
-    let after = WirePosition {
-        seqnum_id: some(after.seqnum_id),
-        seqnum: after.seqnum,
-        boot_id: some(after.mark.boot_id),
-        realtime_us: after.mark.realtime_us,
-        monotonic_us: after.mark.monotonic_us,
-        xor_hash: after.mark.xor_hash,
-        ..Default::default()
-    };
-    ReadJournalRequest {
-        after: Some(after).into(),
-        max_bytes: BATCH_BYTES,
-        wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        synchronize,
-        ..Default::default()
-    }
 }
 
 /// The error and its causes in one line.

@@ -1,9 +1,11 @@
 //! Batches of journal entries for the host, by long poll. One thread owns the reader; requests queue up for
-//! it and wait there until there is something to read or their time is over. Nothing is remembered between
-//! requests: the position is the caller's.
+//! it and wait there until there is something to read or their time is over. The position is the caller's; all that
+//! is remembered between requests is where the last answers to each caller ended, for those that ask ahead (`turns`).
 //!
 //! [`seed_journal`] reads; this only waits and answers. The agent's own log is in the journal and
 //! therefore in the batches.
+
+mod turns;
 
 use std::{
     collections::HashSet,
@@ -13,11 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Journal, Position, ReadError, ReadOutcome, synchronize};
+use seed_journal::{Journal, Position, ReadError, ReadOutcome, Skipped, synchronize};
 use seed_protocol::journal::BatchEncoder;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
+
+pub use turns::Turn;
+use turns::{Turns, When};
 
 /// The most requests that wait at the same time: one puller has two.
 const MAX_REQUESTS: usize = 16;
@@ -64,6 +69,8 @@ pub struct Request {
     pub wait: Duration,
     /// journald shall write out what it has received before the first look.
     pub synchronize: bool,
+    /// For callers that ask for the next batch before they have this one.
+    pub turn: Option<Turn>,
 }
 
 /// What it gets.
@@ -73,6 +80,41 @@ pub struct Batch {
     pub outcome: ReadOutcome,
     /// The entries, as [`seed_protocol::journal`] encodes them.
     pub block: Vec<u8>,
+}
+
+impl Batch {
+    fn empty(after: Position) -> Self {
+        let Position {
+            seqnum_id, seqnum, ..
+        } = after;
+        Self {
+            outcome: ReadOutcome {
+                seqnum_id,
+                first: 0,
+                last: seqnum,
+                count: 0,
+                gap: None,
+                reset: false,
+                tail_seqnum: seqnum,
+                caught_up: true,
+                skipped: Skipped::default(),
+            },
+            block: Vec::new(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.outcome.count == 0
+    }
+
+    /// Where the next one begins. The reader remembers the entry's mark.
+    fn end(&self) -> Position {
+        Position {
+            seqnum_id: self.outcome.seqnum_id,
+            seqnum: self.outcome.last,
+            mark: None,
+        }
+    }
 }
 
 type Answer = Result<Batch, JournalError>;
@@ -126,6 +168,7 @@ impl Service {
 struct Reader {
     directories: Vec<PathBuf>,
     journal: Option<Journal>,
+    turns: Turns,
     /// Files that were refused, each told once.
     told: HashSet<PathBuf>,
 }
@@ -135,6 +178,7 @@ impl Reader {
         Self {
             directories,
             journal: None,
+            turns: Turns::default(),
             told: HashSet::new(),
         }
     }
@@ -153,10 +197,7 @@ impl Reader {
             {
                 waiting.push(self.accept(request));
             }
-            waiting = waiting
-                .into_iter()
-                .filter_map(|one| self.serve(one))
-                .collect();
+            waiting = self.serve_all(waiting);
             if let Some(first) = waiting.iter().map(|one| one.until).min() {
                 let left = first.saturating_duration_since(Instant::now());
                 match &mut self.journal {
@@ -169,7 +210,10 @@ impl Reader {
         }
     }
 
-    fn accept(&self, waiting: Waiting) -> Waiting {
+    fn accept(&mut self, waiting: Waiting) -> Waiting {
+        if let Some(turn) = waiting.request.turn {
+            self.turns.arrive(turn, waiting.request.after);
+        }
         if waiting.request.synchronize
             && let Err(error) = synchronize(SYNCHRONIZE_LIMIT)
         {
@@ -179,15 +223,41 @@ impl Reader {
         waiting
     }
 
+    /// Answers what can be answered; gives back what has to wait on.
+    fn serve_all(&mut self, mut waiting: Vec<Waiting>) -> Vec<Waiting> {
+        // Requests come in order but for rare cases. Then one pass answers what the next one waits for.
+        waiting.sort_by_key(|one| one.request.turn.map(|turn| turn.number));
+        waiting
+            .into_iter()
+            .filter_map(|one| self.serve(one))
+            .collect()
+    }
+
     /// Answers, or gives back what has to wait on.
-    fn serve(&mut self, waiting: Waiting) -> Option<Waiting> {
+    fn serve(&mut self, mut waiting: Waiting) -> Option<Waiting> {
         if waiting.answer.is_closed() {
             return None;
         }
+        let turn = waiting.request.turn;
+        let is_over = Instant::now() >= waiting.until;
+        match turn.map(|turn| self.turns.when(turn)) {
+            Some(When::Now(after)) => waiting.request.after = after,
+            Some(When::Later) if !is_over => return Some(waiting),
+            Some(When::Later | When::Past) => {
+                // Nobody waits for it any more: its caller began anew, or gave up the one before it.
+                let _ = waiting.answer.send(Ok(Batch::empty(waiting.request.after)));
+                return None;
+            }
+            None => {}
+        }
         let answer = self.read(&waiting.request);
-        let empty = answer.as_ref().is_ok_and(|batch| batch.outcome.count == 0);
-        if empty && Instant::now() < waiting.until {
+        let is_empty = answer.as_ref().is_ok_and(Batch::is_empty);
+        if is_empty && !is_over {
             return Some(waiting);
+        }
+        if let Some(turn) = turn {
+            let moved = answer.as_ref().ok().filter(|batch| !batch.is_empty());
+            self.turns.answered(turn, moved.map(Batch::end));
         }
         // Who has left needs no answer.
         let _ = waiting.answer.send(answer);
@@ -248,6 +318,7 @@ mod tests {
             max_bytes: 1024,
             wait,
             synchronize: false,
+            turn: None,
         }
     }
 
