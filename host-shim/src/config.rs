@@ -192,6 +192,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// How the VM's processor is run; an annotation may override it.
     pub accel: Accel,
+    /// Who besides root and the shim's own user may ask management sockets and read logs: the name or number of
+    /// a group. Nobody without.
+    pub group: Option<String>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
     /// Programs to start.
@@ -206,6 +209,7 @@ impl Default for Config {
             run_dir: "/run/seed".into(),
             state_dir: "/var/lib/seed".into(),
             accel: Accel::Auto,
+            group: None,
             log_level: "info".into(),
             programs: Programs::default(),
             limits: Limits::default(),

@@ -4,6 +4,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`config`], [`paths`], [`names`] | the configuration file, every path on the host, validated names |
+//! | [`access`] | who besides root may look at instances |
 //! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
@@ -13,6 +14,7 @@
 //! | [`shim`] | what containerd sees: the binary's commands, the Task service, events |
 //! | [`logs`] | pulls the journal, keeps it in segments, renders it |
 //! | [`management`] | the instance's management socket: status, keys, units |
+//! | [`text`] | words and figures as messages and tables write them |
 //! | [`containerd`] | a containerd small enough for one instance: what `seed run` uses |
 //!
 //! Start order: paths, root file system, spec, daemons, VMM, beacon, agent. Stop order is the reverse,
@@ -20,6 +22,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod agent;
 pub mod config;
 pub mod containerd;
@@ -32,6 +35,7 @@ pub mod sandbox;
 pub mod shim;
 pub mod spec;
 pub mod sys;
+pub mod text;
 pub mod tpm;
 pub mod usage;
 pub mod vmm;

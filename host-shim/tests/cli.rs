@@ -123,7 +123,7 @@ impl Lab {
 
     async fn management(&mut self, name: &str, status: InstanceStatus) {
         let socket = self.instance(name).join("management.sock");
-        let server = management::serve(&socket, Arc::new(Fake(status)))
+        let server = management::serve(&socket, None, Arc::new(Fake(status)))
             .await
             .unwrap();
         self.servers.push(Box::new(server));
@@ -198,6 +198,9 @@ impl Backend for Fake {
                 "the guest has not said hello yet".into(),
             )),
         }
+    }
+    async fn restart(&self) -> Result<String, BackendError> {
+        Err(BackendError::NotReady("no".into()))
     }
     async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
         Err(BackendError::NotReady("no".into()))

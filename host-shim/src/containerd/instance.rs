@@ -122,6 +122,20 @@ pub struct StopOptions {
     pub keep: bool,
 }
 
+/// The names of the instances in a namespace, sorted: those that have a run folder.
+pub fn instances(paths: &Paths, namespace: &Namespace) -> Vec<ContainerId> {
+    let Ok(entries) = fs::read_dir(paths.namespace_dir(namespace)) else {
+        return Vec::new();
+    };
+    let mut ids: Vec<ContainerId> = entries
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| ContainerId::try_from(entry.file_name().to_str()?).ok())
+        .collect();
+    ids.sort();
+    ids
+}
+
 /// One instance by its name.
 #[derive(Debug, Clone)]
 pub struct Instance {

@@ -17,6 +17,7 @@
 //! | [`entry`] | one entry, decoded from a block, and the marks between entries |
 //! | [`filter`], [`when`] | which entries are asked for; points in time |
 //! | [`render`] | entries as text for people, for the container's stdout and stderr, as journalctl writes them |
+//! | [`show`] | the last entries of a log, and on as it grows, as text |
 //! | [`fifo`] | the container's stdout and stderr |
 //!
 //! Data and position are one write, so a crash on either side neither loses nor repeats an entry. Loss in
@@ -36,6 +37,7 @@ pub mod puller;
 pub mod reader;
 pub mod render;
 pub mod segment;
+pub mod show;
 pub mod store;
 pub mod when;
 

@@ -285,7 +285,8 @@ fn open_for_writing(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .write(true)
-        .mode(0o600)
+        // The folder decides who gets here.
+        .mode(0o640)
         .open(path)
 }
 

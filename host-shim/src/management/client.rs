@@ -9,7 +9,7 @@ use std::{
 
 use seed_protocol::{
     seed::{
-        management::{GetKeysRequest, GetStatusRequest, InstanceStatus, Keys},
+        management::{GetKeysRequest, GetStatusRequest, InstanceStatus, Keys, RestartRequest},
         management_ttrpc::ManagementClient,
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
     },
@@ -119,6 +119,18 @@ impl Client {
             .get_keys(context::with_duration(GUEST_ANSWER), &request)
             .await
             .map_err(refusal)
+    }
+
+    /// Has the instance stopped and started again, with everything kept. The answer, one sentence, says that it
+    /// has begun; the socket then goes away and comes back.
+    pub async fn restart(&self) -> Result<String, ClientError> {
+        let request = RestartRequest::default();
+        let answer = self
+            .inner
+            .restart(context::with_duration(ANSWER), &request)
+            .await
+            .map_err(refusal)?;
+        Ok(answer.message)
     }
 
     /// systemd units in the guest that fit the patterns; all loaded ones without patterns.

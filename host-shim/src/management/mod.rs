@@ -1,8 +1,8 @@
 //! The management socket: one Unix socket per instance on which the shim answers the `seed` command
 //! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
 //!
-//! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, and [`words`] the
-//! names that they show. What the
+//! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, [`words`] the
+//! names that they show, and [`report`] the screen of one instance. What the
 //! answers say comes from a [`Backend`]: this module knows no VM and no guest.
 
 use std::time::Duration;
@@ -15,6 +15,7 @@ use seed_protocol::seed::{
 use thiserror::Error;
 
 pub mod client;
+pub mod report;
 pub mod server;
 pub mod words;
 
@@ -53,6 +54,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The recipients of the age identity.
     async fn keys(&self) -> Result<Keys, BackendError>;
+
+    /// Begins to stop the instance and to start it again; one sentence about it.
+    async fn restart(&self) -> Result<String, BackendError>;
 
     /// systemd units in the guest.
     async fn list_units(

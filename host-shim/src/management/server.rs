@@ -1,5 +1,6 @@
-//! Serves `seed.management.v1` on one Unix socket. The socket is 0600, and the peer's credentials
-//! (unix(7), `SO_PEERCRED`) are checked besides: root, or the user that the shim runs as. Anyone else is
+//! Serves `seed.management.v1` on one Unix socket. The socket is 0600, or 0660 where the configuration names a
+//! group, and the peer's credentials (unix(7), `SO_PEERCRED`) are checked besides: root, the user that the shim
+//! runs as, or who has that group as its own (as its first one: a further group of a user does not do). Anyone else is
 //! disconnected before a byte is read. Requests are adapted to a [`Backend`] and nothing more.
 
 use std::{
@@ -12,9 +13,12 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::stream;
+use rustix::fs::Gid;
 use seed_protocol::{
     seed::{
-        management::{GetKeysRequest, GetStatusRequest, InstanceStatus, Keys},
+        management::{
+            GetKeysRequest, GetStatusRequest, InstanceStatus, Keys, RestartRequest, RestartResponse,
+        },
         management_ttrpc::{Management, create_management},
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
     },
@@ -88,14 +92,18 @@ impl Drop for Server {
 
 /// Listens on `path` and answers from `backend`. A socket that is there already is replaced: whoever
 /// holds the instance's lock owns the path.
-pub async fn serve(path: &Path, backend: Arc<dyn Backend>) -> Result<Server, ServeError> {
-    let listener = bind(path).map_err(|source| ServeError::Bind {
+pub async fn serve(
+    path: &Path,
+    group: Option<Gid>,
+    backend: Arc<dyn Backend>,
+) -> Result<Server, ServeError> {
+    let listener = bind(path, group).map_err(|source| ServeError::Bind {
         path: path.into(),
         source,
     })?;
     let mut inner = ttrpc::r#async::Server::new()
         .register_service(create_management(Arc::new(Service { backend })))
-        .add_listener(admitted(listener));
+        .add_listener(admitted(listener, group));
     inner.start().await.map_err(ServeError::Start)?;
     Ok(Server {
         inner,
@@ -104,7 +112,7 @@ pub async fn serve(path: &Path, backend: Arc<dyn Backend>) -> Result<Server, Ser
 }
 
 /// Binds under another name first: the socket appears under its own name with its final mode.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
     let mut hidden = path.as_os_str().to_owned();
     hidden.push("~");
     let hidden = PathBuf::from(hidden);
@@ -113,34 +121,42 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+    if let Some(group) = group {
+        rustix::fs::chown(&hidden, None, Some(group))?;
+    }
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
     fs::rename(&hidden, path)?;
     Ok(listener)
 }
 
 /// The connections of those who may ask.
-fn admitted(listener: UnixListener) -> Listener {
-    Listener::new(Box::pin(stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) if may_ask(&connection) => {
-                    return Some((Ok::<_, io::Error>(connection), listener));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "management connection not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+fn admitted(listener: UnixListener, group: Option<Gid>) -> Listener {
+    Listener::new(Box::pin(stream::unfold(
+        listener,
+        move |listener| async move {
+            loop {
+                match listener.accept().await {
+                    Ok((connection, _)) if may_ask(&connection, group) => {
+                        return Some((Ok::<_, io::Error>(connection), listener));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "management connection not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
-        }
-    })))
+        },
+    )))
 }
 
-fn may_ask(connection: &UnixStream) -> bool {
+fn may_ask(connection: &UnixStream, group: Option<Gid>) -> bool {
     match connection.peer_cred() {
         Ok(peer) => {
             let own = rustix::process::geteuid().as_raw();
-            let admitted = uid_may_ask(peer.uid(), own);
+            let own_group = group.is_some_and(|group| group.as_raw() == peer.gid());
+            let admitted = own_group || uid_may_ask(peer.uid(), own);
             if !admitted {
                 tracing::warn!(uid = peer.uid(), "management connection refused");
             }
@@ -174,6 +190,13 @@ impl Management for Service {
 
     async fn get_keys(&self, _: &TtrpcContext, _: GetKeysRequest) -> ttrpc::Result<Keys> {
         Ok(self.backend.keys().await?)
+    }
+
+    async fn restart(&self, _: &TtrpcContext, _: RestartRequest) -> ttrpc::Result<RestartResponse> {
+        Ok(RestartResponse {
+            message: self.backend.restart().await?,
+            ..Default::default()
+        })
     }
 
     async fn list_units(
@@ -227,6 +250,9 @@ mod tests {
                 "the guest has not said hello yet".into(),
             ))
         }
+        async fn restart(&self) -> Result<String, BackendError> {
+            Err(BackendError::NotReady("not now".into()))
+        }
         async fn list_units(
             &self,
             request: ListUnitsRequest,
@@ -248,7 +274,7 @@ mod tests {
     async fn answers_and_refusals_arrive_as_the_backend_gave_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("management.sock");
-        let server = serve(&path, Arc::new(Fixed)).await.unwrap();
+        let server = serve(&path, None, Arc::new(Fixed)).await.unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
@@ -281,13 +307,29 @@ mod tests {
             Client::connect(&path).await,
             Err(ClientError::Absent { .. })
         ));
-        let server = serve(&path, Arc::new(Fixed)).await.unwrap();
+        let server = serve(&path, None, Arc::new(Fixed)).await.unwrap();
         Client::connect(&path)
             .await
             .unwrap()
             .status(0, Duration::ZERO)
             .await
             .unwrap();
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_group_gets_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("management.sock");
+        let group = rustix::process::getegid();
+        let server = serve(&path, Some(group), Arc::new(Fixed)).await.unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        let client = Client::connect(&path).await.unwrap();
+        assert!(matches!(
+            client.restart().await,
+            Err(ClientError::Refused { message, .. }) if message == "not now"
+        ));
         server.stop().await;
     }
 

@@ -4,6 +4,7 @@ use seed_protocol::status;
 use thiserror::Error;
 
 use crate::{
+    access::AccessError,
     agent::AgentError,
     logs::fifo::OutputError,
     management::ServeError,
@@ -42,6 +43,9 @@ pub enum TaskError {
     /// The management socket.
     #[error(transparent)]
     Management(#[from] ServeError),
+    /// The group's access.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -97,6 +101,7 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)
             | TaskError::Management(_)
+            | TaskError::Access(_)
             | TaskError::Start(_)
             | TaskError::File { .. } => status::internal(text),
         }

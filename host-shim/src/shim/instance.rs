@@ -1,6 +1,6 @@
 //! From an instance's view to `seed.management.v1`: the management socket's [`Backend`].
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use seed_protocol::seed::{
@@ -10,11 +10,13 @@ use seed_protocol::seed::{
 use tokio::time::timeout;
 use ttrpc::Code;
 
+use super::restart::{RestartError, Restarter};
 use crate::{
     agent::AgentError,
     logs,
     management::{Backend, BackendError},
     sandbox::{Phase, Sandbox, View, unix_ns, with_cause},
+    vmm::usage::{self, Usage},
 };
 
 /// Log figures change without a new view: how often a waiting caller gets them all the same.
@@ -22,16 +24,24 @@ const FIGURES: Duration = Duration::from_secs(1);
 
 /// One instance behind its management socket.
 #[derive(Debug)]
-pub struct Instance(Sandbox);
+pub struct Instance {
+    sandbox: Sandbox,
+    restarter: Restarter,
+    created: SystemTime,
+}
 
 impl Instance {
-    /// The instance of this sandbox.
-    pub fn new(sandbox: Sandbox) -> Self {
-        Self(sandbox)
+    /// The instance of this sandbox, which is made now.
+    pub fn new(sandbox: Sandbox, restarter: Restarter) -> Self {
+        Self {
+            sandbox,
+            restarter,
+            created: SystemTime::now(),
+        }
     }
 
     fn ready(&self) -> Result<(), BackendError> {
-        let text = match self.0.view().phase {
+        let text = match self.sandbox.view().phase {
             Phase::Provisioning | Phase::Running | Phase::PoweringOff => return Ok(()),
             Phase::Created | Phase::Launching | Phase::Booting => {
                 "the guest is not up yet: wait until it has said hello"
@@ -46,19 +56,22 @@ impl Instance {
 impl Backend for Instance {
     async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus {
         let until = Instant::now() + wait;
-        let mut view = self.0.view();
+        let mut view = self.sandbox.view();
         while view.revision == after_revision && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now()).min(FIGURES);
-            if let Ok(changed) = timeout(left, self.0.changed(after_revision)).await {
+            if let Ok(changed) = timeout(left, self.sandbox.changed(after_revision)).await {
                 view = changed;
             }
         }
-        status(&self.0, view)
+        InstanceStatus {
+            created_unix_ns: unix_ns(self.created),
+            ..status(&self.sandbox, view)
+        }
     }
 
     async fn keys(&self) -> Result<Keys, BackendError> {
         self.ready()?;
-        let identity = self.0.agent().identity().await.map_err(backend)?;
+        let identity = self.sandbox.agent().identity().await.map_err(backend)?;
         Ok(Keys {
             recipient: identity.recipient,
             tag_recipient: identity.tag_recipient,
@@ -66,12 +79,24 @@ impl Backend for Instance {
         })
     }
 
+    async fn restart(&self) -> Result<String, BackendError> {
+        self.restarter.begin().map_err(|error| match error {
+            RestartError::Foreign(_) => BackendError::NotReady(error.to_string()),
+            _ => BackendError::Internal(with_cause(&error)),
+        })?;
+        Ok(format!("instance {} is being restarted", self.restarter.id))
+    }
+
     async fn list_units(
         &self,
         request: ListUnitsRequest,
     ) -> Result<ListUnitsResponse, BackendError> {
         self.ready()?;
-        self.0.agent().list_units(&request).await.map_err(backend)
+        self.sandbox
+            .agent()
+            .list_units(&request)
+            .await
+            .map_err(backend)
     }
 
     async fn control_unit(
@@ -79,7 +104,11 @@ impl Backend for Instance {
         request: ControlUnitRequest,
     ) -> Result<ControlUnitResponse, BackendError> {
         self.ready()?;
-        self.0.agent().control_unit(&request).await.map_err(backend)
+        self.sandbox
+            .agent()
+            .control_unit(&request)
+            .await
+            .map_err(backend)
     }
 }
 
@@ -100,6 +129,11 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
     let spec = sandbox.spec();
     let log = |figure: fn(&logs::Counters) -> u64| sandbox.log_figures().map_or(0, figure);
     let guest = view.guest.clone().unwrap_or_default();
+    let used = if view.processes.is_empty() {
+        Usage::default()
+    } else {
+        usage::of(view.pid)
+    };
     InstanceStatus {
         revision: view.revision,
         namespace: spec.namespace.to_string(),
@@ -147,6 +181,8 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         log_lag: log(logs::Counters::lag),
         log_missing: log(logs::Counters::missing),
         log_dropped: log(logs::Counters::dropped),
+        cpu_time_ms: u64::try_from(used.cpu.as_millis()).unwrap_or(u64::MAX),
+        memory_used_bytes: used.memory_bytes,
         ..InstanceStatus::default()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`cli`] reads the command line; [`start`], [`serve`] and [`delete`] are its commands; [`service`] adapts
 //! the Task API (v2 and v3 are the same messages under two names) to [`task`] and [`process`]; [`events`]
-//! publishes. Nothing in here knows QEMU or the guest.
+//! publishes, [`restart`] begins a restart. Nothing in here knows QEMU or the guest.
 //!
 //! The contract: containerd's `core/runtime/v2/README.md`, 1.6 to 2.3.
 
@@ -15,6 +15,7 @@ pub mod instance;
 pub mod logging;
 pub mod options;
 pub mod process;
+pub mod restart;
 pub mod serve;
 pub mod service;
 pub mod start;

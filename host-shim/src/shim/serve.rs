@@ -2,7 +2,8 @@
 //! listens, says so on its standard output, and lives until containerd has no more use for it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -85,12 +86,19 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     logging::start(log, level);
     // Already a leader where `start` made us one by other means.
     let _ = rustix::process::setsid();
+    let host_mounts =
+        File::open("/proc/self/ns/mnt").map_err(process("finding the host's mounts"))?;
     sys::unshare_mounts().map_err(process("making a mount namespace"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(process("starting the runtime"))?;
-    let result = runtime.block_on(serve(target, &state, Arc::new(qemu(&state))));
+    let result = runtime.block_on(serve(
+        target,
+        &state,
+        Arc::new(qemu(&state)),
+        Arc::new(host_mounts),
+    ));
     remove_socket(&state.socket);
     result
 }
@@ -99,7 +107,12 @@ fn qemu(state: &StateFile) -> Qemu {
     Qemu::new(state.config.programs.clone(), state.config.limits.clone())
 }
 
-async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(), ServeError> {
+async fn serve(
+    target: &Target,
+    state: &StateFile,
+    vmm: Arc<Qemu>,
+    host_mounts: Arc<File>,
+) -> Result<(), ServeError> {
     let listener = listen(&state.socket)?;
     let events = std::env::var(EVENTS_ENV).unwrap_or_default();
     let environment = Environment {
@@ -107,6 +120,7 @@ async fn serve(target: &Target, state: &StateFile, vmm: Arc<Qemu>) -> Result<(),
         config: state.config.clone(),
         vmm,
         publisher: Publisher::start(&events, &target.namespace),
+        host_mounts,
     };
     let shutdown = Arc::new(Notify::new());
     let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));

@@ -14,8 +14,10 @@ use super::{
     events::{Publisher, TaskObserver},
     instance::Instance,
     process::Exec,
+    restart::Restarter,
 };
 use crate::{
+    access,
     config::Config,
     logs::fifo::Output,
     management,
@@ -68,6 +70,8 @@ pub struct Environment {
     pub vmm: Arc<dyn Vmm>,
     /// Where events go.
     pub publisher: Publisher,
+    /// The mounts of the host: those that the shim had before it took its own.
+    pub host_mounts: Arc<fs::File>,
 }
 
 /// The task.
@@ -95,6 +99,7 @@ impl Task {
             config,
             vmm,
             publisher,
+            host_mounts,
         } = environment;
         let Request {
             id,
@@ -119,6 +124,10 @@ impl Task {
         })?;
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         make_dir(paths.run_dir())?;
+        let group = config.group.as_deref().map(access::group).transpose()?;
+        if let Some(group) = group {
+            access::share(&Paths::new(config), &paths, group)?;
+        }
         let observer = TaskObserver {
             publisher: publisher.clone(),
             id: id.clone(),
@@ -134,8 +143,14 @@ impl Task {
             observer: Arc::new(observer),
             created,
         });
-        let backend = Arc::new(Instance::new(sandbox.clone()));
-        let server = management::serve(&paths.management_socket(), backend).await?;
+        let restarter = Restarter {
+            namespace: namespace.clone(),
+            id: id.clone(),
+            paths: paths.clone(),
+            host_mounts: Arc::clone(host_mounts),
+        };
+        let backend = Arc::new(Instance::new(sandbox.clone(), restarter));
+        let server = management::serve(&paths.management_socket(), group, backend).await?;
         Ok(Self {
             id,
             bundle: bundle_path,

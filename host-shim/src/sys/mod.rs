@@ -6,7 +6,7 @@ use std::{io, os::fd::AsFd};
 use rustix::{
     mount::{MountPropagationFlags, mount_change},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use tokio::process::Command;
 
@@ -27,6 +27,33 @@ pub fn unshare_mounts() -> io::Result<()> {
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags)?;
     Ok(())
+}
+
+/// Starts a process in other mounts than ours, as the leader of a session of its own. To be called in a thread
+/// that does nothing else and ends: it keeps those mounts.
+#[allow(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe for the sake of another flag"
+)]
+pub fn spawn_with_mounts(
+    command: &mut std::process::Command,
+    mounts: impl AsFd,
+) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt;
+    // A thread that shares its root and working directory with others cannot change mounts (setns(2)).
+    // SAFETY: the one precondition is about `UnshareFlags::FILES`, which is not given: the table of
+    // descriptors stays shared.
+    unsafe {
+        unshare_unsafe(UnshareFlags::FS)?;
+    }
+    move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    let hook = || Ok(rustix::process::setsid().map(drop)?);
+    // SAFETY: between fork and exec the closure makes one system call. It allocates nothing, takes no lock
+    // and touches no memory that another thread could hold half-written.
+    unsafe {
+        command.pre_exec(hook);
+    }
+    command.spawn()
 }
 
 /// Makes the child get SIGKILL when this thread ends, however it ends.

@@ -204,6 +204,7 @@ impl Bench {
             namespace,
             config: config.clone(),
             vmm: Arc::clone(&vmm) as Arc<dyn Vmm>,
+            host_mounts: Arc::new(std::fs::File::open("/proc/self/ns/mnt").unwrap()),
         };
         let shutdown = Arc::new(Notify::new());
         let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));

@@ -12,6 +12,7 @@ use seed_shim::{
     logs::{reader::ReadError, render::human::escaped},
     management::ClientError,
     names::NameError,
+    text::chain,
 };
 
 /// A failure of this program itself while a command runs in the guest, as in docker(1) and env(1).
@@ -87,29 +88,6 @@ impl fmt::Display for CliError {
             )?;
         }
         writeln!(f, "  {}", escaped(&self.remedy))
-    }
-}
-
-/// The error and its causes on one line. What a cause says that is said already is left out.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = plain(error);
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = plain(inner);
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-/// Without the number that the standard library adds to errors of the system.
-fn plain(error: &dyn Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(at) if text.ends_with(')') => text[..at].to_owned(),
-        _ => text,
     }
 }
 

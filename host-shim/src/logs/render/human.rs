@@ -9,8 +9,10 @@ use crate::logs::entry::{Entry, Record};
 #[derive(Debug)]
 pub struct Human {
     zone: TimeZone,
-    /// Escape control characters and colour by priority.
-    terminal: bool,
+    /// Escape control characters.
+    escape: bool,
+    /// Colour by priority.
+    colour: bool,
     boot: Option<[u8; 16]>,
     following: Option<String>,
 }
@@ -25,8 +27,17 @@ impl Human {
     /// Local time; colours and escapes on a terminal.
     pub fn new(terminal: bool) -> Self {
         Self {
+            escape: terminal,
+            ..Self::safe(terminal)
+        }
+    }
+
+    /// Local time; escapes whatever it is written to, for one cannot see what is at the other end.
+    pub fn safe(colour: bool) -> Self {
+        Self {
             zone: TimeZone::system(),
-            terminal,
+            escape: true,
+            colour,
             boot: None,
             following: None,
         }
@@ -52,7 +63,7 @@ impl Human {
     }
 
     fn mark(&self, text: &str, out: &mut Vec<u8>) {
-        let (on, off) = if self.terminal { (BOLD, OFF) } else { ("", "") };
+        let (on, off) = if self.colour { (BOLD, OFF) } else { ("", "") };
         out.extend_from_slice(format!("{on}-- {text} --{off}\n").as_bytes());
     }
 
@@ -95,7 +106,7 @@ impl Human {
 
     fn colour(&self, entry: &Entry<'_>) -> (&'static str, &'static str) {
         match entry.priority() {
-            _ if !self.terminal => ("", ""),
+            _ if !self.colour => ("", ""),
             Some(0..=3) => (RED, OFF),
             Some(4) => (YELLOW, OFF),
             Some(5) => (BOLD, OFF),
@@ -126,7 +137,7 @@ impl Human {
     }
 
     fn text(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.terminal {
+        if self.escape {
             escape(bytes, out)
         } else {
             out.extend_from_slice(bytes)

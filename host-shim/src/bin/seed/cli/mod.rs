@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
-    logs::filter::Filter,
+    logs::{filter::Filter, show::Form},
     names::{ContainerId, Namespace},
 };
 
@@ -161,17 +161,6 @@ pub(crate) enum Boot {
     Id([u8; 16]),
     /// 0 the last, -1 the one before; 1 the first, 2 the one after it.
     Offset(i64),
-}
-
-/// How `seed logs` writes entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// For people.
-    Human,
-    /// As `journalctl -o json`.
-    Json,
-    /// As `journalctl -o export`.
-    Export,
 }
 
 /// `seed exec`.

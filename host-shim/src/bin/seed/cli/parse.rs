@@ -11,6 +11,7 @@ use seed_shim::{
     containerd::volumes::VolumeArg,
     logs::{
         filter::{Filter, Pattern, parse_priority},
+        show::Form,
         when,
     },
     names::{ContainerId, Namespace},
@@ -18,8 +19,7 @@ use seed_shim::{
 };
 
 use super::{
-    Boot, Command, EnvArg, ExecArgs, Form, Global, Invocation, LogsArgs, RunArgs, WaitFor, Which,
-    help,
+    Boot, Command, EnvArg, ExecArgs, Global, Invocation, LogsArgs, RunArgs, WaitFor, Which, help,
 };
 use crate::error::CliError;
 

@@ -83,7 +83,7 @@ pub(super) fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
             .iter()
             .map(|f| [f.verdict.word().into(), f.what.into(), f.found.clone()])
             .collect();
-        let mut text = output::table(0, &rows);
+        let mut text = seed_shim::text::table(0, &rows);
         text.push('\n');
         let advice: String = findings
             .iter()

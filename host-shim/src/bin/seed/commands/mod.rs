@@ -1,12 +1,12 @@
 //! One file a command. A command asks the library, prints, and turns errors into [`CliError`]s.
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use seed_shim::{
     config::{CONFIG_ENV, Config},
-    containerd::instance::Instance,
+    containerd::instance::{Instance, instances},
     management::Client,
-    names::{ContainerId, Namespace},
+    names::ContainerId,
     paths::Paths,
 };
 
@@ -116,18 +116,4 @@ impl Context<'_> {
             other => other.into(),
         })
     }
-}
-
-/// The names of the instances in a namespace, sorted.
-fn instances(paths: &Paths, namespace: &Namespace) -> Vec<ContainerId> {
-    let Ok(entries) = fs::read_dir(paths.namespace_dir(namespace)) else {
-        return Vec::new();
-    };
-    let mut ids: Vec<ContainerId> = entries
-        .flatten()
-        .filter(|entry| entry.path().is_dir())
-        .filter_map(|entry| ContainerId::try_from(entry.file_name().to_str()?).ok())
-        .collect();
-    ids.sort();
-    ids
 }

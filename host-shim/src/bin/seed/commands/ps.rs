@@ -4,13 +4,14 @@ use std::{fs, process::ExitCode, time::Duration};
 
 use seed_protocol::seed::management::InstanceStatus;
 use seed_shim::{
-    containerd::instance::Instance,
+    containerd::instance::{Instance, instances},
     management::{Client, words},
     names::Namespace,
+    text,
 };
 use serde_json::{Value, json};
 
-use super::{Context, instances};
+use super::Context;
 use crate::{error::CliError, output};
 
 pub(super) async fn ps(context: &Context<'_>, all: bool) -> Result<ExitCode, CliError> {
@@ -50,7 +51,7 @@ pub(super) async fn ps(context: &Context<'_>, all: bool) -> Result<ExitCode, Cli
             .iter()
             .map(|(instance, status)| row(instance, status.as_ref())),
     );
-    output::print(&output::table(0, &rows))?;
+    output::print(&text::table(0, &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,8 +99,8 @@ fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 7] {
         words::state(status.state.enum_value_or_default()).into(),
         words::stage(status.stage.enum_value_or_default()).into(),
         status.vcpus.to_string(),
-        output::bytes(u64::from(status.memory_mib) << 20),
-        up.map_or_else(|| "-".into(), output::duration),
+        text::bytes(u64::from(status.memory_mib) << 20),
+        up.map_or_else(|| "-".into(), text::duration),
     ]
 }
 

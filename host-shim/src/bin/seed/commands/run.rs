@@ -14,13 +14,14 @@ use seed_shim::{
     },
     names::ContainerId,
     spec::{BootSpec, read_boot_spec},
+    text::chain,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Context, doctor, wait};
 use crate::{
     cli::{EnvArg, RunArgs, WaitFor},
-    error::{CliError, INTERRUPTED, TERMINATED, chain},
+    error::{CliError, INTERRUPTED, TERMINATED},
 };
 
 pub(super) async fn run(context: &Context<'_>, args: RunArgs) -> Result<ExitCode, CliError> {

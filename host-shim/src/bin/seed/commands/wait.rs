@@ -11,6 +11,7 @@ use seed_shim::{
     containerd::instance::Instance,
     logs::render::human::escaped,
     management::{Client, ClientError, words},
+    text::seconds,
 };
 use tokio::{
     sync::Notify,
@@ -21,7 +22,7 @@ use super::Context;
 use crate::{
     cli::WaitFor,
     error::CliError,
-    output::{self, progress, seconds},
+    output::{self, progress},
 };
 
 /// From the end of Start until systemd has started everything. Without KVM a minute is possible.
