@@ -339,7 +339,8 @@ impl Instance {
         Self::parse(&text, path)
     }
 
-    fn parse(text: &[u8], path: &Path) -> Result<Self, ConfigError> {
+    /// Checks the text of an instance file. `path` is for the error.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, ConfigError> {
         let file: InstanceFile =
             serde_json::from_slice(text).map_err(|source| ConfigError::Json {
                 path: path.to_owned(),

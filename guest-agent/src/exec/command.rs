@@ -86,6 +86,11 @@ pub(super) struct Command {
 }
 
 impl ProcessSpec {
+    /// Whether this could be started in this guest, and if not, why; nothing is started.
+    pub fn check(&self, id: &str) -> Result<(), ExecError> {
+        self.resolve(id).map(drop)
+    }
+
     /// Checks the fields and finds the program.
     pub(super) fn resolve(&self, id: &str) -> Result<Command, ExecError> {
         let invalid = |reason: String| ExecError::Invalid {

@@ -20,7 +20,11 @@ pub struct Mounted {
     pub filesystem: String,
 }
 
-/// Mounts `source` at `target`.
+/// The most bytes of options: the kernel copies one page of 4 KiB (`copy_mount_options` of `fs/namespace.c`)
+/// and says nothing of what is behind it.
+const MAX_DATA_BYTES: usize = 4095;
+
+/// Mounts `source` at `target`. Options that the kernel would cut are refused.
 pub fn mount(
     source: &Path,
     target: &Path,
@@ -28,6 +32,10 @@ pub fn mount(
     flags: MountFlags,
     data: &str,
 ) -> io::Result<()> {
+    if data.len() > MAX_DATA_BYTES {
+        let text = format!("mount options of {} bytes are too long", data.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
     let data = CString::new(data)?;
     Ok(rustix::mount::mount(
         source,
@@ -160,6 +168,15 @@ mod tests {
         assert!(mounted_at(Path::new("/")).unwrap().is_some());
         assert_eq!(mounted_at(Path::new("/etc/passwd-no")).unwrap(), None);
         assert!(size(Path::new("/")).unwrap() > 0);
+    }
+
+    #[test]
+    fn options_that_the_kernel_would_cut_or_misread_are_refused() {
+        let there = Path::new("/nonexistent");
+        for data in ["x".repeat(MAX_DATA_BYTES + 1), "a\0b".to_owned()] {
+            let refused = mount(there, there, "tmpfs", MountFlags::empty(), &data);
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

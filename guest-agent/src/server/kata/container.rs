@@ -3,13 +3,19 @@
 
 use std::sync::Arc;
 
-use seed_protocol::kata::{agent::*, empty::Empty, oci::Mount, types::FSGroupChangePolicy};
+use seed_protocol::kata::{
+    agent::*,
+    empty::Empty,
+    oci::{Mount, Spec},
+    types::FSGroupChangePolicy,
+};
 use tokio::task;
 use tracing::info;
 
 use super::process;
 use crate::{
     agent::Context,
+    config::Instance,
     env::Environment,
     exec::ExecError,
     sandbox::{self, Action, Container, ContainerId, Event, Order, Pause, SandboxError},
@@ -48,29 +54,16 @@ pub(super) async fn create_container(
         ctx.sandbox.add_pause(id)?;
         return Ok(Empty::default());
     }
-    let spec = spec.unwrap_or_default();
-    let process = spec.Process.into_option().unwrap_or_default();
-    let environment = Environment::parse(&process.Env)?;
-    let mut mounts = oci::parse(spec.Mounts.into_iter().map(raw_mount).collect())?;
-    let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
-    oci::straighten(&mut disks, &mut mounts);
-    let volumes = storage::join(disks, &ctx.config.instance.volumes)?;
-    oci::check_places(&mounts, &volumes)?;
+    let order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
     info!(
         container = %id,
-        variables = environment.len(),
-        volumes = volumes.len(),
-        mounts = mounts.len(),
+        variables = order.environment.len(),
+        volumes = order.volumes.len(),
+        mounts = order.mounts.len(),
         "provisioning"
     );
     // On a task of its own: a caller that hangs up does not leave the work half done.
-    let order = Order {
-        environment,
-        volumes,
-        shares,
-        mounts,
-    };
     let task = task::spawn({
         let ctx = ctx.clone();
         async move {
@@ -87,6 +80,27 @@ pub(super) async fn create_container(
     });
     task.await.map_err(|_| SandboxError::Interrupted)??;
     Ok(Empty::default())
+}
+
+/// What the host orders, checked; nothing is done yet.
+pub(super) fn order(
+    spec: Spec,
+    storages: Vec<Storage>,
+    closure: &Instance,
+) -> Result<Order, RequestError> {
+    let process = spec.Process.into_option().unwrap_or_default();
+    let environment = Environment::parse(&process.Env)?;
+    let mut mounts = oci::parse(spec.Mounts.into_iter().map(raw_mount).collect())?;
+    let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    oci::straighten(&mut disks, &mut mounts);
+    let volumes = storage::join(disks, &closure.volumes)?;
+    oci::check_places(&mounts, &volumes)?;
+    Ok(Order {
+        environment,
+        volumes,
+        shares,
+        mounts,
+    })
 }
 
 pub(super) async fn start_container(

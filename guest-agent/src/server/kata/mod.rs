@@ -5,6 +5,7 @@
 //! gets here: `kata::agent_service` answers it.
 
 mod container;
+pub mod decode;
 mod machine;
 mod network;
 pub mod process;

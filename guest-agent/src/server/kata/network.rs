@@ -109,7 +109,7 @@ fn bounded(entries: usize) -> Result<(), NetworkError> {
     Ok(())
 }
 
-fn interface_order(interface: types::Interface) -> Result<InterfaceOrder, NetworkError> {
+pub(super) fn interface_order(interface: types::Interface) -> Result<InterfaceOrder, NetworkError> {
     let types::Interface {
         device,
         name,
@@ -179,7 +179,7 @@ fn interface_message(interface: Interface) -> types::Interface {
     }
 }
 
-fn route(route: types::Route) -> Result<Route, NetworkError> {
+pub(super) fn route(route: types::Route) -> Result<Route, NetworkError> {
     let types::Route {
         dest,
         gateway,
@@ -260,7 +260,7 @@ fn route_message(route: Route) -> types::Route {
     }
 }
 
-fn neighbour(neighbour: types::ARPNeighbor) -> Result<Neighbour, NetworkError> {
+pub(super) fn neighbour(neighbour: types::ARPNeighbor) -> Result<Neighbour, NetworkError> {
     let types::ARPNeighbor {
         toIPAddress: to,
         device,

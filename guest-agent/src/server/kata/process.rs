@@ -97,7 +97,7 @@ pub(super) fn key(
 
 /// Capabilities, limits and labels are those of a container inside a VM; here the VM is the boundary,
 /// and an exec runs as systemd would run it.
-fn spec(process: oci::Process) -> Result<ProcessSpec, RequestError> {
+pub(super) fn spec(process: oci::Process) -> Result<ProcessSpec, RequestError> {
     let oci::Process {
         Terminal,
         ConsoleSize,

@@ -24,10 +24,15 @@ use crate::{
 /// The longest host name, `HOST_NAME_MAX` of `limits.h`.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
-pub(super) async fn create_sandbox(
-    ctx: &Arc<Context>,
-    request: CreateSandboxRequest,
-) -> Result<Empty, RequestError> {
+/// What the host says of the guest as a whole, checked.
+pub(super) struct Setup {
+    hostname: Option<String>,
+    resolver: Option<String>,
+    shares: Vec<Share>,
+}
+
+/// Nothing is done yet.
+pub(super) fn setup(request: CreateSandboxRequest) -> Result<Setup, RequestError> {
     let CreateSandboxRequest {
         hostname,
         dns,
@@ -48,6 +53,22 @@ pub(super) async fn create_sandbox(
         let message = "disks belong to CreateContainer, not to CreateSandbox";
         return Err(RequestError::Invalid(message.to_owned()));
     }
+    Ok(Setup {
+        hostname,
+        resolver,
+        shares,
+    })
+}
+
+pub(super) async fn create_sandbox(
+    ctx: &Arc<Context>,
+    request: CreateSandboxRequest,
+) -> Result<Empty, RequestError> {
+    let Setup {
+        hostname,
+        resolver,
+        shares,
+    } = setup(request)?;
     ctx.sandbox.step(Event::CreateSandbox)?;
     if let Some(name) = hostname {
         let set = machine::set_hostname(&name);

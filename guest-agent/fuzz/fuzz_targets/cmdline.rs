@@ -1,0 +1,9 @@
+//! The kernel's command line.
+#![no_main]
+
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    bodies::run("cmdline", input);
+});

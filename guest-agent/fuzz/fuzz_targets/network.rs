@@ -1,0 +1,9 @@
+//! `UpdateInterface`, `UpdateRoutes`, `AddARPNeighbors`.
+#![no_main]
+
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    bodies::run("network", input);
+});

@@ -1,0 +1,9 @@
+//! `CreateSandbox`: host name, name servers, storage.
+#![no_main]
+
+#[path = "../bodies.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    bodies::run("sandbox", input);
+});
