@@ -5,6 +5,7 @@
 
 use std::{
     env, fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -12,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::logs::{pack::Compression, store};
 
 /// Where the configuration is looked for when nothing else says so.
 pub const DEFAULT_FILE: &str = "/etc/seed/shim.toml";
@@ -182,6 +185,75 @@ impl Limits {
 /// The longest of the [`Limits`]: an hour. More is a typing error.
 pub const MAX_LIMIT_SECONDS: u64 = 3600;
 
+/// How much of an instance's journal is kept, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logs {
+    /// A segment is closed before it would grow beyond this.
+    pub segment_mib: u64,
+    /// A segment is closed when its first batch is older than this, so that old batches can go.
+    pub segment_hours: u64,
+    /// The oldest segments are deleted when all together are longer.
+    pub total_mib: u64,
+    /// Segments whose last batch is older than this are deleted; 0: they are of any age.
+    pub keep_days: u64,
+    /// `none` or `zstd`.
+    pub compression: Compression,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self {
+            segment_mib: 16,
+            segment_hours: 24,
+            total_mib: 256,
+            keep_days: 0,
+            compression: Compression::None,
+        }
+    }
+}
+
+/// What [`Logs`] may say: a TiB, and ten years. More is a typing error.
+const LOGS_MIB: RangeInclusive<u64> = 1..=1 << 20;
+const LOGS_HOURS: RangeInclusive<u64> = 1..=24 * 3660;
+const LOGS_DAYS: RangeInclusive<u64> = 0..=3660;
+
+impl Logs {
+    /// As the store wants it.
+    pub fn limits(&self) -> store::Limits {
+        let days = Duration::from_secs(self.keep_days * 24 * 3600);
+        store::Limits {
+            segment_bytes: self.segment_mib << 20,
+            segment_age: Duration::from_secs(self.segment_hours * 3600),
+            total_bytes: self.total_mib << 20,
+            total_age: (!days.is_zero()).then_some(days),
+            compression: self.compression,
+        }
+    }
+
+    /// The key that is wrong, and how.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let ranges = [
+            ("logs.segment_mib", self.segment_mib, LOGS_MIB),
+            ("logs.segment_hours", self.segment_hours, LOGS_HOURS),
+            ("logs.total_mib", self.total_mib, LOGS_MIB),
+            ("logs.keep_days", self.keep_days, LOGS_DAYS),
+        ];
+        for (key, value, range) in ranges {
+            if !range.contains(&value) {
+                let (from, to) = range.into_inner();
+                return Some((key, format!("must be from {from} to {to}")));
+            }
+        }
+        let fits = self.total_mib >= 2 * self.segment_mib;
+        (!fits).then(|| {
+            let problem =
+                "must be at least twice logs.segment_mib: one that is full and one that is written";
+            ("logs.total_mib", problem.to_owned())
+        })
+    }
+}
+
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,6 +273,8 @@ pub struct Config {
     pub programs: Programs,
     /// Time limits.
     pub limits: Limits,
+    /// The journal on the host.
+    pub logs: Logs,
 }
 
 impl Default for Config {
@@ -213,6 +287,7 @@ impl Default for Config {
             log_level: "info".into(),
             programs: Programs::default(),
             limits: Limits::default(),
+            logs: Logs::default(),
         }
     }
 }
@@ -277,6 +352,9 @@ impl Config {
                 return wrong(key, format!("must be from 1 to {MAX_LIMIT_SECONDS}"));
             }
         }
+        if let Some((key, problem)) = self.logs.problem() {
+            return wrong(key, problem);
+        }
         if self.log_level.parse::<tracing::Level>().is_err() {
             return wrong("log_level", format!("{:?} is unknown", self.log_level));
         }
@@ -306,6 +384,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_logs_is_what_the_store_gets() {
+        assert_eq!(Logs::default().limits(), store::Limits::DEFAULT);
+        let text = "[logs]\nsegment_mib = 4\nsegment_hours = 1\ntotal_mib = 64\nkeep_days = 7\ncompression = 'zstd'\n";
+        let expected = store::Limits {
+            segment_bytes: 4 << 20,
+            segment_age: Duration::from_secs(3600),
+            total_bytes: 64 << 20,
+            total_age: Some(Duration::from_secs(7 * 86_400)),
+            compression: Compression::Zstd,
+        };
+        assert_eq!(parse(text).unwrap().logs.limits(), expected);
+    }
+
+    #[test]
     fn unknown_keys_and_wrong_values_are_refused_with_their_name() {
         for (text, said) in [
             ("acel = 'tcg'", "acel"),
@@ -315,6 +407,11 @@ mod tests {
             ("state_dir = \"/a\\nb\"", "control character"),
             ("[limits]\nhello_seconds = 0", "limits.hello_seconds"),
             ("[limits]\ndrain_seconds = 3601", "limits.drain_seconds"),
+            ("[logs]\nsegment_mib = 0", "logs.segment_mib"),
+            ("[logs]\nkeep_days = -1", "line 2"),
+            ("[logs]\nsegment_hours = 100000", "logs.segment_hours"),
+            ("[logs]\ntotal_mib = 31", "logs.total_mib"),
+            ("[logs]\ncompression = 'lz4'", "lz4"),
             ("log_level = 'loud'", "log_level"),
             ("accel = 'hax'", "hax"),
         ] {

@@ -13,6 +13,7 @@ use seed_protocol::{
 use seed_shim::logs::{
     batch::{Accepted, accept},
     entry::{Record, for_each},
+    pack::Compression,
     reader::{Item, Reader, boots, tail},
     render::{Container, Human, Json, container::Texts, export},
     segment::{Frame, Mark, Position, write_header},
@@ -144,8 +145,13 @@ fn a_damaged_segment_yields_what_is_before_the_damage_and_nothing_else() {
     let mut whole = Vec::new();
     write_header(&mut whole).unwrap();
     let mut ends = Vec::new();
-    for frame in &frames {
-        whole.extend(frame.encode().unwrap());
+    for (frame, packs) in frames.iter().zip([false, true].iter().cycle()) {
+        let compression = if *packs {
+            Compression::Zstd
+        } else {
+            Compression::None
+        };
+        whole.extend(frame.encode(compression).unwrap());
         ends.push(whole.len());
     }
     let mut dice = Dice(0x5eed);

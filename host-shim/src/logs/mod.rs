@@ -11,7 +11,7 @@
 //! | [`puller`] | pulls batches and appends them |
 //! | [`ahead`] | the requests that are under way: two, so that the guest never waits for the host |
 //! | [`batch`] | one batch against the position: duplicates, gaps, what cannot be |
-//! | [`segment`] | the form of one segment file: frames, checksums, the torn tail |
+//! | [`segment`], [`crc`], [`pack`] | the form of one segment file: frames, checksums, the torn tail, compression |
 //! | [`store`] | a folder of segments: one writer, rotation, the cap |
 //! | [`reader`] | reads a folder of segments, from the start, from the end, and on as it grows |
 //! | [`entry`] | one entry, decoded from a block, and the marks between entries |
@@ -30,9 +30,11 @@ use thiserror::Error;
 
 pub mod ahead;
 pub mod batch;
+mod crc;
 pub mod entry;
 pub mod fifo;
 pub mod filter;
+pub mod pack;
 pub mod puller;
 pub mod reader;
 pub mod render;

@@ -139,7 +139,7 @@ impl Reader {
 impl Open {
     fn new(path: &Path, number: u64, offset: u64) -> Result<Option<Self>, SegmentError> {
         let mut file = BufReader::with_capacity(256 << 10, File::open(path)?);
-        if !segment::read_header(&mut file)? {
+        if segment::read_header(&mut file)?.is_none() {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(offset))?;
@@ -152,8 +152,8 @@ impl Open {
 
     fn next(&mut self) -> Result<Option<Frame>, SegmentError> {
         match segment::read_frame(&mut self.file)? {
-            Next::Frame(frame) => {
-                self.offset += frame.size();
+            Next::Frame(frame, size) => {
+                self.offset += size;
                 Ok(Some(frame))
             }
             Next::End => Ok(None),

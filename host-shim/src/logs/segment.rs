@@ -1,7 +1,7 @@
 //! The form of one segment file. Little-endian throughout.
 //!
 //! ```text
-//! file   := magic "SEEDJRNL" | version u32 = 1 | zero u32 | frame*
+//! file   := magic "SEEDJRNL" | version u32 = 2 | zero u32 | frame*
 //! frame  := length u32 | crc32 u32 | header | block       length counts header and block,
 //!                                                         crc32 (IEEE) covers header and block
 //! header := seqnum_id [16] | first u64 | last u64 | count u32 | flags u16 | gap_reason u16
@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A file is `%08u.seg`, counted from 1 in its folder; the order of files is that of their numbers. A block is
-//! what `seed_protocol::journal` documents, with a version of its own. A reader refuses a file of another
-//! version by name, and takes flags and reasons that it does not know for none.
+//! what `seed_protocol::journal` documents, with a version of its own. Flags: 1 the numbering began anew, 2 there is a
+//! gap, 4 the block is one zstd frame (RFC 8878) of what it is otherwise. Version 1 is the same without flag 4. A reader refuses a
+//! file of a later version by name, and takes flags and reasons that it does not know for none.
 //!
 //! A frame is one batch *and* the position after it; it is written with one call. Whatever does not check
 //! at the end of the newest file was being written when the machine stopped: it is cut off, and the guest
@@ -22,11 +23,16 @@ use std::io::{self, Read, Write};
 use seed_protocol::journal::EntryHead;
 use thiserror::Error;
 
+use super::{
+    crc::crc32,
+    pack::{Compression, pack},
+};
+
 /// The first bytes of a segment.
 pub const MAGIC: [u8; 8] = *b"SEEDJRNL";
 
-/// The version of this form.
-pub const VERSION: u32 = 1;
+/// The version of this form. All before it are read, too.
+pub const VERSION: u32 = 2;
 
 /// The length of a file's header.
 pub const FILE_HEADER_BYTES: u64 = FILE_HEADER as u64;
@@ -46,6 +52,7 @@ pub const MAX_BLOCK_BYTES: usize = 4 << 20;
 
 const FLAG_RESET: u16 = 1;
 const FLAG_GAP: u16 = 2;
+const FLAG_ZSTD: u16 = 4;
 
 /// What cannot be a segment.
 #[derive(Debug, Error)]
@@ -54,7 +61,7 @@ pub enum SegmentError {
     #[error("not a journal segment")]
     Magic,
     /// Written by a later release.
-    #[error("journal segment of version {0}; this program knows {VERSION}")]
+    #[error("journal segment of version {0}; this program knows up to {VERSION}")]
     Version(u32),
     /// The disk failed.
     #[error(transparent)]
@@ -197,17 +204,19 @@ impl Frame {
         }
     }
 
-    /// How many bytes it takes on disk.
-    pub fn size(&self) -> u64 {
-        PREFIX_BYTES + FRAME_HEADER_BYTES as u64 + self.block.len() as u64
-    }
-
     /// The bytes on disk. Fails only for a block beyond [`MAX_BLOCK_BYTES`].
-    pub fn encode(&self) -> io::Result<Vec<u8>> {
-        let length = u32::try_from(FRAME_HEADER_BYTES + self.block.len())
-            .ok()
-            .filter(|_| self.block.len() <= MAX_BLOCK_BYTES)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "block is too long"))?;
+    pub fn encode(&self, compression: Compression) -> io::Result<Vec<u8>> {
+        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "block is too long");
+        if self.block.len() > MAX_BLOCK_BYTES {
+            return Err(too_long());
+        }
+        let packed = match compression {
+            Compression::None => None,
+            Compression::Zstd => pack(&self.block),
+        };
+        let block = packed.as_deref().unwrap_or(&self.block);
+        let length = FRAME_HEADER_BYTES + block.len();
+        let length = u32::try_from(length).map_err(|_| too_long())?;
         let (flags, gap) = match self.gap {
             Some(gap) => (FLAG_GAP, gap),
             None => (
@@ -220,7 +229,8 @@ impl Frame {
             ),
         };
         let flags = flags | if self.reset { FLAG_RESET } else { 0 };
-        let mut body = Vec::with_capacity(FRAME_HEADER_BYTES + self.block.len());
+        let flags = flags | if packed.is_some() { FLAG_ZSTD } else { 0 };
+        let mut body = Vec::with_capacity(FRAME_HEADER_BYTES + block.len());
         body.extend_from_slice(&self.seqnum_id);
         body.extend_from_slice(&self.first.to_le_bytes());
         body.extend_from_slice(&self.last.to_le_bytes());
@@ -235,7 +245,7 @@ impl Frame {
         body.extend_from_slice(&self.mark.monotonic_us.to_le_bytes());
         body.extend_from_slice(&self.mark.xor_hash.to_le_bytes());
         debug_assert_eq!(body.len(), FRAME_HEADER_BYTES);
-        body.extend_from_slice(&self.block);
+        body.extend_from_slice(block);
         let mut out = Vec::with_capacity(body.len() + 8);
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(&crc32(&body).to_le_bytes());
@@ -243,8 +253,9 @@ impl Frame {
         Ok(out)
     }
 
-    fn decode(mut body: Vec<u8>) -> Option<Self> {
-        let block = body.split_off(FRAME_HEADER_BYTES);
+    /// Without `unpack` the block stays empty.
+    fn decode(mut body: Vec<u8>, unpack: bool) -> Option<Self> {
+        let stored = body.split_off(FRAME_HEADER_BYTES);
         let mut rest = body.as_slice();
         let seqnum_id = take(&mut rest)?;
         let first = u64::from_le_bytes(take(&mut rest)?);
@@ -267,6 +278,11 @@ impl Frame {
             reason,
         });
         let reset = flags & FLAG_RESET != 0;
+        let block = match flags & FLAG_ZSTD {
+            _ if !unpack => Vec::new(),
+            0 => stored,
+            _ => super::pack::unpack(&stored, MAX_BLOCK_BYTES)?,
+        };
         Some(Self {
             seqnum_id,
             first,
@@ -295,19 +311,19 @@ pub fn write_header(file: &mut impl Write) -> io::Result<()> {
     file.write_all(&header)
 }
 
-/// Reads and checks a file's header. A file too short for one is `Ok(false)`.
-pub fn read_header(file: &mut impl Read) -> Result<bool, SegmentError> {
+/// Reads and checks a file's header: its version. A file too short for one has none.
+pub fn read_header(file: &mut impl Read) -> Result<Option<u32>, SegmentError> {
     let mut header = [0; FILE_HEADER];
     match read_whole(file, &mut header)? {
         Filled::Whole => {}
-        Filled::Nothing | Filled::Part => return Ok(false),
+        Filled::Nothing | Filled::Part => return Ok(None),
     }
     if header[..8] != MAGIC {
         return Err(SegmentError::Magic);
     }
     let mut version = &header[8..];
     match take(&mut version).map(u32::from_le_bytes) {
-        Some(VERSION) => Ok(true),
+        Some(version @ 1..=VERSION) => Ok(Some(version)),
         other => Err(SegmentError::Version(other.unwrap_or(0))),
     }
 }
@@ -315,8 +331,8 @@ pub fn read_header(file: &mut impl Read) -> Result<bool, SegmentError> {
 /// What follows in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// A frame that checks.
-    Frame(Frame),
+    /// A frame that checks, and how many bytes it takes on disk.
+    Frame(Frame, u64),
     /// The end, just behind a frame.
     End,
     /// Something that is not, or not yet, a whole frame.
@@ -325,6 +341,15 @@ pub enum Next {
 
 /// Reads the next frame.
 pub fn read_frame(file: &mut impl Read) -> io::Result<Next> {
+    read(file, true)
+}
+
+/// Reads and checks the next frame, and leaves its block out.
+pub fn read_head(file: &mut impl Read) -> io::Result<Next> {
+    read(file, false)
+}
+
+fn read(file: &mut impl Read, unpack: bool) -> io::Result<Next> {
     let mut prefix = [0; PREFIX];
     match read_whole(file, &mut prefix)? {
         Filled::Nothing => return Ok(Next::End),
@@ -343,7 +368,11 @@ pub fn read_frame(file: &mut impl Read) -> io::Result<Next> {
     if read_whole(file, &mut body)? != Filled::Whole || crc32(&body) != u32::from_le_bytes(sum) {
         return Ok(Next::Torn);
     }
-    Ok(Frame::decode(body).map_or(Next::Torn, Next::Frame))
+    let size = PREFIX_BYTES + body.len() as u64;
+    Ok(match Frame::decode(body, unpack) {
+        Some(frame) => Next::Frame(frame, size),
+        None => Next::Torn,
+    })
 }
 
 #[derive(PartialEq, Eq)]
@@ -372,61 +401,6 @@ fn read_whole(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<Filled> {
     Ok(Filled::Whole)
 }
 
-/// CRC-32 as in IEEE 802.3 (polynomial 0xEDB88320, reflected), eight tables for eight bytes a step.
-fn crc32(bytes: &[u8]) -> u32 {
-    static TABLES: [[u32; 256]; 8] = crc_tables();
-    let mut crc = !0u32;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let low = crc ^ u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-        let [a, b, c, d] = low.to_le_bytes();
-        crc = TABLES[7][usize::from(a)]
-            ^ TABLES[6][usize::from(b)]
-            ^ TABLES[5][usize::from(c)]
-            ^ TABLES[4][usize::from(d)]
-            ^ TABLES[3][usize::from(chunk[4])]
-            ^ TABLES[2][usize::from(chunk[5])]
-            ^ TABLES[1][usize::from(chunk[6])]
-            ^ TABLES[0][usize::from(chunk[7])];
-    }
-    for byte in chunks.remainder() {
-        crc = (crc >> 8) ^ TABLES[0][usize::from(crc.to_le_bytes()[0] ^ byte)];
-    }
-    !crc
-}
-
-const fn crc_tables() -> [[u32; 256]; 8] {
-    let mut tables = [[0u32; 256]; 8];
-    let mut value = 0u32;
-    let mut i = 0;
-    while i < 256 {
-        let mut crc = value;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 {
-                (crc >> 1) ^ 0xEDB8_8320
-            } else {
-                crc >> 1
-            };
-            bit += 1;
-        }
-        tables[0][i] = crc;
-        value += 1;
-        i += 1;
-    }
-    let mut table = 1;
-    while table < 8 {
-        let mut i = 0;
-        while i < 256 {
-            let before = tables[table - 1][i];
-            tables[table][i] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
-            i += 1;
-        }
-        table += 1;
-    }
-    tables
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -453,26 +427,18 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_the_common_one() {
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
-        assert_eq!(crc32(b""), 0);
-        assert_eq!(
-            crc32(b"The quick brown fox jumps over the lazy dog"),
-            0x414F_A339
-        );
-    }
-
-    #[test]
     fn a_later_version_and_a_foreign_file_are_told_apart() {
         let mut header = Vec::new();
         write_header(&mut header).unwrap();
-        assert!(read_header(&mut header.as_slice()).unwrap());
-        assert!(!read_header(&mut &header[..7]).unwrap());
-        header[8] = 2;
-        assert!(matches!(
-            read_header(&mut header.as_slice()),
-            Err(SegmentError::Version(2))
-        ));
+        assert_eq!(read_header(&mut header.as_slice()).unwrap(), Some(2));
+        assert_eq!(read_header(&mut &header[..7]).unwrap(), None);
+        header[8] = 1;
+        assert_eq!(read_header(&mut header.as_slice()).unwrap(), Some(1));
+        for version in [0, 3] {
+            header[8] = version;
+            let error = read_header(&mut header.as_slice()).unwrap_err();
+            assert!(matches!(error, SegmentError::Version(v) if v == u32::from(version)));
+        }
         assert!(matches!(
             read_header(&mut [b'x'; 16].as_slice()),
             Err(SegmentError::Magic)
@@ -488,7 +454,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_frame_comes_back_and_any_cut_or_flipped_bit_is_torn(
-            block in proptest::collection::vec(any::<u8>(), 0..300),
+            random in proptest::collection::vec(any::<u8>(), 0..300),
+            repeats in 1usize..4,
+            zstd in any::<bool>(),
             gap in proptest::option::of((any::<u64>(), any::<u64>(), 0u16..4)),
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
@@ -496,10 +464,15 @@ mod tests {
             let gap = gap.map(|(first, last, reason)| Gap {
                 first, last, reason: GapReason::from_code(reason),
             });
-            let frame = frame(block, gap);
-            let bytes = frame.encode().unwrap();
-            prop_assert_eq!(bytes.len() as u64, frame.size());
-            prop_assert_eq!(read_frame(&mut bytes.as_slice()).unwrap(), Next::Frame(frame));
+            let frame = frame(random.repeat(repeats), gap);
+            let compression = if zstd { Compression::Zstd } else { Compression::None };
+            let bytes = frame.encode(compression).unwrap();
+            let whole = PREFIX + FRAME_HEADER_BYTES + frame.block.len();
+            prop_assert!(bytes.len() == whole || (zstd && bytes.len() < whole));
+            let size = bytes.len() as u64;
+            let head = Frame { block: Vec::new(), ..frame.clone() };
+            prop_assert_eq!(read_head(&mut bytes.as_slice()).unwrap(), Next::Frame(head, size));
+            prop_assert_eq!(read_frame(&mut bytes.as_slice()).unwrap(), Next::Frame(frame, size));
 
             let cut = at.index(bytes.len());
             let expected = if cut == 0 { Next::End } else { Next::Torn };

@@ -17,7 +17,10 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use super::segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentError};
+use super::{
+    pack::Compression,
+    segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentError, VERSION},
+};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Limits {
     pub total_bytes: u64,
     /// Files whose last batch is older than this are deleted.
     pub total_age: Option<Duration>,
+    /// How blocks lie on the disk.
+    pub compression: Compression,
 }
 
 impl Limits {
@@ -39,6 +44,7 @@ impl Limits {
         segment_age: Duration::from_secs(24 * 3600),
         total_bytes: 256 << 20,
         total_age: None,
+        compression: Compression::None,
     };
 }
 
@@ -108,7 +114,12 @@ impl Store {
         let mut newest = None;
         for &number in numbers.iter().rev() {
             let scanned = scan(&path_of(dir, number))?;
-            newest.get_or_insert((number, scanned.length, scanned.begun_us));
+            if scanned.version == VERSION || scanned.length == 0 {
+                newest.get_or_insert((number, scanned.length, scanned.begun_us));
+            } else {
+                // An older file is read, and not continued.
+                newest.get_or_insert((number + 1, 0, None));
+            }
             if let Some(last) = scanned.position {
                 position = last;
                 break;
@@ -143,7 +154,8 @@ impl Store {
 
     /// Appends a batch together with the position after it.
     pub fn append(&mut self, frame: &Frame) -> Result<(), StoreError> {
-        let bytes = frame.encode().map_err(|source| self.fault(source))?;
+        let bytes = frame.encode(self.limits.compression);
+        let bytes = bytes.map_err(|source| self.fault(source))?;
         let size = bytes.len() as u64;
         let age_us = |begun| frame.received_unix_us.saturating_sub(begun);
         let is_old = self
@@ -307,6 +319,7 @@ fn start_file(file: &mut File, length: u64) -> io::Result<u64> {
 /// What a file holds.
 #[derive(Default)]
 struct Scanned {
+    version: u32,
     /// How much of it checks.
     length: u64,
     /// When its first frame was received.
@@ -323,14 +336,15 @@ fn scan(path: &Path) -> Result<Scanned, StoreError> {
     let file = File::open(path).map_err(|source| fault(source.into()))?;
     let mut file = BufReader::with_capacity(256 << 10, file);
     let mut scanned = Scanned::default();
-    if !segment::read_header(&mut file).map_err(fault)? {
+    let Some(version) = segment::read_header(&mut file).map_err(fault)? else {
         return Ok(scanned);
-    }
+    };
+    scanned.version = version;
     scanned.length = FILE_HEADER_BYTES;
-    while let Next::Frame(frame) =
-        segment::read_frame(&mut file).map_err(|source| fault(source.into()))?
+    while let Next::Frame(frame, size) =
+        segment::read_head(&mut file).map_err(|source| fault(source.into()))?
     {
-        scanned.length += frame.size();
+        scanned.length += size;
         scanned.begun_us.get_or_insert(frame.received_unix_us);
         scanned.position = Some(frame.position());
     }
@@ -369,10 +383,7 @@ pub(super) mod tests {
             fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let store = Store::open(dir.path(), Limits::default()).unwrap();
             assert_eq!(store.position().seqnum, 1, "cut {cut}");
-            assert_eq!(
-                fs::metadata(&path).unwrap().len(),
-                16 + frame(1, 100).size()
-            );
+            assert_eq!(fs::metadata(&path).unwrap().len(), 16 + 112 + 100);
         }
         let mut store = Store::open(dir.path(), Limits::default()).unwrap();
         store.append(&frame(2, 100)).unwrap();
@@ -465,6 +476,40 @@ pub(super) mod tests {
         // The one that is written stays, however old.
         assert_eq!(numbers(dir.path()).unwrap(), [2, 3]);
         assert_eq!(store.position().seqnum, 6);
+    }
+
+    #[test]
+    fn packed_and_plain_frames_lie_side_by_side_and_an_older_file_is_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let packed = Limits {
+            compression: Compression::Zstd,
+            ..Limits::DEFAULT
+        };
+        let mut lengths = Vec::new();
+        for (number, limits) in [(1, Limits::DEFAULT), (2, packed), (3, Limits::DEFAULT)] {
+            let mut store = Store::open(dir.path(), limits).unwrap();
+            assert_eq!(store.position().seqnum, number - 1);
+            store.append(&frame(number, 5000)).unwrap();
+            lengths.push(fs::metadata(path_of(dir.path(), 1)).unwrap().len());
+        }
+        assert_eq!(lengths[2] - lengths[1], 5112);
+        assert!(lengths[1] - lengths[0] < 300, "{lengths:?}");
+
+        let path = path_of(dir.path(), 1);
+        let mut old = fs::read(&path).unwrap();
+        old[8] = 1;
+        fs::write(&path, &old).unwrap();
+        let mut store = Store::open(dir.path(), packed).unwrap();
+        assert_eq!(store.position().seqnum, 3);
+        store.append(&frame(4, 5000)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), old);
+        let mut reader = crate::logs::reader::Reader::from_start(dir.path());
+        for number in 1..=4 {
+            let item = reader.next().unwrap();
+            let expected = crate::logs::reader::Item::Frame(frame(number, 5000));
+            assert_eq!(item, Some(expected));
+        }
+        assert_eq!(reader.next().unwrap(), None);
     }
 
     #[test]

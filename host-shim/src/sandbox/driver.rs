@@ -69,6 +69,7 @@ pub(super) struct Driver {
     bundle: PathBuf,
     stdout: Option<logs::fifo::Output>,
     limits: Limits,
+    log_limits: logs::store::Limits,
     observer: Arc<dyn Observer>,
     agent: Agent,
     /// Weak, so that the driver ends when nobody can reach it any more.
@@ -108,6 +109,7 @@ impl Driver {
             bundle: parts.bundle,
             stdout: parts.stdout,
             limits: parts.limits,
+            log_limits: parts.log_limits,
             observer: parts.observer,
             agent,
             inputs,
@@ -270,7 +272,8 @@ impl Driver {
     fn follow(&mut self) {
         self.follower = Some(follow::status(self.agent.apart(), self.inputs.clone()));
         let journal = Journal::new(&self.agent, self.alive.subscribe());
-        let puller = logs::puller::spawn(journal, self.spec.paths.logs_dir(), self.stdout.take());
+        let dir = self.spec.paths.logs_dir();
+        let puller = logs::puller::spawn_with(journal, dir, self.stdout.take(), self.log_limits);
         let _ = self.log.set(puller.counters());
         self.puller = Some(puller);
     }

@@ -64,6 +64,8 @@ pub struct Parts {
     pub stdout: Option<logs::fifo::Output>,
     /// Time limits.
     pub limits: Limits,
+    /// How much of the journal is kept.
+    pub log_limits: crate::logs::store::Limits,
     /// Told of start and end.
     pub observer: Arc<dyn Observer>,
     /// When Create was called.

@@ -140,6 +140,7 @@ impl Task {
             bundle: bundle_path.clone(),
             stdout,
             limits: config.limits.clone(),
+            log_limits: config.logs.limits(),
             observer: Arc::new(observer),
             created,
         });
