@@ -378,6 +378,36 @@ async fn a_log_outlives_its_instance() {
     assert!(!dir.exists());
 }
 
+#[tokio::test]
+async fn a_status_is_watched_until_the_instance_is_removed() {
+    let mut lab = Lab::new();
+    lab.management("demo", status("demo", State::STATE_RUNNING))
+        .await;
+    let mut seed = Command::new(env!("CARGO_BIN_EXE_seed"))
+        .args(["status", "demo", "-w", "0", "--json"])
+        .env("SEED_CONFIG", lab.path("shim.toml"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = seed.stdout.take().unwrap();
+    let lines = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(output).lines();
+        let seen: Vec<String> = lines.by_ref().take(3).map(Result::unwrap).collect();
+        (seen, lines)
+    });
+    let (seen, mut lines) = lines.await.unwrap();
+    for line in seen {
+        let status: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(status["state"], "running");
+    }
+    fs::remove_dir_all(lab.instance("demo")).unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        assert!(lines.all(|line| line.is_ok()));
+        seed.wait().unwrap()
+    });
+    assert!(ended.await.unwrap().success());
+}
+
 /// One entry of this boot, alone in its frame.
 fn line(boot: u8, seqnum: u64, message: &str) -> Frame {
     let mut encoder = BatchEncoder::new(1 << 20);

@@ -118,10 +118,16 @@ pub fn check_overlay_path(path: &Path) -> Result<(), OverlayError> {
 
 /// Removes the layer: what the guest wrote outside its volumes.
 pub fn remove_layer(paths: &InstancePaths) -> io::Result<()> {
-    match fs::remove_dir_all(paths.layers_dir()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let layer = paths.layers_dir();
+    match fs::remove_dir_all(layer) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    // Others of its namespace may have theirs beside it.
+    if let Some(namespace) = layer.parent() {
+        let _ = fs::remove_dir(namespace);
+    }
+    Ok(())
 }
 
 fn config(record: &Record, sources: &[PathBuf], hostname: &str) -> Value {
@@ -234,7 +240,7 @@ mod tests {
         root_mounts(&record, &paths).unwrap();
         remove_layer(&paths).unwrap();
         remove_layer(&paths).unwrap();
-        assert!(!paths.layers_dir().exists());
+        assert!(!dir.path().join("state/layers/default").exists());
     }
 
     #[test]

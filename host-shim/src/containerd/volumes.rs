@@ -5,6 +5,7 @@
 //! An image that is there is never shrunk, never emptied, and by nothing here deleted except on `seed rm`.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -57,6 +58,9 @@ pub enum VolumeArgError {
         /// What was given.
         option: String,
     },
+    /// Named twice: nobody can say which one is meant.
+    #[error("volume {0} is given twice")]
+    Twice(VolumeName),
     /// Neither the closure nor the user says how large.
     #[error("volume {0} has no size: the closure names none")]
     NoSize(VolumeName),
@@ -169,9 +173,13 @@ impl FromStr for VolumeArg {
 /// The closure's volumes and the user's: the user's word on a volume of the same name wins where there is
 /// one.
 pub fn join(closure: &Extension, args: &[VolumeArg]) -> Result<Vec<Volume>, VolumeArgError> {
+    let mut names = BTreeSet::new();
+    if let Some(twice) = args.iter().find(|arg| !names.insert(&arg.name)) {
+        return Err(VolumeArgError::Twice(twice.name.clone()));
+    }
     let mut volumes = Vec::new();
     for (name, entry) in &closure.storage {
-        let arg = args.iter().rfind(|arg| arg.name == *name);
+        let arg = args.iter().find(|arg| arg.name == *name);
         let source = match (arg, entry.size_bytes) {
             (Some(arg), _) => arg.source.clone(),
             (None, Some(bytes)) => Source::Bytes(bytes.max(MIN_BYTES)),
@@ -189,11 +197,8 @@ pub fn join(closure: &Extension, args: &[VolumeArg]) -> Result<Vec<Volume>, Volu
             mode: own(|arg| arg.mode.clone()).or_else(|| entry.mode.clone()),
         });
     }
-    for (number, arg) in args.iter().enumerate() {
-        let later = args[number + 1..]
-            .iter()
-            .any(|other| other.name == arg.name);
-        if later || closure.storage.contains_key(&arg.name) {
+    for arg in args {
+        if closure.storage.contains_key(&arg.name) {
             continue;
         }
         let VolumeArg {

@@ -1,4 +1,7 @@
-//! The command line: what can be asked for. [`mod@parse`] makes it of words; nothing is done here.
+//! The command line: what can be asked for. Nothing is done here.
+//!
+//! [`table`] has every command and option once; [`help`], [`man`] and [`completions`] are texts made of it, [`mod@parse`]
+//! reads words by it, and [`meaning`] makes a [`Command`] of them.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,8 +12,12 @@ use seed_shim::{
     names::{ContainerId, Namespace},
 };
 
+mod completions;
 mod help;
+mod man;
+mod meaning;
 mod parse;
+mod table;
 
 pub(crate) use parse::parse;
 
@@ -49,9 +56,18 @@ pub(crate) enum Command {
     Ps {
         /// Of every namespace.
         all: bool,
+        /// Names only.
+        quiet: bool,
     },
     /// `seed status`
-    Status(Which),
+    Status {
+        /// Which instance.
+        which: Which,
+        /// Again, as often.
+        watch: Option<Duration>,
+    },
+    /// `seed inspect`
+    Inspect(Which),
     /// `seed logs`
     Logs(LogsArgs),
     /// `seed keys`

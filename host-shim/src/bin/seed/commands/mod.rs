@@ -17,6 +17,7 @@ use crate::{
 
 mod doctor;
 mod exec;
+mod inspect;
 mod keys;
 mod logs;
 mod ps;
@@ -53,8 +54,9 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
     };
     match command {
         Command::Run(args) => run::run(&context, *args).await,
-        Command::Ps { all } => ps::ps(&context, all).await,
-        Command::Status(which) => status::status(&context, which).await,
+        Command::Ps { all, quiet } => ps::ps(&context, all, quiet).await,
+        Command::Status { which, watch } => status::status(&context, which, watch).await,
+        Command::Inspect(which) => inspect::inspect(&context, which).await,
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Keys { which, tag } => keys::keys(&context, which, tag).await,
         Command::Restart { which, limit, wait } => {

@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::{error::CliError, output};
 
-pub(super) async fn ps(context: &Context<'_>, all: bool) -> Result<ExitCode, CliError> {
+pub(super) async fn ps(
+    context: &Context<'_>,
+    all: bool,
+    quiet: bool,
+) -> Result<ExitCode, CliError> {
     let namespaces = if all {
         namespaces(context)
     } else {
@@ -24,9 +28,23 @@ pub(super) async fn ps(context: &Context<'_>, all: bool) -> Result<ExitCode, Cli
     for namespace in namespaces {
         for id in instances(&context.paths, &namespace) {
             let instance = Instance::named(&context.paths, namespace.clone(), id);
-            let status = status_of(&instance).await;
+            // Names are on disk: nobody need be asked, and one that hangs is listed all the same.
+            let status = if quiet {
+                None
+            } else {
+                status_of(&instance).await
+            };
             found.push((instance, status));
         }
+    }
+    if quiet {
+        let names = found.iter().map(|(instance, _)| instance.id().as_str());
+        if context.global.json {
+            output::print_json(&names.collect())?;
+        } else {
+            output::print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     if context.global.json {
         let list = found.iter().map(|(instance, status)| match status {

@@ -2,27 +2,74 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use seed_shim::management::{report, words};
+use seed_shim::{
+    containerd::instance::Instance,
+    management::{report, words},
+};
+use tokio::time::sleep;
 
 use super::{Context, ps};
 use crate::{cli::Which, error::CliError, output};
 
-pub(super) async fn status(context: &Context<'_>, which: Which) -> Result<ExitCode, CliError> {
+/// `--watch 0` is no busy loop.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn status(
+    context: &Context<'_>,
+    which: Which,
+    watch: Option<Duration>,
+) -> Result<ExitCode, CliError> {
     let instance = context.pick(which)?;
-    let client = match context.client(&instance).await {
+    let Some(every) = watch else {
+        let now = look(context, &instance).await?;
+        output::print(&now)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let in_place = output::stdout_is_terminal() && !context.global.json;
+    let mut seen = false;
+    loop {
+        match look(context, &instance).await {
+            Ok(now) => {
+                seen = true;
+                show(&now, in_place)?;
+            }
+            // It was removed while we watched: this is the end, and no failure.
+            Err(_) if seen && !instance.paths().run_dir().exists() => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            // Between the stop and the start of a restart it has no shim.
+            Err(error) if seen => {
+                if !context.global.json {
+                    show(&error.to_string(), in_place)?;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(every.max(LEAST_PAUSE)).await;
+    }
+}
+
+/// Cursor home, nothing below it, and the text (ECMA-48).
+fn show(text: &str, in_place: bool) -> Result<(), CliError> {
+    if in_place {
+        output::print("\x1b[H\x1b[2J")?;
+    }
+    output::print(text)
+}
+
+/// The status as it is printed.
+async fn look(context: &Context<'_>, instance: &Instance) -> Result<String, CliError> {
+    let client = match context.client(instance).await {
         Ok(client) => client,
         // With JSON, a dead instance is data as well.
         Err(_) if context.global.json && instance.record().is_ok() => {
-            output::print_json(&ps::dead(&instance))?;
-            return Ok(ExitCode::SUCCESS);
+            return Ok(format!("{}\n", ps::dead(instance)));
         }
         Err(error) => return Err(error),
     };
     let status = client.status(0, Duration::ZERO).await?;
     if context.global.json {
-        output::print_json(&words::json(&status))?;
-    } else {
-        output::print(&report::text(&status))?;
+        return Ok(format!("{}\n", words::json(&status)));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(report::text(&status))
 }

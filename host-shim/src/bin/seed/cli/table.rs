@@ -1,0 +1,462 @@
+//! Every command, its words and its options, once: help, man pages, completions and the parser are made of this.
+//! Nothing is decided or printed here.
+
+/// What a word or a value may be, for a shell that completes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Free text.
+    Text,
+    /// The name of an instance.
+    Instance,
+    /// The name of a command of this program.
+    Command,
+    /// A folder.
+    Folder,
+    /// A file.
+    File,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+}
+
+/// Whether an option has a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Value {
+    /// It has none.
+    Flag,
+    /// It has one, which help calls so.
+    Needed(&'static str, Kind),
+    /// It may have one.
+    Optional(&'static str),
+}
+
+/// An option.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Opt {
+    /// One letter, or 0 chars.
+    pub(super) short: &'static str,
+    /// Its name.
+    pub(super) long: &'static str,
+    pub(super) value: Value,
+    /// Without a full stop; `;` separates clauses.
+    pub(super) help: &'static str,
+}
+
+/// A command.
+#[derive(Debug)]
+pub(super) struct Info {
+    pub(super) name: &'static str,
+    /// Its words, as the first line of its help has them.
+    pub(super) words: &'static str,
+    /// What the first word may be.
+    pub(super) word: Kind,
+    /// After `--`, or after its name and a word, the words are of another command line.
+    pub(super) passes_words_on: bool,
+    /// For the list of commands.
+    pub(super) summary: &'static str,
+    /// Paragraphs, each on one line.
+    pub(super) about: &'static [&'static str],
+    pub(super) options: &'static [Opt],
+}
+
+const fn flag(short: &'static str, long: &'static str, help: &'static str) -> Opt {
+    Opt {
+        short,
+        long,
+        value: Value::Flag,
+        help,
+    }
+}
+
+const fn with(
+    short: &'static str,
+    long: &'static str,
+    value: (&'static str, Kind),
+    help: &'static str,
+) -> Opt {
+    Opt {
+        short,
+        long,
+        value: Value::Needed(value.0, value.1),
+        help,
+    }
+}
+
+const STAGES: Kind = Kind::OneOf(&["running", "provisioned", "none"]);
+const PRIORITIES: Kind = Kind::OneOf(&[
+    "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
+]);
+
+/// The shells that completions are made for.
+pub(super) const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+
+/// Options of every command.
+pub(super) const GLOBAL: &[Opt] = &[
+    with(
+        "",
+        "namespace",
+        ("NS", Kind::Text),
+        "the containerd namespace; default: default",
+    ),
+    flag("", "json", "print data, one document a line"),
+    flag("h", "help", "print the command's help"),
+];
+
+/// Options of the program alone.
+pub(super) const PROGRAM: &[Opt] = &[flag("V", "version", "print the version")];
+
+/// The commands, in the order in which they are listed.
+pub(super) const COMMANDS: &[Info] = &[
+    Info {
+        name: "run",
+        words: "ROOT",
+        word: Kind::Folder,
+        passes_words_on: false,
+        summary: "start an instance from a root file system",
+        about: &[
+            "Starts an instance from the root file system in the folder ROOT, which is only read: what the instance writes goes to a layer of its own until 'seed stop', and to its volumes.",
+        ],
+        options: &[
+            with(
+                "",
+                "name",
+                ("NAME", Kind::Text),
+                "its name; default: the closure's own",
+            ),
+            with(
+                "",
+                "toplevel",
+                ("PATH", Kind::Text),
+                "the system inside ROOT (boot.json, init); default: /seed-system",
+            ),
+            with(
+                "",
+                "size",
+                ("SIZE", Kind::OneOf(&["xs", "s", "m", "l", "xl"])),
+                "xs (1 vCPU, 512 MiB), s (1, 1 GiB), m (2, 2 GiB), l (4, 4 GiB), xl (8, 8 GiB); default: the closure's own, else xs",
+            ),
+            with(
+                "e",
+                "env",
+                ("NAME=VALUE", Kind::Text),
+                "environment of the instance (/run/seed/env); may be repeated",
+            ),
+            with(
+                "",
+                "env-file",
+                ("FILE", Kind::File),
+                "the same from lines NAME=VALUE; '#' begins a comment line",
+            ),
+            with(
+                "",
+                "volume",
+                (
+                    "NAME=SIZE[:MOUNTPOINT][,user=U][,group=G][,mode=M]",
+                    Kind::Text,
+                ),
+                "a volume, made on first use; overrides the closure's of that name. A path in place of SIZE names an image file or block device",
+            ),
+            with(
+                "",
+                "accel",
+                ("ACCEL", Kind::OneOf(&["auto", "kvm", "tcg"])),
+                "auto, kvm or tcg",
+            ),
+            with(
+                "",
+                "network",
+                ("NET", Kind::OneOf(&["none", "user"])),
+                "none, or user: outgoing connections only",
+            ),
+            with(
+                "",
+                "kernel-param",
+                ("PARAM", Kind::Text),
+                "one more kernel parameter; may be repeated",
+            ),
+            with(
+                "",
+                "wait",
+                ("STAGE", STAGES),
+                "return at running (or degraded; default), provisioned, or none",
+            ),
+        ],
+    },
+    Info {
+        name: "ps",
+        words: "",
+        word: Kind::Text,
+        passes_words_on: false,
+        summary: "list instances",
+        about: &["Lists the instances of the namespace, or of all."],
+        options: &[
+            flag("A", "all-namespaces", "of every namespace"),
+            flag("q", "quiet", "names only"),
+        ],
+    },
+    Info {
+        name: "status",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "state, boot stages with their times, what failed",
+        about: &[
+            "State, stages of the boot with their times, failed units, problems, volumes, processes.",
+        ],
+        options: &[with(
+            "w",
+            "watch",
+            ("SECONDS", Kind::Text),
+            "show it anew as often, until the instance is removed; with --json one line each time",
+        )],
+    },
+    Info {
+        name: "inspect",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "everything that is known of an instance, as JSON",
+        about: &[
+            "How the instance was started, where its files are, and its status while it runs. Values of the environment are not shown.",
+        ],
+        options: &[],
+    },
+    Info {
+        name: "logs",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "the instance's journal; -f follows it",
+        about: &[
+            "The instance's journal, the last 100 entries of it. Works after the instance's end too. What is missing is told between the lines: deleted before it was read, dropped by a rate limit.",
+            "With --json, one object a line, as 'journalctl -o json' prints it.",
+        ],
+        options: &[
+            with(
+                "n",
+                "lines",
+                ("N", Kind::Text),
+                "so many entries, or 'all' (the default with -S, -U and -b)",
+            ),
+            flag(
+                "f",
+                "follow",
+                "go on with what comes, also after a restart of the instance",
+            ),
+            with(
+                "S",
+                "since",
+                ("TIME", Kind::Text),
+                "not before: '2025-11-21 23:01', 23:01, -1h, '5min ago', yesterday...",
+            ),
+            with("U", "until", ("TIME", Kind::Text), "not after"),
+            Opt {
+                short: "b",
+                long: "boot",
+                value: Value::Optional("ID|N"),
+                help: "of one boot: the last, or -1 the one before it, 1 the first",
+            },
+            with(
+                "g",
+                "grep",
+                ("PATTERN", Kind::Text),
+                "whose message matches this regular expression",
+            ),
+            with(
+                "u",
+                "unit",
+                ("UNIT", Kind::Text),
+                "of this unit only; may be repeated",
+            ),
+            with(
+                "p",
+                "priority",
+                ("LEVEL", PRIORITIES),
+                "this important or more: emerg, alert, crit, err, warning, notice, info, debug, or 0 to 7",
+            ),
+            flag("", "export", "as 'journalctl -o export' prints it"),
+        ],
+    },
+    Info {
+        name: "exec",
+        words: "[NAME] -- COMMAND [ARGUMENT...]",
+        word: Kind::Instance,
+        passes_words_on: true,
+        summary: "run a command in it",
+        about: &[
+            "Runs a command in the instance and passes on its exit status: 128 and the signal's number after a signal, 127 when there is no such command, 125 when it could not be run at all.",
+        ],
+        options: &[
+            flag("i", "stdin", "pass on standard input"),
+            flag("t", "tty", "with a terminal (and standard input)"),
+            with(
+                "e",
+                "env",
+                ("NAME=VALUE", Kind::Text),
+                "its environment; may be repeated",
+            ),
+            with(
+                "",
+                "cwd",
+                ("PATH", Kind::Text),
+                "its working directory; default: /",
+            ),
+        ],
+    },
+    Info {
+        name: "keys",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "the recipient of its age identity, to encrypt secrets to",
+        about: &[
+            "The recipient of the identity that the instance's TPM holds: encrypt to it with age or sops.",
+        ],
+        options: &[flag(
+            "",
+            "tag",
+            "its other spelling, age1tag1..., for which age 1.3 and rage need no plugin",
+        )],
+    },
+    Info {
+        name: "restart",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "stop it and start it as it was started",
+        about: &[
+            "Stops the instance and starts it as it was started, with what it had written. Also after its end, or when its virtual machine or its shim was killed.",
+        ],
+        options: &[
+            with(
+                "",
+                "timeout",
+                ("SECONDS", Kind::Text),
+                "how long the orderly poweroff may take; default: 90",
+            ),
+            with("", "wait", ("STAGE", STAGES), "as in 'seed run'"),
+        ],
+    },
+    Info {
+        name: "stop",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "power it off; volumes, TPM state and logs stay",
+        about: &[
+            "Powers the instance off, in order, and removes everything of it but volumes, TPM state and logs. What it wrote outside its volumes is gone. Cleans up after a crash as well.",
+        ],
+        options: &[
+            flag("", "kill", "end it at once, as if the power failed"),
+            with(
+                "",
+                "timeout",
+                ("SECONDS", Kind::Text),
+                "how long the orderly poweroff may take before that; default: 90",
+            ),
+        ],
+    },
+    Info {
+        name: "rm",
+        words: "NAME --yes",
+        word: Kind::Text,
+        passes_words_on: false,
+        summary: "delete volumes, TPM state and logs of a stopped instance",
+        about: &[
+            "Deletes volumes, TPM state and logs of a stopped instance. The TPM state is its identity: secrets encrypted to it can never be read again.",
+        ],
+        options: &[flag("y", "yes", "really")],
+    },
+    Info {
+        name: "doctor",
+        words: "",
+        word: Kind::Text,
+        passes_words_on: false,
+        summary: "what this machine has and lacks",
+        about: &[
+            "Looks for everything that an instance needs on this machine, and names what mends what lacks. Exit status 1 when something lacks without which none can run.",
+        ],
+        options: &[],
+    },
+    Info {
+        name: "completions",
+        words: "SHELL",
+        word: Kind::OneOf(&SHELLS),
+        passes_words_on: false,
+        summary: "print completions for bash, zsh or fish",
+        about: &[
+            "Prints a script with which the shell completes commands, options and names of instances.",
+            "bash: seed completions bash > /etc/bash_completion.d/seed; zsh: seed completions zsh > a folder of $fpath, as _seed; fish: seed completions fish > ~/.config/fish/completions/seed.fish.",
+        ],
+        options: &[],
+    },
+    Info {
+        name: "man",
+        words: "[COMMAND]",
+        word: Kind::Command,
+        passes_words_on: false,
+        summary: "print the manual page, of the program or of a command",
+        about: &["Prints the manual page in the form that man(1) reads: seed man run | man -l -"],
+        options: &[],
+    },
+];
+
+/// A command by its name.
+pub(super) fn find(name: &str) -> Option<&'static Info> {
+    COMMANDS.iter().find(|info| info.name == name)
+}
+
+impl Opt {
+    /// As it is written: `-n, --lines N`.
+    pub(super) fn spelled(&self) -> String {
+        let mut text = match self.short {
+            "" => String::new(),
+            short => format!("-{short}, "),
+        };
+        text += &format!("--{}", self.long);
+        match self.value {
+            Value::Flag => {}
+            Value::Needed(name, _) => text += &format!(" {name}"),
+            Value::Optional(name) => text += &format!(" [{name}]"),
+        }
+        text
+    }
+
+    /// Whether a word of the command line is this option.
+    pub(super) fn is(&self, word: &str) -> bool {
+        let long = word.strip_prefix("--");
+        let short = word.strip_prefix('-').filter(|rest| !rest.is_empty());
+        long.map_or(short == Some(self.short), |long| long == self.long)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_options_of_a_command_are_spelled_alike() {
+        for info in COMMANDS {
+            let all: Vec<&Opt> = info.options.iter().chain(GLOBAL).collect();
+            for (number, option) in all.iter().enumerate() {
+                for other in &all[number + 1..] {
+                    assert_ne!(option.long, other.long, "{}", info.name);
+                    let shared = option.short == other.short && !option.short.is_empty();
+                    assert!(!shared, "{}: -{}", info.name, option.short);
+                }
+                assert!(option.short.len() <= 1 && option.long.len() > 1);
+                let sentence = option.help.ends_with('.') && !option.help.ends_with("...");
+                assert!(!sentence, "{}", option.help);
+            }
+        }
+    }
+
+    #[test]
+    fn an_option_is_known_by_both_names() {
+        let lines = with("n", "lines", ("N", Kind::Text), "");
+        assert!(lines.is("-n") && lines.is("--lines"));
+        assert!(!lines.is("--n") && !lines.is("-lines") && !lines.is("n") && !lines.is("-"));
+        let long = flag("", "json", "");
+        assert!(long.is("--json") && !long.is("-") && !long.is("--"));
+        assert_eq!(lines.spelled(), "-n, --lines N");
+    }
+}
