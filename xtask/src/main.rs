@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod containerd;
 mod demo;
 mod fuzz;
 mod image;

@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::util::{self, Places, say};
+use crate::{
+    containerd,
+    util::{self, Places, say},
+};
 
 /// What the machine is to be made ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +150,11 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
     let tools = tool.iter().chain([&VSOCK_DEVICE]).chain(for_tests.1);
     tools
         .into_iter()
-        .try_for_each(|tool| build_tool(places, tool))
+        .try_for_each(|tool| build_tool(places, tool))?;
+    match need {
+        Need::Run => Ok(()),
+        Need::Test => containerd::unpack(places),
+    }
 }
 
 fn distribution(os_release: &str) -> Distribution {
