@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "results of cases are for the terminal")]
 
+pub mod containerd;
 pub mod instance;
 pub mod lab;
 pub mod limit;
 pub mod runner;
 
+pub use containerd::{Containerd, Version};
 pub use instance::{Instance, Spec};
 pub use lab::Lab;
 pub use runner::Runner;

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use protobuf::well_known_types::empty::Empty;
 use seed_protocol::{
+    journal::{BatchEncoder, Commit, EntryHead},
     kata::{
         agent::{
             CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
@@ -83,12 +84,18 @@ impl Drop for FakeAgent {
 
 impl FakeAgent {
     pub(crate) fn serve(socket: &Path) -> Self {
+        Self::serve_with(socket, &[])
+    }
+
+    /// With these lines in its journal.
+    pub(crate) fn serve_with(socket: &Path, lines: &[&str]) -> Self {
         let told = Arc::default();
         let poweroff = Arc::new(Notify::new());
         let agent = Arc::new(Agent {
             told: Arc::clone(&told),
             poweroff: Arc::clone(&poweroff),
             processes: watch::channel(HashMap::new()).0,
+            journal: journal(lines),
         });
         let listener = UnixListener::bind(socket).unwrap();
         let task = tokio::spawn(async move {
@@ -122,6 +129,35 @@ struct Agent {
     told: Arc<Mutex<Told>>,
     poweroff: Arc<Notify>,
     processes: watch::Sender<HashMap<String, Process>>,
+    journal: JournalBatch,
+}
+
+/// A journal of these lines, in one batch.
+fn journal(lines: &[&str]) -> JournalBatch {
+    let mut block = BatchEncoder::new(1 << 20);
+    for (seqnum, line) in (1..).zip(lines) {
+        let head = EntryHead {
+            seqnum,
+            realtime_us: 1_700_000_000_000_000 + seqnum,
+            ..EntryHead::default()
+        };
+        let fields = [format!("MESSAGE={line}"), "_COMM=stub".to_owned()];
+        let mut entry = block.begin(&head).unwrap();
+        for field in &fields {
+            entry.inline(field.as_bytes(), u64::try_from(field.len()).unwrap());
+        }
+        assert_eq!(entry.commit(), Commit::Added);
+    }
+    let count = u64::from(block.count());
+    JournalBatch {
+        seqnum_id: vec![7; 16],
+        first_seqnum: count.min(1),
+        last_seqnum: count,
+        tail_seqnum: count,
+        count: block.count(),
+        block: block.finish(),
+        ..JournalBatch::default()
+    }
 }
 
 impl Agent {
@@ -405,7 +441,17 @@ impl Guest for Agent {
         _: &TtrpcContext,
         request: ReadJournalRequest,
     ) -> ttrpc::Result<JournalBatch> {
+        if request.after.seqnum < self.journal.last_seqnum {
+            return Ok(self.journal.clone());
+        }
         sleep(Duration::from_millis(request.wait_ms.into())).await;
-        Ok(JournalBatch::default())
+        Ok(JournalBatch {
+            seqnum_id: match self.journal.count {
+                0 => Vec::new(),
+                _ => self.journal.seqnum_id.clone(),
+            },
+            tail_seqnum: self.journal.tail_seqnum,
+            ..JournalBatch::default()
+        })
     }
 }

@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
     (WITH_SYSTEMD, steps::agent_with_systemd),
     (WITH_GUEST, steps::journal_with_guest),
     ("VM cases", steps::vm_cases),
+    ("containerd", steps::containerd),
     ("clean tree", steps::clean_tree),
 ];
 const VM_STEPS: &[Step] = &[

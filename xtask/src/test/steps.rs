@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Run, WITH_GUEST, WITH_SYSTEMD};
 use crate::{
-    image, licences, nix, programs,
+    containerd, image, licences, nix, programs,
     report::{self, Tally},
     setup,
     util::{self, Places, say},
@@ -23,6 +23,9 @@ const AGENT: &str = "seed-agent";
 const CRATES: &str = "--workspace --exclude seed-tests --features age-tpm/age";
 /// What the VM cases read (see tests/harness/lab.rs).
 const VM_VARIABLES: [&str; 2] = ["SEED_TEST_BIN", "SEED_TEST_GUEST"];
+
+/// What the containerd cases read besides (see tests/harness/containerd/mod.rs).
+const CONTAINERD_VARIABLE: &str = "SEED_TEST_CONTAINERD";
 
 /// cargo with plain output, in the checkout.
 fn cargo(places: &Places, args: &[&str]) -> Command {
@@ -210,11 +213,28 @@ pub(super) fn journal_with_guest(run: &mut Run<'_>) -> Result<Tally> {
     test_step(places, WITH_GUEST, &mut command)
 }
 
-/// The cases need root (mounts, namespaces), so their program is run by itself, not by cargo.
 pub(super) fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
+    cases(run, "vm", "VM cases", &[])
+}
+
+/// The shim under containerd of three releases.
+pub(super) fn containerd(run: &mut Run<'_>) -> Result<Tally> {
+    let folder = containerd::folder(run.places);
+    let folder = folder.to_string_lossy();
+    let variable = [(CONTAINERD_VARIABLE, &*folder)];
+    let variable = if fs::exists(&*folder)? {
+        &variable[..]
+    } else {
+        &[]
+    };
+    cases(run, "containerd", "containerd cases", variable)
+}
+
+/// The cases need root (mounts, namespaces), so their program is run by itself, not by cargo.
+fn cases(run: &Run<'_>, name: &str, label: &str, more: &[(&str, &str)]) -> Result<Tally> {
     let places = run.places;
     let guest = run.guest.as_deref().context("there is no guest root")?;
-    let program = test_program(places, "vm")?;
+    let program = test_program(places, name)?;
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let search = places.path_variable();
     let (bin, guest) = (path(&places.programs()), path(guest));
@@ -223,6 +243,7 @@ pub(super) fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
         (VM_VARIABLES[1], guest.as_str()),
         ("PATH", search.as_str()),
     ];
+    variables.extend(more);
     let accel = std::env::var("SEED_TEST_ACCEL").unwrap_or_default();
     if !accel.is_empty() {
         variables.push(("SEED_TEST_ACCEL", &accel));
@@ -230,14 +251,14 @@ pub(super) fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
     let mut command = util::privileged(&program, &variables);
     command.args(&run.filter).current_dir(&places.root);
     // Each case takes seconds, so each is shown; a failed one says what is needed to understand it.
-    counted(places, "VM cases", &mut command, &|_| true)
+    counted(places, label, &mut command, &|_| true)
 }
 
 /// Builds a test program of the workspace, and finds it in what cargo says.
 fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
     let label = format!("cargo test --no-run ({name})");
     let selected = match name {
-        "vm" => "--package seed-tests",
+        "vm" | "containerd" => "--package seed-tests",
         _ => CRATES,
     };
     let args = format!("test --locked {selected} --test {name} --no-run --message-format json");

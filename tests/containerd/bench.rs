@@ -1,0 +1,178 @@
+//! A containerd whose instances are stubs, and what must be gone after each.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{
+    Containerd, Version,
+    containerd::{Options, Programs, image::Image},
+    limit,
+};
+use serde_json::json;
+
+/// An image with which a stub boots.
+pub(crate) const STUB: &str = "localhost/stub:1";
+
+/// The runtime.
+pub(crate) const RUNTIME: &str = "io.containerd.seed.v2";
+
+/// The init program in [`STUB`].
+pub(crate) const INIT: &str = "/seed-system/init";
+
+/// Keys of the shim's configuration, and the names under which the stub is called.
+const STUBS: [(&str, &str); 4] = [
+    ("qemu", "stub-qemu"),
+    ("virtiofsd", "stub-virtiofsd"),
+    ("swtpm", "stub-swtpm"),
+    ("vhost_device_vsock", "stub-vsock"),
+];
+
+/// A containerd with stubs in place of QEMU and its daemons, and an image for them.
+pub(crate) fn stubs(
+    programs: &Programs,
+    version: Version,
+    options: &Options,
+) -> Result<Containerd> {
+    let mut containerd = Containerd::make(programs, version, options)?;
+    let names = containerd.dir().join("stubs");
+    fs::create_dir(&names)?;
+    let mut config = "accel = \"tcg\"\n[programs]\n".to_owned();
+    for (key, name) in STUBS {
+        symlink(env!("CARGO_BIN_EXE_stub-vm"), names.join(name))?;
+        config.push_str(&format!("{key} = {:?}\n", names.join(name)));
+    }
+    containerd.write_shim_config(&config)?;
+    containerd.run()?;
+    let root = containerd.dir().join("stub-root");
+    stub_root(&root)?;
+    containerd.import(&Image {
+        name: STUB,
+        root: &root,
+        entrypoint: &[INIT],
+    })?;
+    Ok(containerd)
+}
+
+/// The smallest closure that the shim takes.
+fn stub_root(root: &Path) -> Result<()> {
+    let system = root.join("seed-system");
+    fs::create_dir_all(&system)?;
+    let mut kernel = vec![0; 1024];
+    // The magic of the Linux boot protocol.
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    fs::write(system.join("kernel"), kernel)?;
+    for name in ["initrd", "init"] {
+        fs::write(system.join(name), name)?;
+    }
+    let boot = json!({
+        "org.nixos.bootspec.v1": {
+            "init": INIT, "kernel": "/seed-system/kernel",
+            "initrd": "/seed-system/initrd", "kernelParams": ["quiet"],
+        },
+        "farm.loom.seed.v1": {"name": "stub", "size": "xs"},
+    });
+    fs::write(system.join("boot.json"), boot.to_string()).context("write boot.json")
+}
+
+/// Waits until no process, mount, socket or folder of an instance is left.
+pub(crate) fn nothing_left(containerd: &Containerd) -> Result<()> {
+    let mut left = Vec::new();
+    let waited = limit::until("an empty machine", limit::COMMAND, || {
+        left = leftovers(containerd)?;
+        Ok(left.is_empty().then_some(()))
+    });
+    waited.with_context(|| format!("left: {left:?}"))
+}
+
+fn leftovers(containerd: &Containerd) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for pid in containerd.shims()? {
+        left.push(format!("shim {pid}"));
+    }
+    let ours = containerd.dir().display().to_string();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let program = line.split(' ').next().unwrap_or_default();
+        if program.starts_with(&ours) {
+            left.push(format!("process {line}"));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let bundles = format!("{ours}/state");
+    left.extend(
+        mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|mount| mount.starts_with(&bundles) || mount.starts_with(&format!("{ours}/r")))
+            .map(|mount| format!("mount {mount}")),
+    );
+    for path in tree(&containerd.run_dir()) {
+        // The folders of sockets and of namespaces stay.
+        if !path.is_dir()
+            || path.components().count() > containerd.run_dir().components().count() + 1
+        {
+            left.push(path.display().to_string());
+        }
+    }
+    let bundles = containerd.dir().join("state/io.containerd.runtime.v2.task");
+    left.extend(
+        tree(&bundles)
+            .into_iter()
+            .filter(|path| path.components().count() > bundles.components().count() + 1)
+            .map(|path| path.display().to_string()),
+    );
+    Ok(left)
+}
+
+/// Everything below a folder.
+fn tree(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(tree(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+/// The status of a task as `ctr tasks ls` shows it; nothing when there is none.
+pub(crate) fn status(containerd: &Containerd, id: &str) -> Result<Option<String>> {
+    let list = containerd.ctr_ok(&["tasks", "ls"])?;
+    let line = list
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(id));
+    Ok(line
+        .and_then(|line| line.split_whitespace().nth(2))
+        .map(str::to_owned))
+}
+
+/// Waits for a status of a task.
+pub(crate) fn wait_status(containerd: &Containerd, id: &str, wanted: &str) -> Result<()> {
+    let mut last = None;
+    let waited = limit::until(&format!("{id} {wanted}"), limit::COMMAND, || {
+        last = status(containerd, id)?;
+        Ok((last.as_deref() == Some(wanted)).then_some(()))
+    });
+    waited.with_context(|| format!("last seen: {last:?}"))
+}
+
+/// Fails unless the text has all of these, in this order.
+pub(crate) fn in_order(text: &str, parts: &[&str]) -> Result<()> {
+    let mut rest = text;
+    for part in parts {
+        let at = rest.find(part);
+        ensure!(
+            at.is_some(),
+            "{part:?} is not where it should be in:\n{text}"
+        );
+        rest = &rest[at.unwrap_or_default() + part.len()..];
+    }
+    Ok(())
+}

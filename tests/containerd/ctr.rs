@@ -1,0 +1,241 @@
+//! An instance's life through `ctr`, over a stub VM, with each series of containerd.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{
+    Containerd, Runner, Version,
+    containerd::{Options, Programs},
+    limit,
+};
+
+use crate::bench::{INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status};
+
+type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
+
+const CASES: [Case; 5] = [
+    ("run_exec_pause_kill_and_remove", whole_life),
+    ("foreground_run_shows_the_journal", foreground),
+    ("events_come_in_order", events),
+    ("containerd_killed_and_started_finds_all", restart),
+    ("shim_killed_leaves_nothing", killed_shim),
+];
+
+/// Runs them on one containerd.
+pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
+    let name = |case: &str| format!("containerd_{}_{case}", version.as_str());
+    let names: Vec<_> = CASES.iter().map(|(case, _)| name(case)).collect();
+    let wanted: Vec<_> = names.iter().map(String::as_str).collect();
+    if !runner.wants(&wanted) {
+        for (case, _) in CASES {
+            runner.case(&name(case), || Ok(()));
+        }
+        return;
+    }
+    let mut containerd = None;
+    let up = name("starts");
+    runner.always(&up, || {
+        containerd = Some(stubs(programs, version, &Options::default())?);
+        Ok(())
+    });
+    let Some(mut containerd) = containerd else {
+        return;
+    };
+    for (case, test) in CASES {
+        let passed = runner.case(&name(case), || test(&mut containerd));
+        if !passed {
+            println!("{}", tail(&containerd.log()));
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+fn start(containerd: &Containerd, id: &str) -> Result<()> {
+    containerd.ctr_ok(&["run", "--detach", "--runtime", RUNTIME, STUB, id, INIT])?;
+    wait_status(containerd, id, "RUNNING")
+}
+
+fn end(containerd: &Containerd, id: &str) -> Result<()> {
+    containerd.ctr_ok(&["tasks", "kill", "--signal", "SIGTERM", id])?;
+    wait_status(containerd, id, "STOPPED")?;
+    remove(containerd, id)
+}
+
+fn remove(containerd: &Containerd, id: &str) -> Result<()> {
+    containerd.ctr_ok(&["tasks", "rm", id])?;
+    containerd.ctr_ok(&["containers", "rm", id])?;
+    nothing_left(containerd)
+}
+
+/// The output of a command with this input. Some: `ctr` that meets the end of its input before the exec has
+/// begun never says that it is over.
+fn piped(mut command: Command, input: &[u8]) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("no pipe")?.write_all(input)?;
+    Ok(child.wait_with_output()?)
+}
+
+fn whole_life(containerd: &mut Containerd) -> Result<()> {
+    start(containerd, "life")?;
+    let exec = ["tasks", "exec", "--exec-id", "e1", "life", "cat"];
+    let echoed = piped(containerd.ctr(&exec), b"to and fro\n")?;
+    ensure!(echoed.stdout == b"to and fro\n", "exec: {echoed:?}");
+    let failed = containerd.ctr_output(&["tasks", "exec", "--exec-id", "e2", "life", "false"])?;
+    ensure!(failed.status.code() == Some(3), "exec of false: {failed:?}");
+    let none = containerd.ctr_output(&["tasks", "exec", "--exec-id", "e3", "life", "nonesuch"])?;
+    let said = String::from_utf8_lossy(&none.stderr).into_owned();
+    ensure!(
+        !none.status.success() && said.contains("nonesuch"),
+        "exec of nothing: {said}"
+    );
+    containerd.ctr_ok(&["tasks", "pause", "life"])?;
+    ensure!(
+        status(containerd, "life")?.as_deref() == Some("PAUSED"),
+        "not paused"
+    );
+    containerd.ctr_ok(&["tasks", "resume", "life"])?;
+    ensure!(
+        status(containerd, "life")?.as_deref() == Some("RUNNING"),
+        "not resumed"
+    );
+    end(containerd, "life")?;
+
+    start(containerd, "again")?;
+    containerd.ctr_ok(&["tasks", "kill", "--signal", "SIGKILL", "again"])?;
+    wait_status(containerd, "again", "STOPPED")?;
+    remove_killed(containerd, "again")?;
+    nothing_left(containerd)
+}
+
+/// Removes a task that was killed, and hears its status: `ctr` warns of one that is not 0.
+fn remove_killed(containerd: &Containerd, id: &str) -> Result<()> {
+    let removed = containerd.ctr_output(&["tasks", "rm", id])?;
+    let said = String::from_utf8_lossy(&removed.stderr);
+    ensure!(said.contains("137"), "rm: {removed:?}");
+    containerd.ctr_ok(&["containers", "rm", id]).map(drop)
+}
+
+fn foreground(containerd: &mut Containerd) -> Result<()> {
+    let mut run = containerd.ctr(&["run", "--rm", "--runtime", RUNTIME, STUB, "front", INIT]);
+    let child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    wait_status(containerd, "front", "RUNNING")?;
+    containerd.ctr_ok(&["tasks", "kill", "--signal", "SIGTERM", "front"])?;
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{output:?}");
+    in_order(&text, &["stub guest is up", "stub guest has nothing to do"])?;
+    nothing_left(containerd)
+}
+
+fn events(containerd: &mut Containerd) -> Result<()> {
+    let heard = containerd.dir().join("events");
+    let mut listen = containerd.ctr(&["events"]);
+    let mut child = listen
+        .stdout(File::create(&heard)?)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let until_heard = |what: &str, then: &dyn Fn(u32) -> Result<()>| {
+        let mut turn = 0;
+        limit::until(&format!("event {what}"), limit::COMMAND, || {
+            turn += 1;
+            then(turn)?;
+            Ok(fs::read_to_string(&heard)?.contains(what).then_some(()))
+        })
+    };
+    // The listener is up when it has heard something.
+    until_heard("/namespaces/create", &|turn| {
+        containerd
+            .ctr_ok(&["namespaces", "create", &format!("n{turn}")])
+            .map(drop)
+    })?;
+    start(containerd, "told")?;
+    let exec = ["tasks", "exec", "--exec-id", "e1", "told", "cat"];
+    ensure!(piped(containerd.ctr(&exec), b"x")?.status.success(), "exec");
+    end(containerd, "told")?;
+    let result = until_heard("/tasks/delete", &|_| Ok(()));
+    child.kill()?;
+    child.wait()?;
+    result?;
+    let text = fs::read_to_string(&heard)?;
+    in_order(
+        &text,
+        &[
+            "/tasks/create",
+            "/tasks/start",
+            "/tasks/exec-added",
+            "/tasks/exec-started",
+            "/tasks/exit",
+            "/tasks/exit",
+            "/tasks/delete",
+        ],
+    )
+}
+
+fn restart(containerd: &mut Containerd) -> Result<()> {
+    start(containerd, "stays")?;
+    let shims = containerd.shims()?;
+    containerd.kill()?;
+    containerd.run()?;
+    wait_status(containerd, "stays", "RUNNING")?;
+    ensure!(
+        containerd.shims()? == shims,
+        "another shim after the restart"
+    );
+    let exec = ["tasks", "exec", "--exec-id", "e1", "stays", "cat"];
+    let echoed = piped(containerd.ctr(&exec), b"still here")?;
+    ensure!(echoed.stdout == b"still here", "exec: {echoed:?}");
+
+    // What ends while nobody listens is known afterwards, with its true status.
+    start(containerd, "ends")?;
+    let pid: u32 = vmm_pid(containerd, "ends")?;
+    containerd.kill()?;
+    Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .status()?;
+    containerd.run()?;
+    wait_status(containerd, "ends", "STOPPED")?;
+    remove_killed(containerd, "ends")?;
+    end(containerd, "stays")
+}
+
+/// The pid that `ctr tasks ls` shows: the VMM's.
+fn vmm_pid(containerd: &Containerd, id: &str) -> Result<u32> {
+    let list = containerd.ctr_ok(&["tasks", "ls"])?;
+    let line = list
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(id));
+    let pid = line.and_then(|line| line.split_whitespace().nth(1));
+    pid.and_then(|pid| pid.parse().ok())
+        .with_context(|| format!("no pid of {id} in {list}"))
+}
+
+fn killed_shim(containerd: &mut Containerd) -> Result<()> {
+    start(containerd, "orphan")?;
+    for pid in containerd.shims()? {
+        Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .status()?;
+    }
+    // containerd notices, calls `delete`, and has either a stopped task or none.
+    limit::until("the end of the orphan", limit::COMMAND, || {
+        let status = status(containerd, "orphan")?;
+        Ok(status
+            .is_none_or(|status| status == "STOPPED")
+            .then_some(()))
+    })?;
+    let _ = containerd.ctr_output(&["tasks", "rm", "--force", "orphan"]);
+    containerd.ctr_ok(&["containers", "rm", "orphan"])?;
+    nothing_left(containerd)
+}

@@ -1,0 +1,26 @@
+//! The shim under real containerds of three releases. Most cases run over a stub VM and take a second; what
+//! they cannot show, a guest that boots under the newest one does.
+//!
+//! Run through `cargo xtask test`; a part of a name as argument runs only what matches.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use seed_tests::{Runner, containerd::Programs};
+
+mod bench;
+mod ctr;
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_args();
+    match Programs::find() {
+        Ok(programs) => {
+            for version in programs.versions() {
+                ctr::run(&mut runner, &programs, version);
+            }
+        }
+        Err(reason) => runner.skip("containerd", &reason),
+    }
+    runner.finish()
+}

@@ -1,0 +1,161 @@
+//! A virtual machine without a machine, as programs: started under the names of QEMU and its daemons it takes
+//! their command lines, makes their sockets, and in place of QEMU answers QMP and is a guest with a fake agent.
+//! So a shim under a real containerd has an instance in a tenth of a second.
+//!
+//! What it cannot show: that the real programs take these command lines. The cases that boot a guest do.
+//!
+//! With the variable `STUB_RECORD` it writes what the agent was told into that folder, as `<container>.txt`.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a stub ends at the first surprise")]
+#![allow(
+    clippy::print_stdout,
+    reason = "standard output is the guest's console"
+)]
+
+#[path = "../../host-shim/tests/stub/agent.rs"]
+#[allow(dead_code, reason = "the shim's own tests use more of it")]
+mod agent;
+
+use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use agent::FakeAgent;
+use seed_protocol::{
+    beacon,
+    seed::v1::{Beacon, Stage},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
+
+/// What the guest's journal says.
+const LINES: [&str; 2] = ["stub guest is up", "stub guest has nothing to do"];
+
+fn main() -> ExitCode {
+    let mut args = env::args();
+    let program = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        if program.contains("qemu") {
+            qemu(&args).await;
+        } else {
+            daemon(&args).await;
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+/// Values of `key=` in comma-separated words, as paths.
+fn paths(args: &[String], key: &str) -> Vec<PathBuf> {
+    args.iter()
+        .flat_map(|arg| arg.split(','))
+        .filter_map(|part| {
+            let (name, value) = part.rsplit_once('=')?;
+            (name.trim_start_matches('-') == key).then(|| PathBuf::from(value))
+        })
+        .collect()
+}
+
+/// Listens where it is told to, and ends with its first client, as the real ones do.
+async fn daemon(args: &[String]) {
+    let socket = ["socket-path", "path", "socket"]
+        .iter()
+        .find_map(|key| paths(args, key).into_iter().next())
+        .expect("a socket on the command line");
+    let listener = UnixListener::bind(socket).unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+async fn qemu(args: &[String]) {
+    println!("Linux version 6.12.0-stub");
+    let mut devices = Vec::new();
+    for socket in paths(args, "path") {
+        if socket
+            .extension()
+            .is_some_and(|extension| extension == "sock")
+        {
+            devices.push(UnixStream::connect(&socket).await.unwrap());
+        }
+    }
+    let qmp = args
+        .iter()
+        .find_map(|arg| arg.strip_prefix("unix:")?.split(',').next())
+        .expect("a QMP socket on the command line");
+    let folder = PathBuf::from(qmp).parent().unwrap().to_owned();
+    let agent = FakeAgent::serve_with(&folder.join("vsock.sock"), &LINES);
+    let monitor = UnixListener::bind(qmp).unwrap();
+    let (stream, _) = monitor.accept().await.unwrap();
+    let (read, mut write) = stream.into_split();
+    write.write_all(b"{\"QMP\": {}}\n").await.unwrap();
+    let mut lines = BufReader::new(read).lines();
+    let mut hello = tokio::time::interval(Duration::from_millis(20));
+    let mut said = false;
+    loop {
+        tokio::select! {
+            line = lines.next_line() => {
+                let Ok(Some(line)) = line else { return };
+                write.write_all(answer(&line).as_bytes()).await.unwrap();
+                if line.contains("\"quit\"") {
+                    return;
+                }
+            }
+            () = agent.poweroff.notified() => {
+                let event = r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#;
+                write.write_all(format!("{event}\n").as_bytes()).await.unwrap();
+                return;
+            }
+            _ = hello.tick() => if !said {
+                say_hello(&folder).await;
+                said = record(&agent);
+            },
+        }
+    }
+}
+
+fn answer(line: &str) -> String {
+    let event = |name: &str| format!("{{\"event\": \"{name}\"}}\n");
+    let more = match line {
+        line if line.contains("\"stop\"") => event("STOP"),
+        line if line.contains("\"cont\"") => event("RESUME"),
+        _ => String::new(),
+    };
+    format!("{{\"return\": {{}}}}\n{more}")
+}
+
+/// The shim hears it once it waits for it; before and after, it does no harm.
+async fn say_hello(folder: &std::path::Path) {
+    let hello = Beacon {
+        version: 1,
+        stage: Stage::STAGE_HELLO.into(),
+        boot_id: "0123456789abcdef0123456789abcdef".into(),
+        boottime_us: 10_000,
+        ..Beacon::default()
+    };
+    if let Ok(mut stream) = UnixStream::connect(folder.join("vsock.sock_1030")).await {
+        let _ = stream.write_all(&beacon::encode(&hello).unwrap()).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Whether the agent has its orders; they are written down where that is wanted.
+fn record(agent: &FakeAgent) -> bool {
+    let told = agent.told.lock().unwrap();
+    let (true, Some(sandbox), Some(container)) = (told.started, &told.sandbox, &told.container)
+    else {
+        return false;
+    };
+    if let Some(folder) = env::var_os("STUB_RECORD").map(PathBuf::from) {
+        let text = format!("{sandbox}\n{container}\n");
+        let part = folder.join(format!("{}.part", container.container_id));
+        fs::write(&part, text).unwrap();
+        fs::rename(&part, part.with_extension("txt")).unwrap();
+    }
+    true
+}
