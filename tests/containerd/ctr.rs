@@ -48,7 +48,7 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
     for (case, test) in CASES {
         let passed = runner.case(&name(case), || test(&mut containerd));
         if !passed {
-            println!("{}", tail(&containerd.log()));
+            runner.note(&tail(&containerd.log()));
         }
     }
 }

@@ -71,6 +71,11 @@ impl Runner {
         }
     }
 
+    /// Prints what helps to understand a case that failed.
+    pub fn note(&self, text: &str) {
+        println!("{text}");
+    }
+
     /// Notes that a case cannot run here, and why.
     pub fn skip(&mut self, name: &str, reason: &str) {
         if self.list {

@@ -152,7 +152,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
         .into_iter()
         .try_for_each(|tool| build_tool(places, tool))?;
     match need {
-        Need::Run => Ok(()),
+        Need::Run | Need::Fuzz => Ok(()),
         Need::Test => containerd::unpack(places),
     }
 }
