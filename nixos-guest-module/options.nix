@@ -180,6 +180,16 @@ in
 
     shoot.enable = lib.mkEnableOption "the command {command}`seed-shoot`, which runs a command in a short-lived VM beside this one";
 
+    environment.group = lib.mkOption {
+      type = lib.types.nullOr lib.types.str;
+      default = null;
+      example = "app";
+      description = ''
+        The group whose members may read `/run/seed/env`. Without it root alone may, which is enough for
+        `EnvironmentFile=`.
+      '';
+    };
+
     identity.group = lib.mkOption {
       type = lib.types.nullOr lib.types.str;
       default = null;
@@ -269,6 +279,7 @@ in
           expose
           storage
           dns
+          environment
           identity
           ;
       };

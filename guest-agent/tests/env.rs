@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use seed_agent::env::{self, Environment};
 
 fn write(path: &Path, entries: &[Vec<u8>]) {
-    env::write(path, &Environment::parse(entries).unwrap()).unwrap();
+    env::write(path, &Environment::parse(entries).unwrap(), None).unwrap();
 }
 
 /// The variables whose names begin with `V_`, as `shell` has them after reading the file.

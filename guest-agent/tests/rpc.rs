@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, time::Duration};
 
 use common::{Agent, container, limit, refusal};
 use seed_agent::{
@@ -44,7 +44,7 @@ async fn the_shims_calls_write_the_environment_and_let_the_boot_go_on() {
         .await
         .unwrap();
     let env = fs::read_to_string(agent.directory.path().join("env")).unwrap();
-    assert_eq!(env, "A=\"it's \\\"\\$5\\\"\"\n");
+    assert_eq!(env, "A=\"it's \\\"\\$5\\\"\"\nSEED_INSTANCE=\"demo\"\n");
     let released = tokio::time::timeout(Duration::from_millis(50), agent.ctx.sandbox.released());
     assert!(released.await.is_err(), "the boot waits for StartContainer");
     agent.start_container("demo").await.unwrap();
@@ -64,6 +64,49 @@ async fn the_shims_calls_write_the_environment_and_let_the_boot_go_on() {
             .iter()
             .any(|problem| problem.subject == "identity")
     );
+}
+
+#[tokio::test]
+async fn the_closure_names_the_instance_and_who_may_read_its_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("etc")).unwrap();
+    let ours = fs::metadata(directory.path()).unwrap().gid();
+    fs::write(
+        directory.path().join("etc/group"),
+        format!("app:x:{ours}:\n"),
+    )
+    .unwrap();
+    let instance = |group: &str| Instance {
+        name: "web".into(),
+        env_group: Some(group.into()),
+        ..Instance::default()
+    };
+    let agent = Agent::start_in(directory, instance("app")).await;
+    agent.create("4711", &[]).await.unwrap();
+    let file = agent.at("env");
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        "SEED_INSTANCE=\"web\"\n"
+    );
+    let metadata = fs::metadata(&file).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.gid()), (0o640, ours));
+    // A group that is not there is told, and the file is root's alone.
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("etc")).unwrap();
+    fs::write(directory.path().join("etc/group"), "").unwrap();
+    let agent = Agent::start_in(directory, instance("nobody-here")).await;
+    agent.create("4711", &["SEED_INSTANCE=mine"]).await.unwrap();
+    let file = agent.at("env");
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        "SEED_INSTANCE=\"mine\"\n"
+    );
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let problems = agent.ctx.status.now().problems;
+    let told = problems
+        .iter()
+        .any(|p| p.message.contains("group nobody-here does not exist"));
+    assert!(told, "{problems:?}");
 }
 
 #[tokio::test]

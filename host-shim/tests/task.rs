@@ -177,7 +177,9 @@ async fn an_instance_lives_from_create_to_delete_and_leaves_nothing() {
     {
         let told = told.lock().unwrap();
         let container = told.container.as_ref().unwrap();
-        assert_eq!(container.OCI.Process.Env, ["GREETING=hello 'you'"]);
+        let env = &container.OCI.Process.Env;
+        assert_eq!(env[0], "GREETING=hello 'you'");
+        assert!(env.contains(&"SEED_INSTANCE=demo".to_owned()), "{env:?}");
         assert_eq!(
             container.storages[0].driver_options,
             ["serial=data", "name=data", "user=app"]

@@ -9,6 +9,7 @@
 }:
 let
   volumes = storage;
+  named = key: value: if value.group == null then { } else { ${key} = value; };
 in
 {
   # What the platform reads, also inside the closure (bootspec extension `farm.loom.seed.v1`). Keys are only
@@ -33,6 +34,7 @@ in
     {
       name,
       storage,
+      environment,
       identity,
       ...
     }:
@@ -40,7 +42,8 @@ in
       inherit name;
       storage = builtins.mapAttrs (_: volumes.forAgent) storage;
     }
-    // (if identity.group == null then { } else { inherit identity; });
+    // named "identity" identity
+    // named "environment" environment;
 
   # Sentences, each ending with what to do. `users` and `groups` are the names that the system has.
   problems =
@@ -59,5 +62,9 @@ in
     ++
       words.optional (instance.identity.group != null && !builtins.elem instance.identity.group groups)
         "seed.identity.group: the system has no group ${words.quoted instance.identity.group}. Declare users.groups.${instance.identity.group}, or correct the name."
+    ++
+      words.optional
+        (instance.environment.group != null && !builtins.elem instance.environment.group groups)
+        "seed.environment.group: the system has no group ${words.quoted instance.environment.group}. Declare users.groups.${instance.environment.group}, or correct the name."
     ++ dns.problems instance.dns.names;
 }

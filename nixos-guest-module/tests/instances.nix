@@ -11,6 +11,7 @@
     rollout = "recreate";
     acme = false;
     shoot.enable = false;
+    environment.group = null;
     identity.group = null;
   };
   full = {
@@ -67,6 +68,7 @@
     rollout = "rolling";
     acme = true;
     shoot.enable = true;
+    environment.group = "app";
     identity.group = "app";
   };
 }

@@ -15,6 +15,7 @@
 #![deny(missing_docs)]
 
 pub mod beacon;
+pub mod env;
 mod generated;
 pub mod journal;
 pub mod kata;

@@ -53,6 +53,11 @@ pub(crate) fn values_reach_a_shell_unchanged(instance: &Instance<'_>) -> Result<
         "sh",
         &instance.sh(&format!("set -a; . /run/seed/env; {}", printenv()))?,
     )?;
+    let named = instance.sh(". /run/seed/env; echo \"$SEED_NAMESPACE/$SEED_INSTANCE\"")?;
+    ensure!(
+        named == format!("default/{}", instance.name()),
+        "the instance takes itself for {named}"
+    );
     let mode = instance.sh("stat -c '%a %U' /run/seed/env")?;
     ensure!(mode == "600 root", "/run/seed/env is {mode}");
     Ok(())

@@ -9,17 +9,11 @@ mod writer;
 
 use std::{collections::BTreeMap, fmt, io, path::PathBuf};
 
+use seed_protocol::env::{MAX_ASSIGNMENT_BYTES, MAX_TOTAL_BYTES};
 use thiserror::Error;
 
 pub use render::render;
 pub use writer::write;
-
-/// The most bytes that names and values may have together.
-pub const MAX_TOTAL_BYTES: usize = 1024 * 1024;
-
-/// The longest `NAME=value` that `execve(2)` passes on: `MAX_ARG_STRLEN` of `linux/binfmts.h`, less the
-/// terminating zero. One that is longer would keep every service with this file from starting.
-pub const MAX_ASSIGNMENT_BYTES: usize = 128 * 1024 - 1;
 
 /// Names that describe an image's process and not the instance.
 const DROPPED: [&str; 6] = ["PATH", "HOME", "TERM", "HOSTNAME", "PWD", "SHLVL"];
@@ -126,6 +120,17 @@ impl Environment {
             }
         }
         Ok(Self { variables })
+    }
+
+    /// Adds a variable that nobody has given. A value that would have been refused is left out.
+    pub fn add_default(&mut self, name: &str, value: &str) {
+        let Ok(key) = EnvKey::try_from(name) else {
+            return;
+        };
+        if !value.is_empty() && !value.contains('\0') {
+            let value = || value.as_bytes().to_vec();
+            self.variables.entry(key).or_insert_with(value);
+        }
     }
 
     /// Names and values, by name.

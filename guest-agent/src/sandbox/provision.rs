@@ -5,7 +5,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use seed_protocol::seed::v1;
+use seed_protocol::{env::INSTANCE, seed::v1};
 use thiserror::Error;
 use tokio::task;
 use tracing::{info, warn};
@@ -16,6 +16,7 @@ use crate::{
     storage::{
         self, Settings, Share, Volume, VolumeSpec,
         oci::Mount,
+        owner::{self, OwnerNames},
         share::{self, ShareError},
     },
     sys::privileges,
@@ -72,10 +73,12 @@ pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), Provision
     Ok(())
 }
 
-/// Does what the closure says, for a guest without a host: an empty environment, so that services which
-/// name the file start, and the volumes whose disk carries their name.
+/// Does what the closure says, for a guest without a host: an environment with nothing but the name, so that
+/// services which name the file start, and the volumes whose disk carries their name.
 pub async fn alone(ctx: &Arc<Context>) {
-    if let Err(error) = write_environment(ctx, Environment::default()).await {
+    let mut environment = Environment::default();
+    environment.add_default(INSTANCE, &ctx.config.instance.name);
+    if let Err(error) = write_environment(ctx, environment).await {
         ctx.status.problem("environment", error.to_string());
     }
     let volumes = storage::without_host(&ctx.config.instance.volumes);
@@ -91,9 +94,29 @@ async fn write_environment(ctx: &Context, environment: Environment) -> Result<()
         );
         ctx.status.problem("environment", message);
     }
-    env::write(&ctx.config.paths.env_file, &environment)?;
+    let group = readers(ctx).unwrap_or_else(|message| {
+        ctx.status.problem("environment", message);
+        None
+    });
+    env::write(&ctx.config.paths.env_file, &environment, group)?;
     info!(variables = environment.len(), "environment is written");
     Ok(())
+}
+
+/// The group that may read the environment, when the closure names one. Without it the file is root's alone.
+fn readers(ctx: &Context) -> Result<Option<u32>, String> {
+    let Some(group) = ctx.config.instance.env_group.clone() else {
+        return Ok(None);
+    };
+    let names = OwnerNames {
+        user: None,
+        group: Some(group.clone()),
+    };
+    let found = owner::resolve(&names, &ctx.config.paths.etc);
+    found.map(|owner| Some(owner.gid)).map_err(|_| {
+        let file = ctx.config.paths.env_file.display();
+        format!("group {group} does not exist in this guest, so only root reads {file}")
+    })
 }
 
 async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration) {

@@ -3,16 +3,29 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
     path::Path,
 };
 
 /// The mode of directories that are made on the way.
 const DIRECTORY_MODE: u32 = 0o755;
 
+/// The mode of a file that is not finished.
+const PRIVATE_MODE: u32 = 0o600;
+
 /// Writes `content` beside `path`, syncs it and renames it into place with exactly `mode`. Missing
 /// directories are made. Two writers at the same time are the caller's mistake.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write_atomic_for(path, content, mode, None)
+}
+
+/// The same for a file that belongs to a group.
+pub fn write_atomic_for(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    group: Option<u32>,
+) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
@@ -20,7 +33,8 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut temporary = name.to_owned();
     temporary.push(".new");
     let temporary = directory.join(temporary);
-    let written = write_new(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
+    let written =
+        write_new(&temporary, content, mode, group).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // Best effort: the first error is the one to tell.
         let _ = fs::remove_file(&temporary);
@@ -44,7 +58,7 @@ pub fn make_empty(path: &Path) -> io::Result<()> {
     }
 }
 
-fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
     match fs::remove_file(path) {
         // What an interrupted writer left.
         Ok(()) => {}
@@ -54,8 +68,12 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(mode)
+        .mode(PRIVATE_MODE & mode)
         .open(path)?;
+    if group.is_some() {
+        fchown(&file, None, group)?;
+    }
+    // Not before it is whose it shall be.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()

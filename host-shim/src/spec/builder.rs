@@ -5,15 +5,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use seed_protocol::{paths as guest, ports};
+use seed_protocol::{
+    env::{MAX_ASSIGNMENT_BYTES, MAX_TOTAL_BYTES},
+    paths as guest, ports,
+};
 use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, EnvVar, InsideError, KernelFormat, Network, Size, VmSpec, VolumeError, accel,
+    Cpu, InsideError, KernelFormat, Network, Size, VmSpec, VolumeError, accel,
     bootspec::{self, FILE},
     bundle::Mount,
-    inside, volumes,
+    environment, inside, volumes,
 };
 use crate::{
     config::Accel,
@@ -105,6 +108,16 @@ pub enum SpecError {
         "environment entry {0}: write NAME=value, NAME of letters, digits and '_', not beginning with a digit"
     )]
     Env(String),
+    /// An environment entry that no program could be started with.
+    #[error(
+        "environment variable {0} is longer than {MAX_ASSIGNMENT_BYTES} bytes: give it as a file on a volume"
+    )]
+    EnvLength(String),
+    /// All of it is too much.
+    #[error(
+        "the environment has {0} bytes, at most {MAX_TOTAL_BYTES} are possible: give large values as files on a volume"
+    )]
+    EnvTotal(usize),
     /// A mount that no guest could see.
     #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images", destination.display())]
     Mount {
@@ -202,12 +215,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
             Network::User => vec!["nameserver 10.0.2.3".into()],
             Network::None => Vec::new(),
         },
-        env: bundle
-            .env
-            .iter()
-            .enumerate()
-            .map(env_var)
-            .collect::<Result<_, _>>()?,
+        env: environment::build(bundle, namespace, id)?,
         args: bundle.args.clone(),
         annotations: bundle.annotations.clone(),
     };
@@ -293,22 +301,4 @@ fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
         }
     }
     Ok(())
-}
-
-fn env_var((index, entry): (usize, &String)) -> Result<EnvVar, SpecError> {
-    // The value may be a secret: only the name, or the entry's place, goes into the message.
-    let Some((name, value)) = entry.split_once('=') else {
-        return Err(SpecError::Env(format!("number {}", index + 1)));
-    };
-    let mut chars = name.chars();
-    let head = chars
-        .next()
-        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-    if !head || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || value.contains('\0') {
-        return Err(SpecError::Env(format!("{name:?}")));
-    }
-    Ok(EnvVar {
-        name: name.to_owned(),
-        value: value.to_owned(),
-    })
 }

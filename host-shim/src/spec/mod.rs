@@ -12,6 +12,7 @@ mod annotations;
 mod bootspec;
 mod builder;
 mod bundle;
+mod environment;
 mod inside;
 mod volumes;
 

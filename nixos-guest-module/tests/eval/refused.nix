@@ -70,6 +70,9 @@ in
         group = "nobody-here";
       };
     } "Declare users.groups.nobody-here";
+    "an unknown group for the environment" = fires {
+      seed.environment.group = "nobody-here";
+    } "seed.environment.group";
     "an unknown group for the identity" = fires {
       seed.identity.group = "nobody-here";
     } "seed.identity.group";

@@ -24,6 +24,7 @@
     ];
     rollout = "rolling";
     shoot.enable = true;
+    environment.group = "app";
     identity.group = "app";
   };
   users.users.app = {

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use seed_protocol::kata::{
-    agent::*,
-    empty::Empty,
-    oci::{Mount, Spec},
-    types::FSGroupChangePolicy,
+use seed_protocol::{
+    env::INSTANCE,
+    kata::{
+        agent::*,
+        empty::Empty,
+        oci::{Mount, Spec},
+        types::FSGroupChangePolicy,
+    },
 };
 use tokio::task;
 use tracing::info;
@@ -54,7 +57,9 @@ pub(super) async fn create_container(
         ctx.sandbox.add_pause(id)?;
         return Ok(Empty::default());
     }
-    let order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
+    let mut order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
+    // Neither host nor closure gave a name.
+    order.environment.add_default(INSTANCE, id.as_str());
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
     info!(
         container = %id,
@@ -89,7 +94,8 @@ pub(super) fn order(
     closure: &Instance,
 ) -> Result<Order, RequestError> {
     let process = spec.Process.into_option().unwrap_or_default();
-    let environment = Environment::parse(&process.Env)?;
+    let mut environment = Environment::parse(&process.Env)?;
+    environment.add_default(INSTANCE, &closure.name);
     let mut mounts = oci::parse(spec.Mounts.into_iter().map(raw_mount).collect())?;
     let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
     oci::straighten(&mut disks, &mut mounts);
