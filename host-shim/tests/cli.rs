@@ -27,7 +27,7 @@ use containerd_shim_protos::{
 use seed_protocol::{
     journal::{BatchEncoder, EntryHead},
     seed::{
-        management::{InstanceStatus, Keys, StageTime, State},
+        management::{GuestUsage, InstanceStatus, Keys, ProcessUsage, StageTime, State, Usage},
         v1::{
             ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Problem,
             Stage, Volume,
@@ -41,6 +41,7 @@ use seed_shim::{
     },
     management::{self, Backend, BackendError},
 };
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 /// A run and a state folder, and a configuration that names them.
 struct Lab {
@@ -187,6 +188,28 @@ impl Backend for Fake {
     async fn status(&self, _: u64, _: Duration) -> InstanceStatus {
         self.0.clone()
     }
+    async fn usage(&self) -> Usage {
+        Usage {
+            guest: Some(GuestUsage {
+                cpu_ns: 12_340_000_000,
+                memory_bytes: 100 << 20,
+                inactive_file_bytes: 30 << 20,
+                memory_total_bytes: 480 << 20,
+                tasks: 60,
+                ..Default::default()
+            })
+            .into(),
+            processes: vec![ProcessUsage {
+                name: "qemu".into(),
+                pid: 17,
+                cpu_ns: 20_000_000_000,
+                memory_bytes: 300 << 20,
+                guest_memory_bytes: 140 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
     async fn keys(&self) -> Result<Keys, BackendError> {
         match self.0.state.enum_value_or_default() {
             State::STATE_RUNNING => Ok(Keys {
@@ -305,6 +328,45 @@ async fn names_that_are_taken() {
     lab.management("foreign", status("foreign", State::STATE_RUNNING))
         .await;
     lab.check("taken").await;
+}
+
+#[tokio::test]
+async fn a_scraper_gets_the_figures_and_nothing_else() {
+    let mut lab = Lab::new();
+    lab.management("demo", status("demo", State::STATE_RUNNING))
+        .await;
+    let mut seed = tokio::process::Command::new(env!("CARGO_BIN_EXE_seed"))
+        .args(["metrics", "--listen", "127.0.0.1:0"])
+        .env("SEED_CONFIG", lab.path("shim.toml"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = seed.stdout.take().unwrap();
+    tokio::io::BufReader::new(stdout)
+        .read_line(&mut line)
+        .await
+        .unwrap();
+    let address = line.trim().trim_start_matches("http://");
+    let address = address.trim_end_matches("/metrics").to_owned();
+    let ask = async |request: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}", body.len())));
+    assert!(body.contains("seed_up{namespace=\"default\",instance=\"demo\"} 1\n"));
+    assert!(body.contains("seed_process_cpu_seconds_total{namespace=\"default\",instance=\"demo\",process=\"qemu\"} 20.000\n"));
+    let answer = ask("GET / HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let answer = ask("DELETE /metrics HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
 }
 
 #[tokio::test]

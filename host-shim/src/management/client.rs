@@ -9,7 +9,10 @@ use std::{
 
 use seed_protocol::{
     seed::{
-        management::{GetKeysRequest, GetStatusRequest, InstanceStatus, Keys, RestartRequest},
+        management::{
+            GetKeysRequest, GetStatusRequest, GetUsageRequest, InstanceStatus, Keys,
+            RestartRequest, Usage,
+        },
         management_ttrpc::ManagementClient,
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
     },
@@ -23,6 +26,9 @@ use super::MAX_STATUS_WAIT;
 
 /// How long an answer may take that asks nothing of the guest.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// What the instance uses: the shim waits a few seconds for the guest, then answers without it.
+const USAGE_ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the guest may take: a unit's job can be slow, and so is a guest without KVM.
 const GUEST_ANSWER: Duration = Duration::from_secs(120);
@@ -108,6 +114,17 @@ impl Client {
         };
         self.inner
             .get_status(context::with_duration(wait + ANSWER), &request)
+            .await
+            .map_err(refusal)
+    }
+
+    /// What the instance uses now.
+    pub async fn usage(&self) -> Result<Usage, ClientError> {
+        self.inner
+            .get_usage(
+                context::with_duration(USAGE_ANSWER),
+                &GetUsageRequest::default(),
+            )
             .await
             .map_err(refusal)
     }

@@ -2,19 +2,20 @@
 //! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
 //!
 //! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, [`words`] the
-//! names that they show, and [`report`] the screen of one instance. What the
+//! names that they show, [`report`] the screen of one instance, and [`metrics`] the figures of all. What the
 //! answers say comes from a [`Backend`]: this module knows no VM and no guest.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use seed_protocol::seed::{
-    management::{InstanceStatus, Keys},
+    management::{InstanceStatus, Keys, Usage},
     v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
 };
 use thiserror::Error;
 
 pub mod client;
+pub mod metrics;
 pub mod report;
 pub mod server;
 pub mod words;
@@ -51,6 +52,9 @@ pub trait Backend: Send + Sync + 'static {
     /// The status at once when `after_revision` is 0 or not the current revision, else as soon as it
     /// changes, at the latest after `wait` (which the server has cut to [`MAX_STATUS_WAIT`]).
     async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus;
+
+    /// What the instance uses now.
+    async fn usage(&self) -> Usage;
 
     /// The recipients of the age identity.
     async fn keys(&self) -> Result<Keys, BackendError>;

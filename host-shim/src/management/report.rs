@@ -1,8 +1,11 @@
 //! An instance's status for people: what one wants to know first, on one screen.
 
-use seed_protocol::seed::{management::InstanceStatus, v1::Volume};
+use seed_protocol::seed::{
+    management::{InstanceStatus, Usage},
+    v1::Volume,
+};
 
-use super::words;
+use super::{metrics, words};
 use crate::{
     logs::render::human::escaped,
     text::{bytes, count, seconds, table},
@@ -78,6 +81,36 @@ pub fn text(status: &InstanceStatus) -> String {
     text
 }
 
+/// What the guest and the host count, side by side: a section to go below [`text`].
+pub fn uses(usage: &Usage) -> String {
+    let mut rows = Vec::new();
+    if let Some(guest) = usage.guest.as_ref() {
+        let memory = format!(
+            "{} of {} memory",
+            bytes(guest.memory_bytes),
+            bytes(guest.memory_total_bytes)
+        );
+        rows.push(["guest".to_owned(), cpu_time(guest.cpu_ns), memory]);
+    }
+    for process in &usage.processes {
+        let memory = format!("{} memory", bytes(process.memory_bytes));
+        rows.push([process.name.clone(), cpu_time(process.cpu_ns), memory]);
+    }
+    let mut text = String::new();
+    section(&mut text, "Uses", rows.into_iter());
+    if !usage.processes.is_empty() {
+        text += &format!(
+            "Overhead: {} of the processes' memory are not the guest's own\n",
+            bytes(metrics::overhead(usage))
+        );
+    }
+    text
+}
+
+fn cpu_time(ns: u64) -> String {
+    format!("{} CPU", seconds(ns / 1_000_000))
+}
+
 fn stages(status: &InstanceStatus) -> Vec<[String; 4]> {
     let mut rows = vec![["STAGE", "AT", "TOOK", ""].map(str::to_owned)];
     let mut before = 0;
@@ -124,7 +157,7 @@ fn section<const N: usize>(
 #[cfg(test)]
 mod tests {
     use seed_protocol::seed::{
-        management::{Exit, Process, StageTime, State},
+        management::{Exit, GuestUsage, Process, ProcessUsage, StageTime, State},
         v1::{FailedUnit, Problem, Stage},
     };
 
@@ -208,5 +241,35 @@ Processes
 Log: 1234 entries, 2 behind the guest, 12 missing, 3 dropped by the guest's rate limit
 ";
         assert_eq!(text(&status), expected);
+    }
+
+    #[test]
+    fn guest_and_host_are_told_side_by_side() {
+        let usage = Usage {
+            guest: Some(GuestUsage {
+                cpu_ns: 7_800_000_000,
+                memory_bytes: 151 << 20,
+                memory_total_bytes: 466 << 20,
+                ..Default::default()
+            })
+            .into(),
+            processes: vec![ProcessUsage {
+                name: "qemu".into(),
+                pid: 17,
+                cpu_ns: 12_340_000_000,
+                memory_bytes: 300 << 20,
+                guest_memory_bytes: 140 << 20,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let expected = "
+Uses
+  guest  7.80 s CPU   151 MiB of 466 MiB memory
+  qemu   12.34 s CPU  300 MiB memory
+Overhead: 160 MiB of the processes' memory are not the guest's own
+";
+        assert_eq!(uses(&usage), expected);
+        assert_eq!(uses(&Usage::default()), "");
     }
 }

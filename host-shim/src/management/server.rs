@@ -17,7 +17,8 @@ use rustix::fs::Gid;
 use seed_protocol::{
     seed::{
         management::{
-            GetKeysRequest, GetStatusRequest, InstanceStatus, Keys, RestartRequest, RestartResponse,
+            GetKeysRequest, GetStatusRequest, GetUsageRequest, InstanceStatus, Keys,
+            RestartRequest, RestartResponse, Usage,
         },
         management_ttrpc::{Management, create_management},
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
@@ -188,6 +189,10 @@ impl Management for Service {
         Ok(self.backend.status(request.after_revision, wait).await)
     }
 
+    async fn get_usage(&self, _: &TtrpcContext, _: GetUsageRequest) -> ttrpc::Result<Usage> {
+        Ok(self.backend.usage().await)
+    }
+
     async fn get_keys(&self, _: &TtrpcContext, _: GetKeysRequest) -> ttrpc::Result<Keys> {
         Ok(self.backend.keys().await?)
     }
@@ -244,6 +249,9 @@ mod tests {
                 log_lag: ms,
                 ..Default::default()
             }
+        }
+        async fn usage(&self) -> Usage {
+            Usage::default()
         }
         async fn keys(&self) -> Result<Keys, BackendError> {
             Err(BackendError::NotReady(

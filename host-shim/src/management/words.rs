@@ -1,10 +1,12 @@
 //! The words for stages and states, the same in every table, message and JSON document.
 
 use seed_protocol::seed::{
-    management::{InstanceStatus, State},
+    management::{InstanceStatus, State, Usage},
     v1::Stage,
 };
 use serde_json::{Value, json};
+
+use super::metrics;
 
 /// The word for a stage of the boot; `none` before the first.
 pub fn stage(stage: Stage) -> &'static str {
@@ -45,6 +47,33 @@ pub fn state(state: State) -> &'static str {
         State::STATE_STOPPED => "stopped",
         State::STATE_PAUSED => "paused",
     }
+}
+
+/// What an instance uses, as `usage` in `seed status --json`.
+pub fn usage_json(usage: &Usage) -> Value {
+    let guest = usage.guest.as_ref().map(|guest| {
+        json!({
+            "cpu_ns": guest.cpu_ns,
+            "memory_bytes": guest.memory_bytes,
+            "inactive_file_bytes": guest.inactive_file_bytes,
+            "memory_total_bytes": guest.memory_total_bytes,
+            "tasks": guest.tasks,
+        })
+    });
+    let processes = usage.processes.iter().map(|process| {
+        json!({
+            "name": process.name,
+            "pid": process.pid,
+            "cpu_ns": process.cpu_ns,
+            "memory_bytes": process.memory_bytes,
+            "guest_memory_bytes": process.guest_memory_bytes,
+        })
+    });
+    json!({
+        "guest": guest,
+        "processes": processes.collect::<Vec<_>>(),
+        "overhead_memory_bytes": metrics::overhead(usage),
+    })
 }
 
 /// The status as `seed status --json` prints it.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use seed_protocol::seed::{
-    management::{Exit, InstanceStatus, Keys, Process, StageTime, State},
+    management::{self as wire, Exit, InstanceStatus, Keys, Process, StageTime, State, Usage},
     v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
 };
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ use crate::{
     logs,
     management::{Backend, BackendError},
     sandbox::{Phase, Sandbox, View, unix_ns, with_cause},
-    vmm::usage::{self, Usage},
+    usage::{self, GuestUsage, ProcessUsage},
 };
 
 /// Log figures change without a new view: how often a waiting caller gets them all the same.
@@ -69,6 +69,20 @@ impl Backend for Instance {
         }
     }
 
+    async fn usage(&self) -> Usage {
+        let guest = match self.sandbox.view().phase {
+            Phase::Provisioning | Phase::Running | Phase::PoweringOff => {
+                self.sandbox.guest_usage().await.ok()
+            }
+            _ => None,
+        };
+        let processes = match self.sandbox.view().phase {
+            Phase::Stopped => Vec::new(),
+            _ => self.sandbox.host_usage().processes,
+        };
+        told(guest, processes)
+    }
+
     async fn keys(&self) -> Result<Keys, BackendError> {
         self.ready()?;
         let identity = self.sandbox.agent().identity().await.map_err(backend)?;
@@ -112,6 +126,51 @@ impl Backend for Instance {
     }
 }
 
+fn told(guest: Option<GuestUsage>, processes: Vec<ProcessUsage>) -> Usage {
+    let guest = guest.map(|usage| wire::GuestUsage {
+        cpu_ns: usage.cpu.total_ns,
+        memory_bytes: usage.memory.usage,
+        inactive_file_bytes: usage.memory.detail("inactive_file"),
+        memory_total_bytes: usage.memory.limit,
+        tasks: usage.tasks.0,
+        links: usage
+            .links
+            .into_iter()
+            .map(|link| wire::guest_usage::Link {
+                name: link.name,
+                received_bytes: link.received[0],
+                sent_bytes: link.sent[0],
+                ..Default::default()
+            })
+            .collect(),
+        disks: usage
+            .disks
+            .into_iter()
+            .map(|disk| wire::guest_usage::Disk {
+                major: disk.major,
+                minor: disk.minor,
+                read_bytes: disk.bytes.0,
+                written_bytes: disk.bytes.1,
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    });
+    let process = |process: ProcessUsage| wire::ProcessUsage {
+        name: process.name.to_owned(),
+        pid: process.pid,
+        cpu_ns: u64::try_from(process.cpu.as_nanos()).unwrap_or(u64::MAX),
+        memory_bytes: process.memory_bytes,
+        guest_memory_bytes: process.guest_memory_bytes,
+        ..Default::default()
+    };
+    Usage {
+        guest: guest.into(),
+        processes: processes.into_iter().map(process).collect(),
+        ..Usage::default()
+    }
+}
+
 fn backend(error: AgentError) -> BackendError {
     let AgentError::Refused { code, message, .. } = error else {
         return BackendError::Unavailable(with_cause(&error));
@@ -129,11 +188,10 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
     let spec = sandbox.spec();
     let log = |figure: fn(&logs::Counters) -> u64| sandbox.log_figures().map_or(0, figure);
     let guest = view.guest.clone().unwrap_or_default();
-    let used = if view.processes.is_empty() {
-        Usage::default()
-    } else {
-        usage::of(view.pid)
-    };
+    let vmm = view.processes.first();
+    let (cpu, memory_bytes) = vmm
+        .and_then(|vmm| usage::resident(vmm.pid))
+        .unwrap_or_default();
     InstanceStatus {
         revision: view.revision,
         namespace: spec.namespace.to_string(),
@@ -181,8 +239,8 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         log_lag: log(logs::Counters::lag),
         log_missing: log(logs::Counters::missing),
         log_dropped: log(logs::Counters::dropped),
-        cpu_time_ms: u64::try_from(used.cpu.as_millis()).unwrap_or(u64::MAX),
-        memory_used_bytes: used.memory_bytes,
+        cpu_time_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
+        memory_used_bytes: memory_bytes,
         ..InstanceStatus::default()
     }
 }

@@ -7,6 +7,10 @@ use crate::vmm::ProcessInfo;
 /// The kernel counts CPU time for user space in hundredths of a second on every architecture (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
+/// Lines of `/proc/PID/smaps_rollup`. The guest's memory is the one memfd there is.
+const PSS: &str = "Pss:";
+const PSS_SHMEM: &str = "Pss_Shmem:";
+
 /// What one process uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessUsage {
@@ -18,6 +22,8 @@ pub struct ProcessUsage {
     pub cpu: Duration,
     /// Its share of memory in bytes.
     pub memory_bytes: u64,
+    /// Of that, memory that is shared between processes: the guest's own.
+    pub guest_memory_bytes: u64,
 }
 
 /// What all processes use together.
@@ -51,36 +57,38 @@ pub fn processes(of: &[ProcessInfo]) -> HostUsage {
     HostUsage { processes }
 }
 
+/// CPU time and resident memory of one process: cheaper than [`processes`], and memory that is shared with
+/// others counts whole.
+pub fn resident(pid: u32) -> Option<(Duration, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse(&stat, u64::try_from(rustix::param::page_size()).ok()?)
+}
+
 fn usage(process: &ProcessInfo) -> Option<ProcessUsage> {
     let ProcessInfo { name, pid } = *process;
-    let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    let cpu = cpu(&read("stat").ok()?)?;
+    let (cpu, resident) = resident(pid)?;
     // Another user's memory map is not to be had; its resident set is.
-    let memory = read("smaps_rollup").ok().and_then(|text| pss(&text));
-    let memory_bytes = memory.or_else(|| resident(&read("status").ok()?))?;
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     Some(ProcessUsage {
         name,
         pid,
         cpu,
-        memory_bytes,
+        memory_bytes: kibibytes(&rollup, PSS).unwrap_or(resident),
+        guest_memory_bytes: kibibytes(&rollup, PSS_SHMEM).unwrap_or(0),
     })
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`: time in user and kernel mode. The name in parentheses may hold
-/// anything, so counting begins behind it.
-fn cpu(stat: &str) -> Option<Duration> {
+/// Fields 14 and 15 of `/proc/PID/stat`, time in user and kernel mode, and field 24, resident pages. The name
+/// in parentheses may hold anything, so counting begins behind it.
+fn parse(stat: &str, page_bytes: u64) -> Option<(Duration, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u32 = fields.next()?.parse().ok()?;
     let system: u32 = fields.next()?.parse().ok()?;
-    Some(TICK * user + TICK * system)
-}
-
-fn pss(rollup: &str) -> Option<u64> {
-    kibibytes(rollup, "Pss:")
-}
-
-fn resident(status: &str) -> Option<u64> {
-    kibibytes(status, "VmRSS:")
+    let pages: u64 = fields.nth(8)?.parse().ok()?;
+    Some((
+        TICK * user + TICK * system,
+        pages.saturating_mul(page_bytes),
+    ))
 }
 
 /// The value of `KEY   123 kB`, in bytes.
@@ -96,17 +104,17 @@ mod tests {
 
     #[test]
     fn a_name_with_blanks_and_parentheses_moves_no_field() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 4 0 99 1 2";
-        assert_eq!(cpu(stat), Some(Duration::from_secs(3)));
-        assert_eq!(cpu("7 (short) S 1"), None);
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 4 0 99 1 2 3";
+        assert_eq!(parse(stat, 4096), Some((Duration::from_secs(3), 2 * 4096)));
+        assert_eq!(parse("7 (short) S 1", 4096), None);
     }
 
     #[test]
     fn memory_is_the_proportional_share() {
         let rollup =
             "55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nPss:   12 kB\nPss_Anon: 3 kB\n";
-        assert_eq!(pss(rollup), Some(12 * 1024));
-        assert_eq!(resident("Name:\tx\nVmRSS:\t     8 kB\n"), Some(8192));
+        assert_eq!(kibibytes(rollup, PSS), Some(12 * 1024));
+        assert_eq!(kibibytes(rollup, PSS_SHMEM), None);
     }
 
     #[test]

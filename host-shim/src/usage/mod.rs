@@ -9,4 +9,4 @@ mod guest;
 mod host;
 
 pub use guest::{CpuTime, Disk, GuestUsage, Link, Memory, Meter};
-pub use host::{HostUsage, ProcessUsage, processes};
+pub use host::{HostUsage, ProcessUsage, processes, resident};

@@ -11,7 +11,6 @@ mod helpers;
 pub mod process;
 pub mod programs;
 pub mod qemu;
-pub mod usage;
 
 use std::{fmt, io, path::PathBuf};
 

@@ -16,7 +16,7 @@ use seed_shim::{
 };
 
 use super::{
-    Boot, Command, EnvArg, ExecArgs, LogsArgs, RunArgs, WaitFor, Which,
+    Boot, Command, EnvArg, ExecArgs, LogsArgs, MetricsTo, RunArgs, WaitFor, Which,
     parse::{Given, text},
 };
 use crate::error::CliError;
@@ -65,11 +65,31 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             let id = id.ok_or_else(|| CliError::usage("which instance is not said", name))?;
             Command::Rm { id, yes }
         }
+        "metrics" => Command::Metrics(metrics(given)?),
         _ => {
             given.no_words(name)?;
             Command::Doctor
         }
     })
+}
+
+fn metrics(given: &mut Given) -> Result<MetricsTo, CliError> {
+    const METRICS: &str = "metrics";
+    given.no_words(METRICS)?;
+    let listen = given.last("listen", METRICS)?;
+    let file = given.last("textfile", METRICS)?;
+    match (listen, file) {
+        (None, None) => Ok(MetricsTo::Stdout),
+        (None, Some(file)) => Ok(MetricsTo::TextFile(file.into())),
+        (Some(text), None) => text.parse().map(MetricsTo::Listen).map_err(|_| {
+            let what = format!("--listen {text:?} is no address and port as 127.0.0.1:9750");
+            CliError::usage(what, METRICS)
+        }),
+        (Some(_), Some(_)) => {
+            let what = "--listen and --textfile exclude each other";
+            Err(CliError::usage(what, METRICS))
+        }
+    }
 }
 
 fn which(given: &mut Given, command: &str) -> Result<Which, CliError> {

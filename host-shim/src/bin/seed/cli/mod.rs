@@ -3,7 +3,7 @@
 //! [`table`] has every command and option once; [`help`], [`man`] and [`completions`] are texts made of it, [`mod@parse`]
 //! reads words by it, and [`meaning`] makes a [`Command`] of them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use seed_shim::{
     config::Accel,
@@ -36,7 +36,7 @@ pub(crate) enum Invocation {
 }
 
 /// Flags that every command knows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Global {
     /// The containerd namespace.
     pub(crate) namespace: Namespace,
@@ -104,8 +104,21 @@ pub(crate) enum Command {
         /// Really.
         yes: bool,
     },
+    /// `seed metrics`
+    Metrics(MetricsTo),
     /// `seed doctor`
     Doctor,
+}
+
+/// Where `seed metrics` puts them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MetricsTo {
+    /// Standard output.
+    Stdout,
+    /// Whoever asks for `/metrics` at this address.
+    Listen(SocketAddr),
+    /// A file for a node exporter.
+    TextFile(PathBuf),
 }
 
 /// How far `seed run` waits.

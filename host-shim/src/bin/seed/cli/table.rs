@@ -367,6 +367,30 @@ pub(super) const COMMANDS: &[Info] = &[
         options: &[flag("y", "yes", "really")],
     },
     Info {
+        name: "metrics",
+        words: "",
+        word: Kind::Text,
+        passes_words_on: false,
+        summary: "figures of all instances for Prometheus",
+        about: &[
+            "Figures of every instance on this machine, as Prometheus text: once on standard output, or where an option says.",
+        ],
+        options: &[
+            with(
+                "",
+                "listen",
+                ("ADDRESS", Kind::Text),
+                "to whoever asks for http://ADDRESS/metrics, such as 127.0.0.1:9750; until it is ended",
+            ),
+            with(
+                "",
+                "textfile",
+                ("FILE", Kind::File),
+                "once into FILE, which is replaced as a whole: for the textfile collector of a node exporter",
+            ),
+        ],
+    },
+    Info {
         name: "doctor",
         words: "",
         word: Kind::Text,

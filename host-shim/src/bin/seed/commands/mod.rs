@@ -20,6 +20,7 @@ mod exec;
 mod inspect;
 mod keys;
 mod logs;
+mod metrics;
 mod ps;
 mod restart;
 mod rm;
@@ -65,6 +66,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Stop { which, kill, limit } => stop::stop(&context, which, kill, limit).await,
         Command::Rm { id, yes } => rm::rm(&context, id, yes),
+        Command::Metrics(to) => metrics::metrics(&context, to).await,
         Command::Doctor => doctor::doctor(&context),
     }
 }

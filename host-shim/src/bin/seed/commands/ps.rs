@@ -129,7 +129,8 @@ fn started(instance: &Instance) -> Option<std::time::SystemTime> {
         .ok()
 }
 
-fn namespaces(context: &Context<'_>) -> Vec<Namespace> {
+/// Every namespace that has a folder.
+pub(super) fn namespaces(context: &Context<'_>) -> Vec<Namespace> {
     let Ok(entries) = fs::read_dir(context.paths.run_dir()) else {
         return Vec::new();
     };

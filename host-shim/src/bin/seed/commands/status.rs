@@ -68,8 +68,11 @@ async fn look(context: &Context<'_>, instance: &Instance) -> Result<String, CliE
         Err(error) => return Err(error),
     };
     let status = client.status(0, Duration::ZERO).await?;
+    let usage = client.usage().await?;
     if context.global.json {
-        return Ok(format!("{}\n", words::json(&status)));
+        let mut json = words::json(&status);
+        json["usage"] = words::usage_json(&usage);
+        return Ok(format!("{json}\n"));
     }
-    Ok(report::text(&status))
+    Ok(report::text(&status) + &report::uses(&usage))
 }

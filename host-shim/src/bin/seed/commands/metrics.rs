@@ -1,0 +1,201 @@
+//! `seed metrics`: asks every management socket of this machine, and writes what they say as Prometheus text:
+//! once, or to whoever asks over HTTP.
+//!
+//! The server speaks as much of HTTP/1.1 (RFC 9112) as a scraper needs: one request a connection, GET of one
+//! path. It listens where it is told to, and gives everybody there the same.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use seed_protocol::seed::management::{InstanceStatus, Usage};
+use seed_shim::{
+    containerd::instance::Instance,
+    management::{
+        Client,
+        metrics::{self, Told},
+    },
+    text::chain,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::{Context, instances, ps};
+use crate::{cli::MetricsTo, error::CliError, output};
+
+/// How long a scraper may take for its request, and for taking the answer.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest head of a request.
+const REQUEST_BYTES: usize = 8192;
+
+/// Scrapers at a time; more wait.
+const SCRAPERS: usize = 8;
+
+/// The pause after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn metrics(context: &Context<'_>, to: MetricsTo) -> Result<ExitCode, CliError> {
+    match to {
+        MetricsTo::Stdout => output::print(&page(context).await)?,
+        MetricsTo::TextFile(path) => {
+            let text = page(context).await;
+            replace(&path, &text).map_err(|error| {
+                CliError::new(
+                    format!("{} cannot be written: {}", path.display(), chain(&error)),
+                    "Name a file in a folder that this user may write to.",
+                )
+            })?;
+        }
+        MetricsTo::Listen(address) => listen(context, address).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The figures of this moment.
+async fn page(context: &Context<'_>) -> String {
+    let mut all = Vec::new();
+    for namespace in ps::namespaces(context) {
+        for id in instances(&context.paths, &namespace) {
+            all.push(Instance::named(&context.paths, namespace.clone(), id));
+        }
+    }
+    let told = join_all(all.iter().map(ask)).await;
+    metrics::text(&told)
+}
+
+async fn ask(instance: &Instance) -> Told {
+    Told {
+        namespace: instance.namespace().to_string(),
+        id: instance.id().to_string(),
+        answer: answer(instance).await,
+    }
+}
+
+async fn answer(instance: &Instance) -> Option<(InstanceStatus, Usage)> {
+    let socket = instance.paths().management_socket();
+    let client = Client::connect(&socket).await.ok()?;
+    let status = client.status(0, Duration::ZERO).await.ok()?;
+    let usage = client.usage().await.ok()?;
+    Some((status, usage))
+}
+
+/// Readers see the old file or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    std::fs::write(&draft, text)?;
+    std::fs::rename(&draft, path)
+}
+
+async fn listen(context: &Context<'_>, address: SocketAddr) -> Result<(), CliError> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        CliError::new(
+            format!("{address} cannot be listened on: {}", chain(&error)),
+            "Choose another address or port for --listen.",
+        )
+    })?;
+    // With port 0 the system has chosen one.
+    let address = listener.local_addr().unwrap_or(address);
+    output::print(&format!("http://{address}/metrics\n"))?;
+    let turns = Arc::new(Semaphore::new(SCRAPERS));
+    loop {
+        // Never closed, so this only waits.
+        let turn = Arc::clone(&turns).acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "scraper not accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (paths, global) = (context.paths.clone(), context.global.clone());
+        let config = context.config.clone();
+        tokio::spawn(async move {
+            let context = Context {
+                global: &global,
+                config,
+                config_path: None,
+                paths,
+            };
+            if let Err(error) = serve(&context, stream).await {
+                tracing::debug!(%error, "scraper was not answered");
+            }
+            drop(turn);
+        });
+    }
+}
+
+async fn serve(context: &Context<'_>, mut stream: TcpStream) -> io::Result<()> {
+    let head = timeout(REQUEST_LIMIT, request(&mut stream)).await??;
+    let (status, text) = match wanted(&head) {
+        Wanted::Metrics => ("200 OK", page(context).await),
+        Wanted::Nothing => ("404 Not Found", "there is only /metrics here\n".to_owned()),
+        Wanted::Unknown => ("405 Method Not Allowed", "only GET is known\n".to_owned()),
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    timeout(REQUEST_LIMIT, stream.write_all(answer.as_bytes())).await??;
+    stream.shutdown().await
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Metrics,
+    Nothing,
+    Unknown,
+}
+
+fn wanted(head: &str) -> Wanted {
+    let mut words = head.split_ascii_whitespace();
+    match (words.next(), words.next()) {
+        (Some("GET"), Some(target)) => match target.split('?').next() {
+            Some("/metrics") => Wanted::Metrics,
+            _ => Wanted::Nothing,
+        },
+        _ => Wanted::Unknown,
+    }
+}
+
+/// The head of a request, to the empty line behind it.
+async fn request(stream: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let count = stream.read(&mut part).await?;
+        if count == 0 || head.len() + count > REQUEST_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        head.extend_from_slice(&part[..count]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_path_is_served() {
+        assert_eq!(wanted("GET /metrics HTTP/1.1\r\n"), Wanted::Metrics);
+        assert_eq!(wanted("GET /metrics?a=b HTTP/1.1\r\n"), Wanted::Metrics);
+        assert_eq!(wanted("GET /metricsx HTTP/1.1\r\n"), Wanted::Nothing);
+        assert_eq!(wanted("POST /metrics HTTP/1.1\r\n"), Wanted::Unknown);
+        assert_eq!(wanted("\r\n\r\n"), Wanted::Unknown);
+    }
+}
