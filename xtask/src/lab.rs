@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, OpenOptions},
     io::{Read, Write},
     os::unix::{fs::DirBuilderExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -91,6 +91,19 @@ impl Lab {
         let word = guard.stdin.take().context("the guard has no pipe")?;
         lab.guard = Some((guard, word));
         Ok(lab)
+    }
+
+    /// Programs in this folder are found before all others.
+    pub(crate) fn prefer(&mut self, folder: &Path) {
+        self.path = format!("{}:{}", folder.display(), self.path);
+    }
+
+    /// Adds lines to the shim's configuration.
+    pub(crate) fn configure(&self, lines: &str) -> Result<()> {
+        let mut config = OpenOptions::new().append(true).open(self.config())?;
+        config
+            .write_all(lines.as_bytes())
+            .context("add to the configuration")
     }
 
     /// The guest's root on the host.

@@ -43,6 +43,8 @@ Usage: cargo xtask COMMAND
   bench age          age-plugin-tpm beside the Go plugin of that name
   bench journal      the journal's way from the guest's files to text on the host, beside journalctl
                        --entries N  the corpus's size   --json   the same as data
+  bench shim         the shim's memory, start and execs beside runc's shim; several instances at once
+                       --vms N  so many of them         --json   the same as data
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
                        --minutes N  each for so long    --json   the same as data
 

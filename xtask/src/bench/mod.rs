@@ -6,6 +6,7 @@
 mod age;
 mod boot;
 mod journal;
+mod shim;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, thread};
 
@@ -21,6 +22,9 @@ use crate::{
 const RUNS: usize = 5;
 const SHORT_RUNS: usize = 100;
 const MAX_RUNS: usize = 100;
+/// Instances at once unless told otherwise.
+const VMS: usize = 8;
+const MAX_VMS: usize = 64;
 
 /// Which bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,7 @@ pub(crate) enum Bench {
     Age,
     Boot,
     Journal,
+    Shim,
 }
 
 /// What the command line said.
@@ -40,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) accel: String,
     /// The size of the journal's corpus.
     pub(crate) entries: u32,
+    /// Instances at once.
+    pub(crate) vms: usize,
 }
 
 impl Options {
@@ -50,9 +57,10 @@ impl Options {
             Some(Value(name)) if name == "age" => (Bench::Age, SHORT_RUNS),
             Some(Value(name)) if name == "boot" => (Bench::Boot, RUNS),
             Some(Value(name)) if name == "journal" => (Bench::Journal, RUNS),
-            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot, journal"),
+            Some(Value(name)) if name == "shim" => (Bench::Shim, RUNS),
+            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot, journal, shim"),
             Some(other) => return Err(other.unexpected().into()),
-            None => bail!("which bench? There are: age, boot, journal"),
+            None => bail!("which bench? There are: age, boot, journal, shim"),
         };
         let mut options = Self {
             bench,
@@ -60,6 +68,7 @@ impl Options {
             json: false,
             accel: "auto".to_owned(),
             entries: journal::ENTRIES,
+            vms: VMS,
         };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -67,8 +76,12 @@ impl Options {
                 Long("runs") => options.runs = parser.value()?.parse()?,
                 Long("accel") => options.accel = parser.value()?.string()?,
                 Long("entries") => options.entries = parser.value()?.parse()?,
+                Long("vms") => options.vms = parser.value()?.parse()?,
                 other => return Err(other.unexpected().into()),
             }
+        }
+        if !(1..=MAX_VMS).contains(&options.vms) {
+            bail!("--vms {}: from 1 to {MAX_VMS}", options.vms);
         }
         if !(1..=MAX_RUNS).contains(&options.runs) {
             bail!("--runs {}: from 1 to {MAX_RUNS}", options.runs);
@@ -86,15 +99,17 @@ impl Options {
     /// As words, for the part that runs as root.
     fn words(&self) -> Vec<String> {
         let (runs, entries) = (self.runs.to_string(), self.entries.to_string());
+        let vms = self.vms.to_string();
         let bench = match self.bench {
             Bench::Age => "age",
             Bench::Boot => "boot",
             Bench::Journal => "journal",
+            Bench::Shim => "shim",
         };
         let mut words = [bench, "--runs", &runs, "--accel", &self.accel]
             .map(str::to_owned)
             .to_vec();
-        words.extend(["--entries".to_owned(), entries]);
+        words.extend(["--entries".to_owned(), entries, "--vms".to_owned(), vms]);
         words.extend(self.json.then(|| "--json".to_owned()));
         words
     }
@@ -111,6 +126,9 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     programs::build(places)?;
     if options.bench == Bench::Journal {
         journal::build(places)?;
+    }
+    if options.bench == Bench::Shim {
+        shim::build(places)?;
     }
     let guest = image::build(places)?;
     if util::is_root() {
@@ -131,6 +149,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
 pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
     let results = match options.bench {
         Bench::Journal => journal::measure(places, &guest, options.entries)?,
+        Bench::Shim => shim::measure(places, guest, options)?,
         Bench::Age | Bench::Boot => boot::measure(places, guest, options)?,
     };
     show(&results, options)

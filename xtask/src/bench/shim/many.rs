@@ -1,0 +1,122 @@
+//! Several instances at once on one machine: started together, logged, exec'ed, stopped, and nothing left.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Memory, Row, row, shim_of};
+use crate::{
+    lab::{self, Lab, STOP},
+    util::say,
+};
+
+/// Several guests on few cores, without KVM.
+const BOOTS: Duration = Duration::from_secs(1800);
+
+pub(super) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>> {
+    let count = names.len();
+    say(&format!("  {count} instances at once"));
+    let guest = lab.guest().to_string_lossy().into_owned();
+    let up = together(names, |name| {
+        seed(lab, &["run", &guest, "--name", name], BOOTS).map(drop)
+    })?;
+    let (mut shims, mut all) = (0.0, 0.0);
+    for name in names {
+        shims += Memory::of(shim_of(lab, name)?)?.pss;
+        for pid in lab::processes(&lab.status(name)?).values() {
+            all += pss(*pid)?;
+        }
+    }
+    let execs = together(names, |name| {
+        let line = format!("echo word-of-{name} | systemd-cat -t bench");
+        seed(lab, &["exec", name, "--", "/bin/sh", "-c", &line], BOOTS).map(drop)
+    })?;
+    let logs = together(names, |name| {
+        let word = format!("word-of-{name}");
+        lab::until("the word in the log", BOOTS, || {
+            let text = seed(lab, &["logs", name, "-n", "all"], BOOTS)?;
+            Ok(text.contains(&word).then_some(()))
+        })
+    })?;
+    let stops = together(names, |name| {
+        seed(lab, &["stop", name, "--timeout", "600"], BOOTS + STOP).map(drop)
+    })?;
+    let left = left(lab)?;
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    let per = |total: f64| Ok::<_, anyhow::Error>(total / f64::from(u32::try_from(count)?));
+    let name = |what: &str| format!("{count} at once: {what}");
+    Ok(vec![
+        row(name("all running"), "s", up, &[]),
+        row(name("shim's PSS each"), "MiB", per(shims)?, &[]),
+        row(name("VMM and daemons, PSS each"), "MiB", per(all)?, &[]),
+        row(name("an exec in each"), "s", execs, &[]),
+        row(name("its line in each log"), "s", logs, &[]),
+        row(name("all stopped"), "s", stops, &[]),
+        row(name("left behind"), "", 0.0, &[]),
+    ])
+}
+
+fn seed(lab: &Lab, args: &[&str], limit: Duration) -> Result<String> {
+    lab.seed(args, limit)
+}
+
+/// Does it for all at once; how long until the last was done.
+fn together(names: &[String], work: impl Fn(&str) -> Result<()> + Sync) -> Result<f64> {
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = names
+            .iter()
+            .map(|name| scope.spawn(move || work(name)))
+            .collect();
+        for (thread, name) in threads.into_iter().zip(names) {
+            match thread.join() {
+                Ok(result) => result.with_context(|| name.clone())?,
+                Err(_) => bail!("{name}: its thread panicked"),
+            }
+        }
+        Ok(begin.elapsed().as_secs_f64())
+    })
+}
+
+/// Of one process, MiB.
+fn pss(pid: u32) -> Result<f64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    Ok(super::figure(&rollup, "Pss:")? / 1024.0)
+}
+
+/// What is left of stopped instances: processes that name the lab, mounts in it, run folders, layers.
+fn left(lab: &Lab) -> Result<Vec<String>> {
+    let place = lab.dir().display().to_string();
+    let mut left = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        // The guard is ours, and waits for the end of all this.
+        if line.contains(&place) && !line.starts_with("sh -c ") {
+            left.push(line);
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let mounts = mounts.lines().filter(|line| line.contains(&place));
+    left.extend(mounts.map(str::to_owned));
+    for folder in [
+        lab.run_dir().join("default"),
+        lab.state_dir().join("layers"),
+    ] {
+        left.extend(files(&folder));
+    }
+    Ok(left)
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path().display().to_string())
+        .collect()
+}
