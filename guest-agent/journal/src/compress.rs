@@ -1,5 +1,5 @@
-//! Unpacks compressed values: zstd (what journald writes today) and LZ4 (before systemd 246). XZ, which no
-//! supported systemd writes by default, is reported as unreadable.
+//! Unpacks compressed values: zstd (what journald writes today), LZ4 (before systemd 246), and with the feature `xz`
+//! what a systemd without either wrote. Without that feature such a value is reported as unreadable.
 //!
 //! Output is bounded whatever the input says; what is over the bound is measured, not kept.
 
@@ -9,6 +9,10 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 /// Largest zstd window that is accepted; journald's level needs 2 MiB.
 const MAX_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What unpacking an xz value may take; journald's dictionary has 1 MiB.
+#[cfg(feature = "xz")]
+const MAX_XZ_KIB: u32 = 16 * 1024;
 
 /// Keeps the decoder's tables from value to value.
 pub(crate) struct Unpacker {
@@ -52,6 +56,26 @@ impl Unpacker {
             kept + count(stream)?
         };
         Some((&self.output, true_length))
+    }
+
+    /// One xz stream.
+    #[cfg(feature = "xz")]
+    pub(crate) fn xz(&mut self, packed: &[u8], keep: usize) -> Option<(&[u8], u64)> {
+        self.reset();
+        let mut stream = lzma_rust2::XzReader::new_mem_limit(packed, false, MAX_XZ_KIB);
+        stream
+            .by_ref()
+            .take(keep as u64)
+            .read_to_end(&mut self.output)
+            .ok()?;
+        let true_length = self.output.len() as u64 + count(stream)?;
+        Some((&self.output, true_length))
+    }
+
+    /// This build cannot.
+    #[cfg(not(feature = "xz"))]
+    pub(crate) fn xz(&mut self, _: &[u8], _: usize) -> Option<(&[u8], u64)> {
+        None
     }
 
     /// A little-endian length of eight bytes and one LZ4 block.
@@ -173,6 +197,11 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..300), keep in 0_usize..5000) {
             let mut unpacker = Unpacker::new();
             if let Some((value, _)) = unpacker.lz4(&bytes, keep) {
+                prop_assert!(value.len() <= keep);
+            }
+            let mut stream = vec![0xfd, b'7', b'z', b'X', b'Z', 0];
+            stream.extend_from_slice(&bytes);
+            if let Some((value, _)) = unpacker.xz(&stream, keep) {
                 prop_assert!(value.len() <= keep);
             }
             let mut framed = vec![0x28, 0xb5, 0x2f, 0xfd];

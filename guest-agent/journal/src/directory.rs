@@ -77,6 +77,10 @@ impl Directories {
         }
     }
 
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
     /// True when [`Self::list`] may give something new. Costs one `stat` a directory.
     pub(crate) fn may_have_changed(&self) -> bool {
         let Some(listed_at) = self.listed_at else {

@@ -385,7 +385,7 @@ impl JournalFile {
         let compression = head.object.compression();
         let wanted = match compression {
             Compression::None => stored.min(MAX_VALUE_BYTES as u64),
-            Compression::Lz4 | Compression::Zstd if stored <= MAX_PACKED_BYTES => stored,
+            _ if stored <= MAX_PACKED_BYTES => stored,
             Compression::Lz4 | Compression::Zstd | Compression::Xz => return None,
         };
         let wanted = usize::try_from(wanted).ok()?;
@@ -397,7 +397,8 @@ impl JournalFile {
         let (bytes, true_length) = match compression {
             Compression::Zstd => self.unpacker.zstd(stored_bytes, MAX_VALUE_BYTES)?,
             Compression::Lz4 => self.unpacker.lz4(stored_bytes, MAX_VALUE_BYTES)?,
-            Compression::None | Compression::Xz => (stored_bytes, stored),
+            Compression::Xz => self.unpacker.xz(stored_bytes, MAX_VALUE_BYTES)?,
+            Compression::None => (stored_bytes, stored),
         };
         if !has_name(bytes) {
             return None;

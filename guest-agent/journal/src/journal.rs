@@ -23,8 +23,9 @@ use thiserror::Error;
 use crate::{
     cache::ValueCache,
     directory::Directories,
-    file::Skipped,
+    file::{FileError, Skipped},
     follow::Pace,
+    header::HeaderError,
     position::{FileProblem, Mark, Position, ReadError, ReadOutcome},
     query::Query,
     resume::{Resume, Start},
@@ -151,6 +152,33 @@ impl Journal {
                 error,
             })
             .collect()
+    }
+
+    /// A file in a form that this reader does not know, and what it does not know of it, as of the last read or wait.
+    /// While there is one, somebody else has to read the journal: what this reader gives is not all of it.
+    #[must_use]
+    pub fn unknown_form(&self) -> Option<(&Path, HeaderError)> {
+        self.slots
+            .problems
+            .iter()
+            .find_map(|(name, error)| match error {
+                FileError::Header {
+                    source: source @ HeaderError::Incompatible { .. },
+                    ..
+                } => Some((name.path.as_path(), *source)),
+                FileError::Header { .. } | FileError::Io { .. } => None,
+            })
+    }
+
+    /// The directories of this machine's files; not all of them need be there.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        self.directories.paths()
+    }
+
+    /// Looks for files that came or went, without reading an entry.
+    pub fn look_for_files(&mut self) {
+        self.look();
     }
 
     /// Adds the entries after `after` to the batch, which should be a new one, until it is full or there are no

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Folder, Got, fixture, parse_export, read_all, read_from};
-use seed_journal::{Position, Skipped};
+use seed_journal::{HeaderError, Position, Skipped};
 
 fn expected() -> Vec<Got> {
     parse_export(&fixture("expected.export"))
@@ -55,6 +55,15 @@ fn any_entry_can_be_resumed_after() {
     }
 }
 
+#[cfg(feature = "xz")]
+#[test]
+fn values_in_xz_are_read() {
+    let folder = Folder::new();
+    folder.put("system.journal", &fixture("compact-xz.journal"));
+    assert_same(&read_all(&mut folder.journal()), &expected());
+}
+
+#[cfg(not(feature = "xz"))]
 #[test]
 fn values_in_xz_are_counted_and_their_entries_still_come() {
     let folder = Folder::new();
@@ -99,12 +108,18 @@ fn an_unknown_incompatible_flag_is_refused_by_name() {
         "{error}"
     );
     assert_eq!(journal.problems()[0].path, &path);
+    let unknown = HeaderError::Incompatible { flags: 0x8000 };
+    assert_eq!(journal.unknown_form(), Some((path.as_path(), unknown)));
 
     // Another file beside it is still read.
     folder.put("user-1000.journal", &fixture("regular-zstd.journal"));
     let mut journal = folder.journal();
     assert_same(&read_all(&mut journal), &expected());
     assert_eq!(journal.problems().len(), 1);
+    // journald deleted it.
+    std::fs::remove_file(&path).unwrap();
+    journal.look_for_files();
+    assert_eq!(journal.unknown_form(), None);
 }
 
 #[test]

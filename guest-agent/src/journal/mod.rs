@@ -2,9 +2,12 @@
 //! it and wait there until there is something to read or their time is over. The position is the caller's; all that
 //! is remembered between requests is where the last answers to each caller ended, for those that ask ahead (`turns`).
 //!
-//! [`seed_journal`] reads; this only waits and answers. The agent's own log is in the journal and
+//! [`seed_journal`] reads; where it meets a file in a form that it does not know, the guest's own journalctl reads all of
+//! the journal (`journalctl`, `export`). This only waits and answers. The agent's own log is in the journal and
 //! therefore in the batches.
 
+mod export;
+mod journalctl;
 mod turns;
 
 use std::{
@@ -21,6 +24,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
+use journalctl::Journalctl;
+pub use journalctl::JournalctlError;
 pub use turns::Turn;
 use turns::{Turns, When};
 
@@ -47,12 +52,20 @@ pub enum JournalError {
     /// More requests wait than anybody needs.
     #[error("{MAX_REQUESTS} readers of the journal wait already")]
     Busy,
+    /// The request before it is not there: the caller has to begin anew.
+    #[error("this read of the journal follows one that never came")]
+    OutOfTurn,
     /// Without it nobody knows which journal is this system's.
     #[error("{MACHINE_ID} has no machine id")]
     MachineId(#[source] io::Error),
     /// The files cannot be read.
     #[error("the journal cannot be read")]
     Read(#[from] ReadError),
+    /// One of them is in a form that only the guest's journalctl knows, and that does not work.
+    #[error(
+        "the journal has a file in a form that this agent does not know, and journalctl does not help"
+    )]
+    Journalctl(#[from] JournalctlError),
     /// The reader's thread is not there.
     #[error("the journal's reader does not run")]
     Gone,
@@ -168,6 +181,8 @@ impl Service {
 struct Reader {
     directories: Vec<PathBuf>,
     journal: Option<Journal>,
+    /// Reads in place of `journal`, while that does not know the form of a file.
+    journalctl: Option<Journalctl>,
     turns: Turns,
     /// Files that were refused, each told once.
     told: HashSet<PathBuf>,
@@ -178,6 +193,7 @@ impl Reader {
         Self {
             directories,
             journal: None,
+            journalctl: None,
             turns: Turns::default(),
             told: HashSet::new(),
         }
@@ -244,8 +260,8 @@ impl Reader {
             Some(When::Now(after)) => waiting.request.after = after,
             Some(When::Later) if !is_over => return Some(waiting),
             Some(When::Later | When::Past) => {
-                // Nobody waits for it any more: its caller began anew, or gave up the one before it.
-                let _ = waiting.answer.send(Ok(Batch::empty(waiting.request.after)));
+                // Its caller began anew and does not wait for it, or has to: the one before it never came.
+                let _ = waiting.answer.send(Err(JournalError::OutOfTurn));
                 return None;
             }
             None => {}
@@ -265,15 +281,44 @@ impl Reader {
     }
 
     fn read(&mut self, request: &Request) -> Answer {
+        if self.journalctl.is_some() {
+            let journal = self.journal()?;
+            journal.look_for_files();
+            if journal.unknown_form().is_some() {
+                return self.read_by_journalctl(request);
+            }
+            // journald deleted what we do not know.
+            info!("all journal files are in a known form again");
+            self.journalctl = None;
+        }
         let mut block = BatchEncoder::new(request.max_bytes);
         let journal = self.journal()?;
         let outcome = journal.read_after(&request.after, &mut block);
+        let is_unknown = journal.unknown_form().is_some();
         self.tell_problems();
-        let outcome = outcome?;
+        if is_unknown {
+            return self.read_by_journalctl(request);
+        }
         Ok(Batch {
-            outcome,
+            outcome: outcome?,
             block: block.finish(),
         })
+    }
+
+    fn read_by_journalctl(&mut self, request: &Request) -> Answer {
+        let journalctl = match self.journalctl.take() {
+            Some(journalctl) => journalctl,
+            None => {
+                // Which file and why was just told.
+                warn!(
+                    "the journal is read by the guest's own journalctl, since this agent does not know the form of all files"
+                );
+                let folders = self.journal()?.folders().to_vec();
+                Journalctl::new("journalctl".into(), folders)
+            }
+        };
+        let journalctl = self.journalctl.insert(journalctl);
+        Ok(journalctl.read(&request.after, request.max_bytes)?)
     }
 
     fn journal(&mut self) -> Result<&mut Journal, JournalError> {
@@ -347,6 +392,33 @@ mod tests {
             }
             // A container may have no machine id.
             Err(error) => assert!(matches!(error, JournalError::MachineId(_)), "{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_follows_one_that_never_came_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = Service::spawn(vec![dir.path().to_owned()]);
+        let ask = |number, follows| Request {
+            turn: Some(Turn {
+                caller: 1,
+                number,
+                follows,
+            }),
+            ..request(Duration::from_millis(100))
+        };
+        // A container may have no machine id, and then each answer is an error, in its turn.
+        let _ = service.read(ask(1, false)).await;
+        let error = service.read(ask(3, true)).await.unwrap_err();
+        assert!(matches!(error, JournalError::OutOfTurn), "{error}");
+        let first = service.read(ask(4, false));
+        let second = service.read(ask(5, true));
+        for answer in [first.await, second.await] {
+            let is_fine = match &answer {
+                Ok(batch) => batch.is_empty(),
+                Err(error) => matches!(error, JournalError::MachineId(_)),
+            };
+            assert!(is_fine, "{answer:?}");
         }
     }
 

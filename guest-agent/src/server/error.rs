@@ -190,9 +190,11 @@ fn identity(error: &IdentityError, message: String) -> ttrpc::Error {
 fn journal(error: &JournalError, message: String) -> ttrpc::Error {
     match error {
         JournalError::Busy => status::exhausted(message),
-        JournalError::MachineId(_) | JournalError::Read(_) | JournalError::Gone => {
-            status::internal(message)
-        }
+        JournalError::OutOfTurn => status::failed_precondition(message),
+        JournalError::MachineId(_)
+        | JournalError::Read(_)
+        | JournalError::Journalctl(_)
+        | JournalError::Gone => status::internal(message),
     }
 }
 

@@ -99,7 +99,12 @@ pub(super) fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     let args = format!("test --locked {CRATES} --no-fail-fast");
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
     cargo.envs(peers(places));
-    test_step(places, label, &mut cargo)
+    let mut tally = test_step(places, label, &mut cargo)?;
+    // A feature that nothing else turns on.
+    let args = "test --locked -p seed-journal --features xz --lib --test fixtures";
+    let mut cargo = self::cargo(places, &args.split(' ').collect::<Vec<_>>());
+    tally.add(test_step(places, "cargo test (seed-journal, xz)", &mut cargo)?);
+    Ok(tally)
 }
 
 /// Runs test programs; what they printed, counted, also when they failed.

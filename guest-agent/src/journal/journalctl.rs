@@ -1,0 +1,472 @@
+//! The guest's own journalctl as the reader, for files in a form that ours does not know (a flag that a later systemd
+//! invented). It is slower by an order of magnitude and holds nothing back: the same batches, gaps and positions.
+//!
+//! One process from a position to the end of the journal; batches are cut from what it prints, so it is started again
+//! only when there may be something new: when a file changed, and now and then. It ends with this value, and it
+//! has to print something within [`PRINT_LIMIT`].
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, BufReader},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use seed_journal::{Gap, GapReason, Mark, Position, ReadOutcome, Skipped};
+use seed_protocol::journal::{BatchEncoder, Commit};
+use thiserror::Error;
+
+use super::{
+    Batch,
+    export::{self, ExportError, Exported},
+};
+
+/// How long journalctl may take until it prints the next entry, or ends.
+const PRINT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Entries that are parsed ahead: a few, since each may be some MiB.
+const PARSED_AHEAD: usize = 4;
+
+/// journald holds its changes back for up to 250 ms, and a changed file shows; this is for what does not.
+const LOOK_ANYWAY: Duration = Duration::from_secs(5);
+
+/// Why journalctl gave nothing.
+#[derive(Debug, Error)]
+pub enum JournalctlError {
+    /// It is not there, or cannot be started.
+    #[error("journalctl cannot be started")]
+    Start(#[source] io::Error),
+    /// It hangs.
+    #[error("journalctl printed nothing for {} s", PRINT_LIMIT.as_secs())]
+    Silent,
+    /// It failed.
+    #[error("journalctl ended with {0}")]
+    Failed(std::process::ExitStatus),
+    /// What it printed is not what it should be.
+    #[error("what journalctl printed cannot be read: {0}")]
+    Export(String),
+}
+
+/// The journal of some folders, by journalctl.
+#[derive(Debug)]
+pub(super) struct Journalctl {
+    program: PathBuf,
+    folders: Vec<PathBuf>,
+    stream: Option<Stream>,
+    /// There was nothing after this position when the files looked like this.
+    at_end: Option<(Position, Vec<Stamp>, Instant)>,
+}
+
+/// One process. Killed when it is dropped.
+#[derive(Debug)]
+struct Stream {
+    child: Child,
+    entries: Receiver<Result<Exported, ExportError>>,
+    /// Taken, and not in a batch yet.
+    held: Option<Exported>,
+    /// What was given last.
+    end: Position,
+}
+
+/// What changes with a file when journald writes to it.
+type Stamp = (PathBuf, i64, i64, u64);
+
+impl Journalctl {
+    /// `folders` hold the files of this machine.
+    pub(super) fn new(program: PathBuf, folders: Vec<PathBuf>) -> Self {
+        Self {
+            program,
+            folders,
+            stream: None,
+            at_end: None,
+        }
+    }
+
+    /// The entries after a position. Blocks until journalctl has printed them.
+    pub(super) fn read(
+        &mut self,
+        after: &Position,
+        max_bytes: usize,
+    ) -> Result<Batch, JournalctlError> {
+        let goes_on = self.stream.take().filter(|stream| stream.is_at(after));
+        let mut stream = match goes_on {
+            Some(stream) => stream,
+            None => {
+                let stamps = self.stamps();
+                if self.is_at_end(after, &stamps) {
+                    return Ok(Batch::empty(*after));
+                }
+                self.at_end = None;
+                self.start(after)?
+            }
+        };
+        let mut cut = Cut::new(after, max_bytes);
+        let ended = loop {
+            let Some(entry) = stream.next()? else {
+                break true;
+            };
+            if let Some(entry) = cut.take(entry) {
+                stream.held = Some(entry);
+                break false;
+            }
+        };
+        if let Some(end) = cut.end {
+            stream.end = end;
+        }
+        if ended {
+            let end = stream.end;
+            stream.finish()?;
+            // Entries that come while this runs change the stamps.
+            let stamps = self.stamps();
+            if cut.end.is_none() {
+                self.at_end = Some((end, stamps, Instant::now()));
+            }
+        } else {
+            self.stream = Some(stream);
+        }
+        Ok(cut.batch(after, ended))
+    }
+
+    fn is_at_end(&self, after: &Position, stamps: &[Stamp]) -> bool {
+        self.at_end.as_ref().is_some_and(|(position, seen, since)| {
+            is_same(position, after) && seen == stamps && since.elapsed() < LOOK_ANYWAY
+        })
+    }
+
+    fn start(&self, after: &Position) -> Result<Stream, JournalctlError> {
+        let mut command = Command::new(&self.program);
+        command.args(["--quiet", "--no-pager", "--all", "--output=export"]);
+        command.args(self.patterns());
+        if !after.is_start() {
+            // And not `--after-cursor=`, which passes over an entry also when the cursor's own is gone.
+            command.arg(format!("--cursor={}", export::cursor(after)));
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(JournalctlError::Start)?;
+        let output = child.stdout.take();
+        let (send, entries) = mpsc::sync_channel(PARSED_AHEAD);
+        // It ends with the pipe, or when nobody receives.
+        let parse = move || {
+            let Some(output) = output else { return };
+            let mut output = BufReader::with_capacity(64 * 1024, output);
+            while let Some(entry) = export::next(&mut output).transpose() {
+                let failed = entry.is_err();
+                if send.send(entry).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("journalctl".to_owned());
+        let mut stream = Stream {
+            child,
+            entries,
+            held: None,
+            end: *after,
+        };
+        thread.spawn(parse).map_err(JournalctlError::Start)?;
+        // The cursor's own entry, when it is still there.
+        if let Some(first) = stream.next()?
+            && !is_same(&place(&first), after)
+        {
+            stream.held = Some(first);
+        }
+        Ok(stream)
+    }
+
+    /// journalctl refuses a pattern that matches nothing.
+    fn patterns(&self) -> Vec<OsString> {
+        let mut patterns = Vec::new();
+        for folder in &self.folders {
+            let names = names(folder);
+            for ending in [".journal", ".journal~"] {
+                if names.iter().any(|name| has_ending(name, ending)) {
+                    let mut pattern = OsString::from("--file=");
+                    pattern.push(folder.join(format!("*{ending}")));
+                    patterns.push(pattern);
+                }
+            }
+        }
+        patterns
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let mut stamps: Vec<Stamp> = self
+            .folders
+            .iter()
+            .flat_map(|folder| names(folder))
+            .filter_map(|path| {
+                let data = fs::metadata(&path).ok()?;
+                Some((path, data.mtime(), data.mtime_nsec(), data.ino()))
+            })
+            .collect();
+        stamps.sort_unstable();
+        stamps
+    }
+}
+
+impl Stream {
+    fn is_at(&self, after: &Position) -> bool {
+        is_same(&self.end, after)
+    }
+
+    /// The next entry, `None` when journalctl has printed all.
+    fn next(&mut self) -> Result<Option<Exported>, JournalctlError> {
+        if let Some(entry) = self.held.take() {
+            return Ok(Some(entry));
+        }
+        match self.entries.recv_timeout(PRINT_LIMIT) {
+            Ok(Ok(entry)) => Ok(Some(entry)),
+            Ok(Err(error)) => Err(JournalctlError::Export(error.to_string())),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err(JournalctlError::Silent),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), JournalctlError> {
+        let status = self.child.wait().map_err(JournalctlError::Start)?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(JournalctlError::Failed(status))
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One batch being cut: entries of one stream, in order, without a gap inside.
+struct Cut {
+    after: Position,
+    block: BatchEncoder,
+    first: u64,
+    gap: Option<Gap>,
+    end: Option<Position>,
+}
+
+impl Cut {
+    fn new(after: &Position, max_bytes: usize) -> Self {
+        Self {
+            after: *after,
+            block: BatchEncoder::new(max_bytes),
+            first: 0,
+            gap: None,
+            end: None,
+        }
+    }
+
+    /// Gives an entry back that belongs to the next batch.
+    fn take(&mut self, entry: Exported) -> Option<Exported> {
+        let last = self.end.unwrap_or(self.after);
+        let goes_on = entry.seqnum_id == last.seqnum_id && entry.head.seqnum == last.seqnum + 1;
+        if self.end.is_some() && !goes_on {
+            return Some(entry);
+        }
+        let Ok(mut out) = self.block.begin(&entry.head) else {
+            return Some(entry);
+        };
+        for field in &entry.fields {
+            out.inline(&field.bytes, field.true_length);
+        }
+        if out.commit() == Commit::Full {
+            return Some(entry);
+        }
+        if self.end.is_none() {
+            self.first = entry.head.seqnum;
+            let follows = entry.seqnum_id == last.seqnum_id && entry.head.seqnum > last.seqnum + 1;
+            // journalctl passes over what it cannot read and does not say why.
+            self.gap = follows.then(|| Gap {
+                from: last.seqnum + 1,
+                to: entry.head.seqnum - 1,
+                reason: GapReason::Vacuumed,
+            });
+        }
+        self.end = Some(place(&entry));
+        None
+    }
+
+    fn batch(self, after: &Position, caught_up: bool) -> Batch {
+        let Some(end) = self.end else {
+            return Batch::empty(*after);
+        };
+        let began_anew = end.seqnum_id != after.seqnum_id || self.first <= after.seqnum;
+        let outcome = ReadOutcome {
+            seqnum_id: end.seqnum_id,
+            first: self.first,
+            last: end.seqnum,
+            count: self.block.count(),
+            gap: self.gap,
+            reset: !after.is_start() && began_anew,
+            tail_seqnum: end.seqnum,
+            caught_up,
+            skipped: Skipped::default(),
+        };
+        Batch {
+            outcome,
+            block: self.block.finish(),
+        }
+    }
+}
+
+fn place(entry: &Exported) -> Position {
+    Position {
+        seqnum_id: entry.seqnum_id,
+        seqnum: entry.head.seqnum,
+        mark: Some(Mark::from(&entry.head)),
+    }
+}
+
+/// The same entry, as far as both say.
+fn is_same(one: &Position, other: &Position) -> bool {
+    let marks = one.mark.zip(other.mark);
+    (one.seqnum_id, one.seqnum) == (other.seqnum_id, other.seqnum)
+        && marks.is_none_or(|(one, other)| one == other)
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| has_ending(path, ".journal") || has_ending(path, ".journal~"))
+        .collect()
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .ends_with(ending.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use seed_protocol::journal::BatchDecoder;
+
+    use super::*;
+
+    const ONE: u8 = 0x11;
+    const TWO: u8 = 0x22;
+
+    fn entry(stream: u8, number: u64) -> String {
+        let id = format!("{stream:02x}").repeat(16);
+        format!("__CURSOR=s={id};i={number:x};b={id};m={number:x};t=1;x=2\nMESSAGE=m{number}\n\n")
+    }
+
+    /// A program that prints these entries from the one that the cursor names, as journalctl does.
+    fn program(dir: &Path, entries: &str, more: &str) -> Journalctl {
+        fs::write(dir.join("entries"), entries).unwrap();
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" >> {0}/calls\nfrom=$(echo \"$*\" | sed -n 's/.*--cursor=\\(s=[^;]*;i=[^; ]*\\).*/\\1/p')\n\
+             if [ -n \"$from\" ]; then sed -n \"/$from;/,\\$p\" {0}/entries; else cat {0}/entries; fi\n{more}\n",
+            dir.display()
+        );
+        let path = dir.join("journalctl");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(dir.join("files")).unwrap();
+        fs::write(dir.join("files/system.journal"), "").unwrap();
+        Journalctl::new(path, vec![dir.join("files"), dir.join("none")])
+    }
+
+    fn calls(dir: &Path) -> Vec<String> {
+        let text = fs::read_to_string(dir.join("calls")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn numbers(batch: &Batch) -> Vec<u64> {
+        let entries = BatchDecoder::new(&batch.block).unwrap();
+        entries.map(|entry| entry.unwrap().head.seqnum).collect()
+    }
+
+    #[test]
+    fn batches_end_where_the_numbers_jump_and_where_another_stream_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let text: String = [(ONE, 1), (ONE, 2), (ONE, 5), (TWO, 3), (TWO, 4)]
+            .map(|(stream, number)| entry(stream, number))
+            .concat();
+        let mut journal = program(dir.path(), &text, "");
+        let mut at = Position::START;
+        let mut found = Vec::new();
+        loop {
+            let batch = journal.read(&at, 1 << 20).unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            let ReadOutcome { gap, reset, .. } = batch.outcome;
+            found.push((numbers(&batch), gap.map(|gap| (gap.from, gap.to)), reset));
+            at = batch.end();
+        }
+        assert_eq!(
+            found,
+            [
+                (vec![1, 2], None, false),
+                (vec![5], Some((3, 4)), false),
+                (vec![3, 4], None, true),
+            ]
+        );
+        let calls = calls(dir.path());
+        // From the beginning, and once more from the end; then nothing has changed.
+        assert_eq!(calls.len(), 2, "{calls:?}");
+        let pattern = format!("--file={}/files/*.journal", dir.path().display());
+        assert!(calls[0].ends_with(&pattern), "{calls:?}");
+        journal.read(&at, 1 << 20).unwrap();
+        assert_eq!(self::calls(dir.path()).len(), 2);
+
+        // New entries change a file.
+        fs::write(dir.path().join("entries"), text + &entry(TWO, 5)).unwrap();
+        fs::write(dir.path().join("files/system@1.journal"), "").unwrap();
+        let batch = journal.read(&at, 1 << 20).unwrap();
+        assert_eq!((numbers(&batch), batch.outcome.gap), (vec![5], None));
+    }
+
+    #[test]
+    fn a_full_batch_is_followed_by_the_rest_from_the_same_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let text: String = (1..=100).map(|number| entry(ONE, number)).collect();
+        let mut journal = program(dir.path(), &text, "");
+        let mut at = Position::START;
+        let mut all = Vec::new();
+        while all.len() < 100 {
+            let batch = journal.read(&at, 500).unwrap();
+            assert!(batch.block.len() <= 500);
+            all.extend(numbers(&batch));
+            at = batch.end();
+        }
+        assert_eq!(all, (1..=100).collect::<Vec<_>>());
+        assert_eq!(calls(dir.path()).len(), 1);
+        // Another caller's position is another process.
+        let batch = journal
+            .read(&Position { seqnum: 50, ..at }, 1 << 20)
+            .unwrap();
+        assert_eq!(numbers(&batch), (51..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = program(dir.path(), "", "exit 3");
+        let error = journal.read(&Position::START, 1000).unwrap_err();
+        assert!(matches!(error, JournalctlError::Failed(_)), "{error}");
+        fs::write(dir.path().join("entries"), "no export\n\n").unwrap();
+        let error = journal.read(&Position::START, 1000).unwrap_err();
+        assert!(matches!(error, JournalctlError::Export(_)), "{error}");
+        let mut journal = Journalctl::new(dir.path().join("absent"), Vec::new());
+        let error = journal.read(&Position::START, 1000).unwrap_err();
+        assert!(matches!(error, JournalctlError::Start(_)), "{error}");
+    }
+}
