@@ -127,7 +127,7 @@ async fn requests_that_do_not_fit_are_told_apart() {
     let agent = Agent::start().await;
     assert_eq!(
         refusal(agent.start_container("demo").await).0,
-        Code::NOT_FOUND
+        Code::INVALID_ARGUMENT
     );
     assert_eq!(
         refusal(agent.create("../demo", &[]).await).0,
@@ -143,7 +143,7 @@ async fn requests_that_do_not_fit_are_told_apart() {
     assert!(message.contains("needs a guest of its own"), "{message}");
     assert_eq!(
         refusal(agent.start_container("other").await).0,
-        Code::NOT_FOUND
+        Code::INVALID_ARGUMENT
     );
     agent.start_container("demo").await.unwrap();
     agent.start_container("demo").await.unwrap();
@@ -178,7 +178,7 @@ async fn requests_that_do_not_fit_are_told_apart() {
         .kata()
         .signal_process(limit(), &signal("other", 15))
         .await;
-    assert_eq!(refusal(other).0, Code::NOT_FOUND);
+    assert_eq!(refusal(other).0, Code::INVALID_ARGUMENT);
 }
 
 #[tokio::test]
@@ -326,6 +326,29 @@ async fn what_is_not_done_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn a_module_that_cannot_be_meant_or_had_is_refused_and_one_that_is_there_is_not() {
+    let agent = Agent::start().await;
+    fs::create_dir_all(agent.at("sysfs/module/virtio_net")).unwrap();
+    let load = |name: &str| CreateSandboxRequest {
+        kernel_modules: vec![KernelModule {
+            name: name.into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let kata = agent.kata();
+    let refused = kata.create_sandbox(limit(), &load("../x")).await;
+    assert_eq!(refusal(refused).0, Code::INVALID_ARGUMENT);
+    let refused = kata.create_sandbox(limit(), &load("seed-no-such")).await;
+    let (code, message) = refusal(refused);
+    assert_eq!(code, Code::FAILED_PRECONDITION);
+    assert!(message.contains("kernel module seed-no-such"), "{message}");
+    kata.create_sandbox(limit(), &load("virtio-net"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn an_agent_that_starts_again_goes_on_where_it_was() {
     let agent = Agent::start().await;
     agent.create("demo", &["A=1"]).await.unwrap();
@@ -419,7 +442,7 @@ async fn what_is_asked_of_the_machine_is_answered_with_exact_codes() {
         ..Default::default()
     };
     let refused = kata.stats_container(limit(), &nobody).await;
-    assert_eq!(refusal(refused).0, Code::NOT_FOUND);
+    assert_eq!(refusal(refused).0, Code::INVALID_ARGUMENT);
 }
 
 #[tokio::test]

@@ -2,6 +2,19 @@
 //! agent makes of each of its methods. Follows `agent.proto` of Kata Containers 4.1.
 //!
 //! The table is data, so that the agent, the tests and the documentation cannot disagree on it.
+//!
+//! Statuses, where a shim looks at them:
+//!
+//! | situation | status | why |
+//! |---|---|---|
+//! | a container that is not this guest's | INVALID_ARGUMENT | as the stock agent: NOT_FOUND would tell a shim that a process has ended |
+//! | an exec that is unknown or has ended, to Signal; unknown to Wait, Read, Write | NOT_FOUND | shims take it for "terminated already" |
+//! | the exit status of an exec, asked for again | the status | any number may wait; the stock agent forgets it |
+//! | a link that is not there | NOT_FOUND, "Link not found" | the Go shim tries again on these words |
+//! | ResizeVolume of something else than a mounted volume | NOT_FOUND, FAILED_PRECONDITION | the stock agent has no ResizeVolume |
+//! | TtyWinResize of an exec without a terminal | FAILED_PRECONDITION | stock: UNAVAILABLE; shims only log it |
+//! | a module of CreateSandbox that cannot be loaded | FAILED_PRECONDITION, with the words of `modprobe` | the sandbox was asked to have it |
+//! | GetOOMEvent | no answer until there is an event | a quick one makes shims spin |
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,8 +38,8 @@ pub const HEALTH_SERVICE: &str = "grpc.Health";
 pub enum Support {
     /// Does what a Kata shim expects.
     Done,
-    /// Answers success and has nothing to do; a shim would fail the instance on an error.
-    Accepted,
+    /// Answers success and does nothing, for this reason; a shim would fail the instance on an error.
+    Accepted(&'static str),
     /// Answers UNIMPLEMENTED with the method's name and this reason, for good.
     Unsupported(&'static str),
 }
@@ -56,7 +69,7 @@ pub fn agent_service(
     for service in services.values_mut() {
         for (name, support) in AGENT_METHODS {
             let message = match support {
-                Support::Done | Support::Accepted => continue,
+                Support::Done | Support::Accepted(_) => continue,
                 Support::Unsupported(reason) => format!("{name} is not supported: {reason}"),
             };
             service
@@ -81,8 +94,6 @@ impl MethodHandler for Refused {
     }
 }
 
-const FIREWALL: Support =
-    Support::Unsupported("the guest's firewall belongs to its own configuration");
 const MEMORY: Support = Support::Unsupported("the guest's kernel manages its memory by itself");
 
 /// Every method of [`AGENT_SERVICE`], in the order of `agent.proto`.
@@ -92,14 +103,21 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("CreateContainer", Support::Done),
     ("StartContainer", Support::Done),
     ("RemoveContainer", Support::Done),
-    // The limits of the container are those of its machine, which the host sets from outside.
-    ("UpdateContainer", Support::Accepted),
+    (
+        "UpdateContainer",
+        Support::Accepted(
+            "the container is the whole machine, whose limits the host sets from outside; \
+             what it attaches comes with OnlineCPUMem",
+        ),
+    ),
     ("StatsContainer", Support::Done),
     ("PauseContainer", Support::Done),
     ("ResumeContainer", Support::Done),
     ("UpdateEphemeralMounts", Support::Done),
-    // There is no shared directory per container that could be stale.
-    ("RemoveStaleVirtiofsShareMounts", Support::Accepted),
+    (
+        "RemoveStaleVirtiofsShareMounts",
+        Support::Accepted("the guest ends with its only container, and its mounts with it"),
+    ),
     ("ExecProcess", Support::Done),
     ("SignalProcess", Support::Done),
     ("WaitProcess", Support::Done),
@@ -113,8 +131,9 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("ListInterfaces", Support::Done),
     ("ListRoutes", Support::Done),
     ("AddARPNeighbors", Support::Done),
-    ("GetIPTables", FIREWALL),
-    ("SetIPTables", FIREWALL),
+    // With the guest's own iptables programs, as services of their own; FAILED_PRECONDITION where it has none.
+    ("GetIPTables", Support::Done),
+    ("SetIPTables", Support::Done),
     ("GetMetrics", Support::Done),
     ("GetGuestDetails", Support::Done),
     ("OnlineCPUMem", Support::Done),
@@ -132,6 +151,6 @@ pub const AGENT_METHODS: [(&str, Support); 42] = [
     ("AddSwapPath", Support::Done),
     (
         "SetPolicy",
-        Support::Unsupported("the guest takes no policy from the host"),
+        Support::Unsupported("the guest trusts its host, and what it may do is in its own closure"),
     ),
 ];

@@ -10,20 +10,23 @@
 //! | [`stream`] | reading until the streams are truly drained, writing |
 //! | [`terminal`] | the pseudo-terminal |
 //! | [`session`] | one process from its start to its exit status |
+//! | [`run`] | programs that a request of the host's needs |
 //! | [`table`] | all of them by id, and how many there may be |
 
 mod command;
+mod run;
 mod session;
 mod stream;
 mod table;
 mod terminal;
 
-use std::io;
+use std::{io, time::Duration};
 
 use thiserror::Error;
 
 pub use self::{
     command::{ProcessSpec, User},
+    run::Ran,
     table::{ExecKey, MAX_RUNNING, Sessions},
     terminal::Size,
 };
@@ -68,6 +71,14 @@ pub enum ExecError {
     /// As many as there may be.
     #[error("{MAX_RUNNING} execs run already; end one first")]
     TooMany,
+    /// A program that a request needs did not come to its end.
+    #[error("{id} did not end within {} s", limit.as_secs())]
+    TooLong {
+        /// The program.
+        id: String,
+        /// The limit.
+        limit: Duration,
+    },
     /// systemd could not start it or said no.
     #[error(transparent)]
     Systemd(#[from] SystemdError),

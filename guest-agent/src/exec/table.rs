@@ -44,7 +44,7 @@ pub struct ExecKey {
 /// The table of execs. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Sessions {
-    systemd: Handle,
+    pub(super) systemd: Handle,
     table: Arc<Mutex<Table>>,
     /// Numbers the services.
     next: Arc<AtomicU32>,
@@ -143,7 +143,7 @@ impl Sessions {
     }
 
     /// A name of its own for each, also after a restart of the agent.
-    fn unit_name(&self) -> Result<UnitName, SystemdError> {
+    pub(super) fn unit_name(&self) -> Result<UnitName, SystemdError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "{EXEC_UNIT_PREFIX}{:x}-{number}.service",

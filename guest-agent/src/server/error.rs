@@ -17,6 +17,7 @@ use crate::{
     network::NetworkError,
     sandbox::{ProvisionError, SandboxError},
     storage::{SpecError, online::OnlineError, share::ShareError},
+    sys::modules::ModuleError,
     systemd::SystemdError,
 };
 
@@ -32,9 +33,6 @@ pub enum RequestError {
     /// What the request names is not there.
     #[error("{0}")]
     Missing(String),
-    /// A method that this agent does not do.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
     /// Our own failure, and what we were about to do.
     #[error("{what}")]
     Internal {
@@ -76,6 +74,9 @@ pub enum RequestError {
     /// Units and power.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
+    /// A kernel module.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
 }
 
 impl From<ProvisionError> for RequestError {
@@ -103,7 +104,6 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Invalid(_) => status::invalid(message),
             RequestError::Missing(_) => status::not_found(message),
             RequestError::State(_) => status::failed_precondition(message),
-            RequestError::Unsupported(method) => status::unimplemented(method),
             RequestError::Internal { .. } => status::internal(message),
             RequestError::Sandbox(error) => sandbox(&error, message),
             RequestError::Env(error) => env(&error, message),
@@ -116,14 +116,15 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Online(error) => online(&error, message),
             RequestError::Network(error) => network(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
+            RequestError::Module(error) => module(&error, message),
         }
     }
 }
 
 fn sandbox(error: &SandboxError, message: String) -> ttrpc::Error {
     match error {
-        SandboxError::Id(_) => status::invalid(message),
-        SandboxError::NoContainer(_) => status::not_found(message),
+        // To a Kata shim NOT_FOUND means that a process has ended, and a signal for it has done its work.
+        SandboxError::Id(_) | SandboxError::NoContainer(_) => status::invalid(message),
         SandboxError::Exists(_) => status::already_exists(message),
         SandboxError::Second { .. }
         | SandboxError::StillProvisioning
@@ -173,6 +174,7 @@ fn exec(error: &ExecError, message: String) -> ttrpc::Error {
             status::failed_precondition(message)
         }
         ExecError::TooMany => status::exhausted(message),
+        ExecError::TooLong { .. } => status::deadline(message),
         ExecError::Systemd(error) => systemd(error, message),
         ExecError::Stream { .. } => status::internal(message),
     }
@@ -254,6 +256,15 @@ fn network(error: &NetworkError, message: String) -> ttrpc::Error {
     }
 }
 
+fn module(error: &ModuleError, message: String) -> ttrpc::Error {
+    match error {
+        ModuleError::Name(_) => status::invalid(message),
+        ModuleError::Program { .. } | ModuleError::Refused { .. } => {
+            status::failed_precondition(message)
+        }
+    }
+}
+
 fn systemd(error: &SystemdError, message: String) -> ttrpc::Error {
     match error {
         SystemdError::NotYet | SystemdError::Lost(_) => status::unavailable(message),
@@ -284,11 +295,6 @@ mod tests {
         });
         assert_eq!(code, Code::INVALID_ARGUMENT);
         assert!(message.contains("\"1A\""), "{message}");
-        let (code, message) = told(RequestError::Unsupported("GetMetrics"));
-        assert_eq!(
-            (code, message.as_str()),
-            (Code::UNIMPLEMENTED, "GetMetrics is not supported")
-        );
         assert_eq!(told(SystemdError::NotYet).0, Code::UNAVAILABLE);
         assert_eq!(told(ExecError::NotFound("x".to_owned())).0, Code::NOT_FOUND);
     }

@@ -6,6 +6,7 @@ pub mod command;
 pub mod file;
 pub mod hotplug;
 pub mod machine;
+pub mod modules;
 pub mod mount;
 pub mod netlink;
 pub mod pci;

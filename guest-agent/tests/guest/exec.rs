@@ -377,3 +377,20 @@ fn an_exec_outlives_systemd_executing_itself_anew() {
         assert_eq!(guest.execs.wait(&key).await.unwrap(), 9);
     });
 }
+
+#[test]
+fn a_program_that_a_request_needs_gets_its_input_and_gives_both_outputs_and_its_status() {
+    with_systemd(|guest| async move {
+        let input = vec![b'x'; 300 * 1024];
+        let script = "cat; echo complaint >&2; exit 3";
+        let ran = guest
+            .execs
+            .run(&["sh", "-c", script], &input)
+            .await
+            .unwrap();
+        assert_eq!((ran.status, ran.output.len()), (3, input.len()));
+        assert_eq!(ran.error, b"complaint\n");
+        let missing = guest.execs.run(&["no-such-command"], b"").await;
+        assert!(matches!(missing, Err(ExecError::CommandNotFound(_))));
+    });
+}

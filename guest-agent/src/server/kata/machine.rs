@@ -63,8 +63,7 @@ pub(super) async fn get_metrics(
     })
 }
 
-/// The limits of a container are those of its machine, which the host sets from outside; what it attaches
-/// comes by `OnlineCPUMem`.
+/// Accepted, and the table says why that is all.
 pub(super) async fn update_container(
     ctx: &Arc<Context>,
     request: UpdateContainerRequest,

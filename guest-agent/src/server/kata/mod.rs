@@ -6,6 +6,7 @@
 
 mod container;
 pub mod decode;
+mod firewall;
 mod machine;
 mod network;
 pub mod process;
@@ -88,6 +89,8 @@ agent_service! {
     list_interfaces(ListInterfacesRequest) -> Interfaces = network::list_interfaces;
     list_routes(ListRoutesRequest) -> Routes = network::list_routes;
     add_arp_neighbors(AddARPNeighborsRequest) -> Empty = network::add_arp_neighbors;
+    get_ip_tables(GetIPTablesRequest) -> GetIPTablesResponse = firewall::get_iptables;
+    set_ip_tables(SetIPTablesRequest) -> SetIPTablesResponse = firewall::set_iptables;
     get_guest_details(GuestDetailsRequest) -> GuestDetailsResponse = sandbox::get_guest_details;
     get_metrics(GetMetricsRequest) -> Metrics = machine::get_metrics;
     online_cpu_mem(OnlineCPUMemRequest) -> Empty = machine::online_cpu_mem;

@@ -18,7 +18,7 @@ use crate::{
         self, DRIVERS, Share,
         share::{self, Kind},
     },
-    sys::{hotplug, machine, resolver},
+    sys::{hotplug, machine, modules::Module, resolver},
 };
 
 /// The longest host name, `HOST_NAME_MAX` of `limits.h`.
@@ -28,6 +28,7 @@ const MAX_HOSTNAME_BYTES: usize = 64;
 pub(super) struct Setup {
     hostname: Option<String>,
     resolver: Option<String>,
+    modules: Vec<Module>,
     shares: Vec<Share>,
 }
 
@@ -45,9 +46,9 @@ pub(super) fn setup(request: CreateSandboxRequest) -> Result<Setup, RequestError
     } = request;
     let hostname = checked_hostname(hostname)?;
     let resolver = resolver::render(&dns).map_err(RequestError::Invalid)?;
-    if !kernel_modules.is_empty() {
-        return Err(RequestError::Unsupported("loading of kernel modules"));
-    }
+    let modules = kernel_modules.into_iter();
+    let modules = modules.map(|module| Module::new(module.name, module.parameters));
+    let modules: Vec<_> = modules.collect::<Result<_, _>>()?;
     let (disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
     if !disks.is_empty() {
         let message = "disks belong to CreateContainer, not to CreateSandbox";
@@ -56,6 +57,7 @@ pub(super) fn setup(request: CreateSandboxRequest) -> Result<Setup, RequestError
     Ok(Setup {
         hostname,
         resolver,
+        modules,
         shares,
     })
 }
@@ -67,9 +69,11 @@ pub(super) async fn create_sandbox(
     let Setup {
         hostname,
         resolver,
+        modules,
         shares,
     } = setup(request)?;
     ctx.sandbox.step(Event::CreateSandbox)?;
+    load(ctx, modules).await?;
     if let Some(name) = hostname {
         let set = machine::set_hostname(&name);
         set.map_err(|source| RequestError::internal("the host name cannot be set", source))?;
@@ -87,6 +91,22 @@ pub(super) async fn create_sandbox(
     });
     task.await.map_err(|_| SandboxError::Interrupted)?;
     Ok(Empty::default())
+}
+
+/// Network drivers and the like, that the host knows to be needed.
+async fn load(ctx: &Context, modules: Vec<Module>) -> Result<(), RequestError> {
+    if modules.is_empty() {
+        return Ok(());
+    }
+    let (sys, proc) = (ctx.config.paths.sys.clone(), ctx.config.paths.proc.clone());
+    let all = move || {
+        modules
+            .iter()
+            .try_for_each(|module| module.load(&sys, &proc))
+    };
+    let done = task::spawn_blocking(all).await;
+    done.map_err(|_| SandboxError::Interrupted)??;
+    Ok(())
 }
 
 /// New sizes for memory that is mounted already.
