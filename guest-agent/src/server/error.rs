@@ -21,6 +21,9 @@ use crate::{
     systemd::SystemdError,
 };
 
+/// The longest message that the host gets.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
 /// Why a request was not fulfilled.
 #[derive(Debug, Error)]
 pub enum RequestError {
@@ -99,7 +102,7 @@ impl RequestError {
 impl From<RequestError> for ttrpc::Error {
     fn from(error: RequestError) -> Self {
         // The causes travel with it: they are sentences, never backtraces.
-        let message = sentence(&error);
+        let message = bounded(sentence(&error));
         match error {
             RequestError::Invalid(_) => status::invalid(message),
             RequestError::Missing(_) => status::not_found(message),
@@ -118,6 +121,14 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Systemd(error) => systemd(&error, message),
             RequestError::Module(error) => module(&error, message),
         }
+    }
+}
+
+/// A refusal may repeat what came, and what came may be megabytes.
+fn bounded(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}...", &message[..end]),
+        None => message,
     }
 }
 
@@ -157,6 +168,7 @@ fn storage(error: &SpecError, message: String) -> ttrpc::Error {
         | SpecError::Mode(_)
         | SpecError::Option(_)
         | SpecError::NoDevice(_)
+        | SpecError::TooMany(_)
         | SpecError::Twice(_) => status::invalid(message),
     }
 }

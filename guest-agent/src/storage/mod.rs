@@ -47,6 +47,9 @@ pub const DRIVERS: [&str; 7] = [
 /// The longest mount point, `PATH_MAX` of `linux/limits.h` less the terminating zero.
 const MAX_PATH_BYTES: usize = 4095;
 
+/// The most entries of storage, and of mounts, in one request.
+const MAX_ENTRIES: usize = 1024;
+
 /// The longest name of a volume.
 const MAX_NAME_BYTES: usize = 64;
 
@@ -120,9 +123,20 @@ pub enum SpecError {
         /// Its place.
         path: String,
     },
+    /// More than anybody means.
+    #[error("{0} entries of storage or mounts are more than the {MAX_ENTRIES} that are taken")]
+    TooMany(usize),
     /// Two volumes want the same.
     #[error("two volumes have {0}")]
     Twice(String),
+}
+
+/// A request with so many entries can be meant.
+fn bounded(entries: usize) -> Result<(), SpecError> {
+    if entries > MAX_ENTRIES {
+        return Err(SpecError::TooMany(entries));
+    }
+    Ok(())
 }
 
 /// A volume's name.

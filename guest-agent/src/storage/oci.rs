@@ -131,6 +131,7 @@ pub struct Bind {
 
 /// Checks all entries, in their order, and leaves out what the guest makes for itself.
 pub fn parse(mounts: Vec<RawMount>) -> Result<Vec<Mount>, SpecError> {
+    super::bounded(mounts.len())?;
     let parsed = mounts.into_iter().map(Mount::parse);
     parsed.filter_map(Result::transpose).collect()
 }

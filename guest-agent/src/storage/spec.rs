@@ -79,6 +79,7 @@ struct Offer {
 
 /// Disks on one side, everything else, checked, on the other.
 pub fn split(storages: Vec<RawStorage>) -> Result<(Vec<RawStorage>, Vec<Share>), SpecError> {
+    super::bounded(storages.len())?;
     let (disks, others): (Vec<_>, Vec<_>) = storages
         .into_iter()
         .partition(|storage| storage.driver == DISK);
