@@ -41,6 +41,8 @@ const MARKS: [(&str, &str); 4] = [
         "guest: multi-user.target",
     ),
 ];
+/// The row that says how long a boot takes.
+pub(super) const LAST: &str = MARKS[MARKS.len() - 1].1;
 /// `seed status`, since Create.
 const STAGES: [(&str, &str); 6] = [
     ("vmm", "host: VMM started"),
@@ -67,8 +69,7 @@ pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
             boot_without(&lab, &mut without)?;
             boot_with(&lab, &mut with)?;
         }
-        let last = MARKS[MARKS.len() - 1].1;
-        let of = |samples: &Samples| samples[last].last().copied().unwrap_or_default();
+        let of = |samples: &Samples| samples[LAST].last().copied().unwrap_or_default();
         say(&format!(
             "  run {run} of {}: multi-user.target after {:.1} s, {:.1} s without the agent",
             options.runs,

@@ -4,6 +4,7 @@
 //! median; `ratio` is ours over the best (smallest) peer, and null where a row has none.
 
 mod age;
+mod agent;
 mod boot;
 mod journal;
 mod shim;
@@ -30,6 +31,7 @@ const MAX_VMS: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bench {
     Age,
+    Agent,
     Boot,
     Journal,
     Shim,
@@ -55,12 +57,15 @@ impl Options {
         use lexopt::prelude::*;
         let (bench, runs) = match parser.next()? {
             Some(Value(name)) if name == "age" => (Bench::Age, SHORT_RUNS),
+            Some(Value(name)) if name == "agent" => (Bench::Agent, RUNS),
             Some(Value(name)) if name == "boot" => (Bench::Boot, RUNS),
             Some(Value(name)) if name == "journal" => (Bench::Journal, RUNS),
             Some(Value(name)) if name == "shim" => (Bench::Shim, RUNS),
-            Some(Value(name)) => bail!("there is no bench {name:?}: age, boot, journal, shim"),
+            Some(Value(name)) => {
+                bail!("there is no bench {name:?}: age, agent, boot, journal, shim")
+            }
             Some(other) => return Err(other.unexpected().into()),
-            None => bail!("which bench? There are: age, boot, journal, shim"),
+            None => bail!("which bench? There are: age, agent, boot, journal, shim"),
         };
         let mut options = Self {
             bench,
@@ -102,6 +107,7 @@ impl Options {
         let vms = self.vms.to_string();
         let bench = match self.bench {
             Bench::Age => "age",
+            Bench::Agent => "agent",
             Bench::Boot => "boot",
             Bench::Journal => "journal",
             Bench::Shim => "shim",
@@ -124,11 +130,11 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         return show(&age::measure(places, options)?, options);
     }
     programs::build(places)?;
-    if options.bench == Bench::Journal {
-        journal::build(places)?;
-    }
-    if options.bench == Bench::Shim {
-        shim::build(places)?;
+    match options.bench {
+        Bench::Journal => journal::build(places)?,
+        Bench::Agent => agent::build(places)?,
+        Bench::Shim => shim::build(places)?,
+        Bench::Age | Bench::Boot => {}
     }
     let guest = image::build(places)?;
     if util::is_root() {
@@ -150,6 +156,7 @@ pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
     let results = match options.bench {
         Bench::Journal => journal::measure(places, &guest, options.entries)?,
         Bench::Shim => shim::measure(places, guest, options)?,
+        Bench::Agent => agent::measure(places, guest, options)?,
         Bench::Age | Bench::Boot => boot::measure(places, guest, options)?,
     };
     show(&results, options)

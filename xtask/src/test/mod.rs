@@ -22,7 +22,7 @@ use crate::{
 };
 use skips::{NEEDS_GUEST, NEEDS_SYSTEMD};
 
-pub(crate) use steps::peers;
+pub(crate) use steps::{agents_crates, peers};
 
 /// What to run.
 #[derive(Debug, PartialEq, Eq)]

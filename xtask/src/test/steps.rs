@@ -19,6 +19,8 @@ use crate::{
 
 /// The crate whose tree shall stay small, since it is in every guest.
 const AGENT: &str = "seed-agent";
+/// The most that it may have.
+const MAX_CRATES: usize = 150;
 /// What the crate tests select. Always the same, since features, and so what is built, depend on it.
 const CRATES: &str = "--workspace --exclude seed-tests --features age-tpm/age";
 /// What the VM cases read (see tests/harness/lab.rs).
@@ -164,8 +166,19 @@ pub(crate) fn peers(places: &Places) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Prints how many crates the agent is made of.
+/// How many crates the agent is made of. More than it may have is a failure.
 pub(super) fn agents_tree(run: &mut Run<'_>) -> Result<Tally> {
+    let crates = agents_crates(run.places)?;
+    say(&format!("  {crates} crates in the normal tree of {AGENT}"));
+    ensure!(
+        crates <= MAX_CRATES,
+        "{AGENT} has {crates} crates in its normal tree, more than {MAX_CRATES}"
+    );
+    Ok(Tally::one())
+}
+
+/// The crates in the agent's normal tree, itself included.
+pub(crate) fn agents_crates(places: &Places) -> Result<usize> {
     let args = [
         "tree",
         "--locked",
@@ -178,15 +191,11 @@ pub(super) fn agents_tree(run: &mut Run<'_>) -> Result<Tally> {
         "--format",
         "{p}",
     ];
-    let text = util::read(&mut cargo(run.places, &args))?;
+    let text = util::read(&mut cargo(places, &args))?;
     let mut crates: Vec<_> = text.lines().map(|line| line.replace(" (*)", "")).collect();
     crates.sort();
     crates.dedup();
-    say(&format!(
-        "  {} crates in the normal tree of {AGENT}",
-        crates.len()
-    ));
-    Ok(Tally::default())
+    Ok(crates.len())
 }
 
 pub(super) fn guest(run: &mut Run<'_>) -> Result<Tally> {

@@ -1,0 +1,319 @@
+//! `bench agent`: what the guest's agent costs. Its size and its tree of crates as it ships; memory, threads, calls and
+//! provisioning at native speed, in a guest's systemd in namespaces with loop devices and a swtpm; then the boot with
+//! and without it, in VMs ([`super::boot`]).
+//!
+//! The stock agent does not run beside ours: its figures were measured once, of Kata Containers 4.1.0 at commit 7c6ba40c
+//! (x86-64 with glibc, release, idle on a Unix socket, four cores; size stripped; 5000 Version calls by a synchronous client).
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_container::{Container, Spec, wait_for};
+use serde_json::Value;
+
+use super::{Options, Results, Row, boot, machine, median};
+use crate::{
+    test,
+    util::{self, Places, print, say},
+};
+
+/// The column of the stock agent.
+const STOCK: &str = "kata-agent 4.1";
+
+/// The most that each row may be.
+const TARGETS: [(&str, f64); 8] = [
+    (SIZE, 4.0),
+    (CRATES, 150.0),
+    (RESIDENT, 8.0),
+    (PRIVATE, 2.0),
+    (THREADS, 4.0),
+    (CHECK, 100.0),
+    (PROVISION, 50.0),
+    (BOOT, 1.03),
+];
+const SIZE: &str = "release program, stripped";
+const CRATES: &str = "crates in the normal tree";
+const RESIDENT: &str = "idle: resident";
+const PRIVATE: &str = "idle: private";
+const THREADS: &str = "idle: threads";
+const CHECK: &str = "Check on one connection";
+const CHECKS_TOGETHER: &str = "Check on one connection, 16 at a time";
+const FIRST: &str = "provisioning, first boot";
+const PROVISION: &str = "provisioning, later boots";
+const BOOT: &str = "boot over boot without";
+
+/// Calls that are timed, and calls before them.
+const CALLS: &str = "20000";
+const WARM_CALLS: &str = "2000";
+/// Boots after the first one, of which provisioning is the median.
+const PROVISIONINGS: usize = 15;
+/// How long the agent rests before its memory is read.
+const REST: Duration = Duration::from_secs(3);
+/// How long a daemon may take to listen, on a busy machine.
+const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+/// Of each of the two volumes.
+const VOLUME_BYTES: u64 = 256 << 20;
+
+const UNIT: &str = "bench-agent.service";
+const SOCKET: &str = "/run/seed/bench.sock";
+/// As the guest's own unit, as far as it matters here, with a TPM that is a socket.
+const SERVICE: &str = "\
+[Service]
+ExecStart=/opt/release/seed-agent --listen unix:/run/seed/bench.sock
+Environment=AGE_TPM_TCTI=swtpm:path=/opt/tpm/server
+RuntimeDirectory=seed
+KillMode=process
+";
+
+/// Builds the agent as it ships, and the program that asks it.
+pub(super) fn build(places: &Places) -> Result<()> {
+    for args in [
+        "build --locked --release --package seed-agent",
+        "build --locked --profile lab --package seed-kata-client --example agent_figures",
+    ] {
+        let mut cargo = Command::new("cargo");
+        cargo.args(args.split(' ')).current_dir(&places.root);
+        util::step(places, "cargo build (bench agent)", &mut cargo)?;
+    }
+    Ok(())
+}
+
+pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<Results> {
+    let mut rows = vec![
+        row(SIZE, "MB", size(places)?, Some(26.198_440)),
+        row(CRATES, "count", crates(places)?, Some(425.0)),
+    ];
+    rows.extend(native(places, &guest)?);
+    let boots = boot::measure(places, guest, options)?;
+    rows.extend(boot_rows(boots.rows)?);
+    for (name, target) in TARGETS {
+        let found = rows.iter().find(|row| row.name == name);
+        let ours = found.with_context(|| format!("no row {name}"))?.ours;
+        let met = if ours <= target { "met" } else { "missed" };
+        let line = format!("target {met}: {name}: {ours:.2}, at most {target:.2}");
+        // Data stand alone on standard output.
+        if options.json {
+            say(&line);
+        } else {
+            print(&line)?;
+        }
+    }
+    let mut machine = machine();
+    machine.extend(boots.machine);
+    Ok(Results { machine, rows })
+}
+
+fn row(name: &str, unit: &'static str, ours: f64, stock: Option<f64>) -> Row {
+    Row {
+        name: name.to_owned(),
+        unit,
+        ours,
+        peers: stock.map(|value| (STOCK, value)).into_iter().collect(),
+    }
+}
+
+fn release(places: &Places) -> PathBuf {
+    places.root.join("target/release")
+}
+
+fn size(places: &Places) -> Result<f64> {
+    let path = release(places).join("seed-agent");
+    let bytes = fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?;
+    Ok(f64::from(u32::try_from(bytes.len())?) / 1e6)
+}
+
+fn crates(places: &Places) -> Result<f64> {
+    Ok(f64::from(u32::try_from(test::agents_crates(places)?)?))
+}
+
+/// Everything that needs no VM.
+fn native(places: &Places, guest: &Path) -> Result<Vec<Row>> {
+    let scratch = places
+        .cache
+        .join(format!("bench-agent-{}", std::process::id()));
+    fs::create_dir_all(&scratch).with_context(|| format!("make {}", scratch.display()))?;
+    let measured = in_container(places, guest, &scratch);
+    // Best effort: what stays is in the cache.
+    let _ = fs::remove_dir_all(&scratch);
+    measured
+}
+
+fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row>> {
+    let tpm = Tpm::start(&scratch.join("tpm"))?;
+    let disks = [
+        Loop::make(&scratch.join("a"))?,
+        Loop::make(&scratch.join("b"))?,
+    ];
+    let nodes = [&disks[0].0, &disks[1].0].map(|node| node.display().to_string());
+    let container = Spec::new(guest)?
+        .file(&format!("/etc/systemd/system/{UNIT}"), SERVICE)?
+        .show(&release(places), "/opt/release")
+        .bind(&tpm.folder, "/opt/tpm")
+        .bind(&disks[0].0, &nodes[0])
+        .bind(&disks[1].0, &nodes[1])
+        .boot()?;
+    let figures = places.programs().join("examples/agent_figures");
+    let ask = |words: &[&str]| -> Result<Value> {
+        let mut command = Command::new(&figures);
+        command.arg(words[0]).arg(container.inside(SOCKET));
+        let text = util::read(command.args(&words[1..]))?;
+        serde_json::from_str(&text).context("read what agent_figures printed")
+    };
+    say(&format!("  provisioning, 1 + {PROVISIONINGS} boots"));
+    let (mut first, mut later) = (0.0, Vec::new());
+    for round in 0..=PROVISIONINGS {
+        container.serve(UNIT, SOCKET, LISTEN_LIMIT)?;
+        let found = ask(&["provision", &nodes[0], &nodes[1]])?;
+        let made = if round == 0 { 2 } else { 0 };
+        ensure!(found["made"] == made, "boot {round}: {found}");
+        let ms = found["ms"].as_f64().context("no ms")?;
+        if round == 0 {
+            first = ms;
+        } else {
+            later.push(ms);
+        }
+        if round < PROVISIONINGS {
+            // What the end of a boot does; the identity stays in the TPM alone.
+            container.run(&["systemctl", "stop", UNIT])?;
+            container.run(&["umount", "/seed/storage/v0", "/seed/storage/v1"])?;
+            container.run(&["rm", "-rf", "/run/seed", "/seed/tpm/age-identity"])?;
+        }
+    }
+    std::thread::sleep(REST);
+    let idle = Idle::of(&container)?;
+    say("  calls");
+    ask(&["checks", WARM_CALLS])?;
+    let calls = ask(&["checks", CALLS])?;
+    let per_call = |name: &str| -> Result<f64> {
+        let total = calls[name].as_f64().with_context(|| format!("no {name}"))?;
+        Ok(total / calls["count"].as_f64().context("no count")?)
+    };
+    let later = median(&later).context("no boots")?;
+    Ok(vec![
+        row(RESIDENT, "MB", idle.resident_mb, Some(11.6)),
+        row(PRIVATE, "MB", idle.private_mb, Some(1.44)),
+        row(THREADS, "count", idle.threads, Some(7.0)),
+        row(CHECK, "us", per_call("one_by_one_us")?, Some(294.0)),
+        row(CHECKS_TOGETHER, "us", per_call("together_us")?, None),
+        row(FIRST, "ms", first, None),
+        row(PROVISION, "ms", later, None),
+    ])
+}
+
+/// The last mark of a boot, and how many times as long it takes with the agent.
+fn boot_rows(rows: Vec<Row>) -> Result<Vec<Row>> {
+    let last = rows
+        .into_iter()
+        .find(|row| row.name == boot::LAST)
+        .context("the boots have no last row")?;
+    let ratio = last.ratio().context("no boot without the agent")?;
+    Ok(vec![last, row(BOOT, "times", ratio, None)])
+}
+
+/// What the agent has while nobody asks anything of it.
+struct Idle {
+    resident_mb: f64,
+    /// Pages that only this process has and that no file backs.
+    private_mb: f64,
+    threads: f64,
+}
+
+impl Idle {
+    fn of(container: &Container) -> Result<Self> {
+        let pid = container.main_pid(UNIT)?;
+        let text = fs::read_to_string(container.inside(&format!("/proc/{pid}/smaps_rollup")))?;
+        let mb = |name: &str| -> Result<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next());
+            let kib: f64 = kib.with_context(|| format!("no {name}"))?.parse()?;
+            Ok(kib * 1024.0 / 1e6)
+        };
+        let threads = fs::read_dir(container.inside(&format!("/proc/{pid}/task")))?.count();
+        Ok(Self {
+            resident_mb: mb("Rss:")?,
+            private_mb: mb("Anonymous:")?,
+            threads: f64::from(u32::try_from(threads)?),
+        })
+    }
+}
+
+/// A swtpm of our own, which ends with this.
+struct Tpm {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Tpm {
+    fn start(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let at = |name: &str| folder.join(name).display().to_string();
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["--tpmstate", &format!("dir={}", folder.display())])
+            .args(["--server", &format!("type=unixio,path={}", at("server"))])
+            .args(["--ctrl", &format!("type=unixio,path={}", at("control"))])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start swtpm")?;
+        let tpm = Self {
+            child,
+            folder: folder.to_owned(),
+        };
+        let socket = tpm.folder.join("server");
+        wait_for("swtpm", LISTEN_LIMIT, || Ok(socket.exists()))?;
+        Ok(tpm)
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        // It may have ended by itself; a drop must not panic.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A loop device on a new file, let go when this is dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn make(file: &Path) -> Result<Self> {
+        File::create(file)
+            .and_then(|image| image.set_len(VOLUME_BYTES))
+            .with_context(|| format!("make {}", file.display()))?;
+        let mut losetup = Command::new("losetup");
+        let node = util::read(losetup.args(["--find", "--show"]).arg(file))?;
+        Ok(Self(node.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // Mounted still, it goes with the container.
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_of_two_boots_is_a_row_with_a_target() {
+        let mut last = row(boot::LAST, "s", 10.5, None);
+        last.peers.insert("without", 10.0);
+        let rows = boot_rows(vec![row("other", "s", 1.0, None), last]).expect("both");
+        assert_eq!((rows[1].name.as_str(), rows[1].ours), (BOOT, 1.05));
+        assert!(TARGETS.iter().any(|(name, _)| *name == BOOT));
+        assert!(boot_rows(Vec::new()).is_err());
+    }
+}
