@@ -5,6 +5,8 @@ pkgs.mkShell {
   packages = [
     pkgs.age
     pkgs.cargo
+    pkgs.cargo-deny
+    pkgs.cargo-fuzz
     pkgs.clippy
     pkgs.cpio
     pkgs.dbus

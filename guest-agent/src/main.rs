@@ -89,7 +89,7 @@ fn parse() -> Result<Command, Box<dyn std::error::Error>> {
             Arg::Long("instance") => flags.instance = Some(parser.value()?.into()),
             Arg::Long("check-config") => return Ok(Command::Check(parser.value()?.into())),
             Arg::Long("version") => {
-                return Ok(Command::Say(format!("seed-agent {}\n", version::SEED)));
+                return Ok(Command::Say(version::line("seed-agent")));
             }
             Arg::Long("help") | Arg::Short('h') => return Ok(Command::Say(USAGE.to_owned())),
             other => return Err(other.unexpected().into()),

@@ -38,6 +38,7 @@ for name; do
   seed stop "$name" --kill
   seed rm "$name" --yes
 done
+umount "$directory/state" 2>/dev/null
 rm -rf "$directory"
 "#;
 
@@ -209,6 +210,53 @@ impl Lab {
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
     }
 
+    /// Seals a text to a recipient by `age` with our plugin; neither needs a TPM for it.
+    pub(crate) fn encrypt(&self, recipient: &str, secret: &str) -> Result<Vec<u8>> {
+        let mut age = self.command("age");
+        age.args(["--encrypt", "--armor", "--recipient", recipient]);
+        let output = run(&mut age, secret.as_bytes(), COMMAND, None)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "age: {}: {}",
+            output.status,
+            error.trim()
+        );
+        Ok(output.stdout)
+    }
+
+    /// Writes a file in the guest, to its disk.
+    pub(crate) fn put(&self, name: &str, path: &str, bytes: &[u8]) -> Result<()> {
+        let line = format!("cat > {path} && sync");
+        let mut seed = self.command("seed");
+        seed.args(["exec", name, "-i", "--", "/bin/sh", "-c", &line]);
+        let output = run(&mut seed, bytes, COMMAND, None)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{path}: {}: {}",
+            output.status,
+            error.trim()
+        );
+        Ok(())
+    }
+
+    /// Gives the state directory a small disk of its own, which can be filled without harm to others.
+    pub(crate) fn with_small_disk(self, mib: u32) -> Result<Self> {
+        let state = self.state_dir();
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        let size = format!("size={mib}m,mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "seed-lab"]);
+        util::read(mount.arg(&state))?;
+        Ok(self)
+    }
+
+    /// The process that cleans up after us.
+    pub(crate) fn guard(&self) -> Option<u32> {
+        self.guard.as_ref().map(|(guard, _)| guard.id())
+    }
+
     /// Leaves the instance running and everything where it is.
     pub(crate) fn keep(mut self) -> Result<()> {
         self.dismiss().map(drop)
@@ -217,6 +265,8 @@ impl Lab {
     /// Removes the directories; instances are the caller's to stop and remove before.
     pub(crate) fn remove(mut self) -> Result<()> {
         let dir = self.dismiss()?;
+        // Fails where the state directory has no disk of its own; where it has one, the removal says so.
+        util::output(Command::new("umount").arg(self.state_dir()))?;
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))
     }
 
@@ -321,6 +371,12 @@ pub(crate) fn processes(status: &Value) -> BTreeMap<String, u32> {
         Some((one["name"].as_str()?.to_owned(), pid))
     })
     .collect()
+}
+
+/// Sends a signal by its short name.
+pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
+    // The shell's own: a small machine has no other.
+    util::read(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")])).map(drop)
 }
 
 /// Whether a process runs (a zombie does not).

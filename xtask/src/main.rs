@@ -1,20 +1,22 @@
-//! Developer commands: `cargo xtask setup | build | image | demo | test | bench | fuzz`.
+//! Developer commands: `cargo xtask setup | build | image | demo | test | bench | fuzz | chaos | release`.
 //!
 //! Only parses the command line; each command is a module of its own.
 
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod containerd;
 mod demo;
 mod fuzz;
 mod image;
 mod lab;
-mod licences;
+mod left;
 mod nix;
 mod programs;
 mod report;
 mod setup;
+mod supply;
 mod table;
 mod test;
 mod util;
@@ -47,6 +49,10 @@ Usage: cargo xtask COMMAND
                        --vms N  so many of them         --json   the same as data
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
                        --minutes N  each for so long    --json   the same as data
+  chaos              instances at work while things go wrong, and what must be true after each
+                       --minutes N  so long (10)   --seed S   that run again   --plan   only what would happen
+  release            the programs as they ship, their checksums, and what they are made of
+                       --twice  build them again elsewhere, and compare
 
 Each command does what it needs of the ones above it.
 ";
@@ -115,6 +121,13 @@ fn run() -> Result<ExitCode> {
             return bench::measure(&places, guest, &bench::Options::parse(&mut parser)?);
         }
         "fuzz" => return fuzz::run(&places, &fuzz::Options::parse(&mut parser)?),
+        "chaos" => return chaos::run(&places, &chaos::Options::parse(&mut parser)?),
+        // Internal: the part of `chaos` that needs root.
+        "chaos-of" => {
+            let guest = parser.value()?.into();
+            return chaos::torment(&places, guest, &chaos::Options::parse(&mut parser)?);
+        }
+        "release" => return supply::release::run(&places, &mut parser),
         "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),
     }

@@ -86,8 +86,14 @@ const VIRTIOFSD: Tool = Tool {
     program: "virtiofsd",
     debug: false,
 };
-/// For the Nix files.
+/// For the Nix files, and for licences, sources and advisories.
 const TEST_TOOLS: &[Tool] = &[
+    Tool {
+        name: "cargo-deny",
+        version: "0.20.2",
+        program: "cargo-deny",
+        debug: true,
+    },
     Tool {
         name: "nixfmt_rs",
         version: "0.5.3",
@@ -274,6 +280,7 @@ const PROGRAMS: &[&str] = &[
     "xz",
 ];
 const TEST_PROGRAMS: &[&str] = &[
+    "cargo-deny",
     "mkfs.ext4",
     "dbus-daemon",
     "ip",

@@ -4,20 +4,22 @@ use containerd_shim_protos::{
     protobuf::{Error, Message},
     types::introspection::{RuntimeInfo, RuntimeVersion},
 };
-use seed_protocol::version::SEED;
+use seed_protocol::version::{COMMIT, SEED};
 
 /// The runtime's name in containerd's configuration.
 const NAME: &str = "io.containerd.seed.v2";
 
 /// What `-v` prints.
 pub fn version() -> String {
-    format!("containerd-shim-seed-v2:\n  Version: {SEED}\n")
+    let revision = COMMIT.map_or_else(String::new, |commit| format!("  Revision: {commit}\n"));
+    format!("containerd-shim-seed-v2:\n  Version: {SEED}\n{revision}")
 }
 
 /// What `-info` prints: a `RuntimeInfo`.
 pub fn run() -> Result<Vec<u8>, Error> {
     let version = RuntimeVersion {
         version: SEED.to_owned(),
+        revision: COMMIT.unwrap_or_default().to_owned(),
         ..RuntimeVersion::default()
     };
     let info = RuntimeInfo {

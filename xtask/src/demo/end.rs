@@ -1,12 +1,15 @@
 //! Point 8: a command in the guest, an orderly end, and that nothing of the instance is left but what is its owner's.
 
-use std::{fs, path::Path, time::Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::{Demo, NAME};
-use crate::lab::{self, COMMAND, STOP, until};
+use crate::{
+    lab::{self, COMMAND, STOP, until},
+    left::{below, mounts_below},
+};
 
 /// Below the state directory, what `seed stop` leaves: it belongs to the instance's owner.
 const OWNERS: [&str; 3] = ["volumes", "tpm", "logs"];
@@ -142,25 +145,6 @@ fn gone(demo: &mut Demo) -> Result<()> {
     Ok(())
 }
 
-/// Mount points below a folder, in any namespace that a process of this machine has.
-fn mounts_below(folder: &Path) -> Result<Vec<String>> {
-    let folder = folder.to_string_lossy();
-    let mut found = Vec::new();
-    for process in fs::read_dir("/proc").context("read /proc")?.flatten() {
-        // Processes come and go meanwhile.
-        let text = fs::read_to_string(process.path().join("mountinfo")).unwrap_or_default();
-        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-        found.extend(
-            points
-                .filter(|point| point.starts_with(&*folder))
-                .map(str::to_owned),
-        );
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
-}
-
 /// Volumes, TPM state and logs are there, and nothing else is.
 fn owners_part(demo: &mut Demo) -> Result<()> {
     let state = demo.lab.state_dir();
@@ -187,22 +171,4 @@ fn owners_part(demo: &mut Demo) -> Result<()> {
     demo.screen
         .fact("kept", "its owner's", &shown, json!(there), ok);
     Ok(())
-}
-
-/// Relative paths of everything below a folder.
-fn below(root: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                open.push(path.clone());
-            }
-            let path = path.strip_prefix(root).unwrap_or(&path);
-            found.push(path.to_string_lossy().into_owned());
-        }
-    }
-    found.sort();
-    found
 }

@@ -1,14 +1,14 @@
 //! Point 6: a secret that only this instance's TPM opens, encrypted on the host and opened in the guest at its
 //! next boot, by a unit that is ordered after the agent.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{
     Demo, NAME,
     volume::{self, MOUNT_POINT},
 };
-use crate::lab::{self, BOOT, COMMAND, STOP};
+use crate::lab::{BOOT, COMMAND, STOP};
 
 /// Where `demo-secret.service` puts what it opened, and what it is.
 const OPENED: &str = "/run/demo-secret";
@@ -20,7 +20,7 @@ pub(super) fn show(demo: &mut Demo) -> Result<()> {
     let is_ours = before.starts_with("age1tpm1q");
     demo.screen.text("recipient", "recipient", &before, is_ours);
     let secret = format!("secret of run {}", std::process::id());
-    let sealed = encrypt(demo, &before, &secret)?;
+    let sealed = demo.lab.encrypt(&before, &secret)?;
     let shown = format!(
         "{} bytes, by age and age-plugin-tpm on the host",
         sealed.len()
@@ -32,7 +32,9 @@ pub(super) fn show(demo: &mut Demo) -> Result<()> {
         json!(sealed.len()),
         sealed.starts_with(b"-----BEGIN AGE ENCRYPTED FILE-----"),
     );
-    deliver(demo, &sealed)?;
+    // Where the guest's unit looks for it.
+    demo.lab
+        .put(NAME, &format!("{MOUNT_POINT}/secret.age"), &sealed)?;
 
     demo.screen.typed(&format!("seed restart {NAME}"));
     let boot_id = "cat /proc/sys/kernel/random/boot_id";
@@ -71,38 +73,6 @@ pub(super) fn show(demo: &mut Demo) -> Result<()> {
 
 fn recipient(demo: &Demo) -> Result<String> {
     Ok(demo.lab.seed(&["keys", NAME], COMMAND)?.trim().to_owned())
-}
-
-/// `age` with our plugin; neither needs a TPM for it.
-fn encrypt(demo: &Demo, recipient: &str, secret: &str) -> Result<Vec<u8>> {
-    let mut age = demo.lab.command("age");
-    age.args(["--encrypt", "--armor", "--recipient", recipient]);
-    let output = lab::run(&mut age, secret.as_bytes(), COMMAND, None)?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "age: {}: {}",
-        output.status,
-        error.trim()
-    );
-    Ok(output.stdout)
-}
-
-/// Puts it on the volume, where the guest's unit looks for it.
-fn deliver(demo: &Demo, sealed: &[u8]) -> Result<()> {
-    let path = format!("{MOUNT_POINT}/secret.age");
-    let line = format!("cat > {path} && sync");
-    let mut seed = demo.lab.command("seed");
-    seed.args(["exec", NAME, "-i", "--", "/bin/sh", "-c", &line]);
-    let output = lab::run(&mut seed, sealed, COMMAND, None)?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{path}: {}: {}",
-        output.status,
-        error.trim()
-    );
-    Ok(())
 }
 
 /// The unit ran at this boot, after the agent was ready.

@@ -1,16 +1,11 @@
 //! Point 5: the volume, and that it outlives a VMM that was killed. That it outlives a restart is checked by
 //! [`super::identity`], which restarts anyway.
 
-use std::process::Command;
-
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{Demo, NAME, screen::megabytes};
-use crate::{
-    lab::{self, BOOT, COMMAND, STOP, until},
-    util::read,
-};
+use crate::lab::{self, BOOT, COMMAND, STOP, until};
 
 /// Where it is in the guest.
 pub(super) const MOUNT_POINT: &str = "/seed/storage/data";
@@ -66,8 +61,7 @@ fn killed_vmm(demo: &mut Demo, status: &serde_json::Value) -> Result<()> {
     demo.screen.typed(&format!(
         "kill -KILL {qemu}    # qemu; then: seed restart {NAME}"
     ));
-    // The shell's own: a small machine has no other.
-    read(Command::new("sh").args(["-c", &format!("kill -KILL {qemu}")]))?;
+    lab::signal(qemu, "KILL")?;
     let exit = until("the end of the VM in its status", COMMAND, || {
         let status = demo.lab.status(NAME)?;
         Ok((status["state"] == "stopped").then(|| status["exit"].clone()))

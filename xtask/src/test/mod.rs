@@ -48,6 +48,7 @@ const STEPS: &[Step] = &[
     ("crate tests", steps::crate_tests),
     ("agent's tree", steps::agents_tree),
     ("guest", steps::guest),
+    ("libraries", steps::libraries),
     (WITH_SYSTEMD, steps::agent_with_systemd),
     (WITH_GUEST, steps::journal_with_guest),
     ("VM cases", steps::vm_cases),

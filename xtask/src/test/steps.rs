@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::{Run, WITH_GUEST, WITH_SYSTEMD};
 use crate::{
-    containerd, image, licences, nix, programs,
+    containerd, image, nix, programs,
     report::{self, Tally},
     setup,
+    supply::{self, libraries, licences},
     util::{self, Places, say},
 };
 
@@ -73,22 +74,8 @@ pub(super) fn documentation(run: &mut Run<'_>) -> Result<Tally> {
     Ok(Tally::one())
 }
 
-/// By cargo-deny where it is installed. It is not installed by us: see [`super::skips`].
 pub(super) fn licences(run: &mut Run<'_>) -> Result<Tally> {
-    let places = run.places;
-    if util::which("cargo-deny", &places.path_variable()).is_some() {
-        let args = "deny --all-features check licenses bans sources";
-        let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
-        util::step(places, "cargo deny", &mut cargo)?;
-        return Ok(Tally::one());
-    }
-    let crates = licences::check(places)?;
-    say(&format!(
-        "  licences and sources of {crates} crates: as deny.toml allows"
-    ));
-    let mut tally = Tally::one();
-    tally.add(Tally::skip("cargo deny", "cargo-deny is not installed"));
-    Ok(tally)
+    licences::check(run.places)
 }
 
 pub(super) fn nix_files(run: &mut Run<'_>) -> Result<Tally> {
@@ -202,6 +189,17 @@ pub(super) fn guest(run: &mut Run<'_>) -> Result<Tally> {
     programs::build(run.places)?;
     run.guest = Some(image::build(run.places)?);
     Ok(Tally::one())
+}
+
+/// What our programs want from the system that they run on.
+pub(super) fn libraries(run: &mut Run<'_>) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (program, _) in supply::PROGRAMS {
+        let wants = libraries::check(&run.places.programs().join(program))?;
+        say(&format!("  {program}: {}", wants.join(", ")));
+        tally.add(Tally::one());
+    }
+    Ok(tally)
 }
 
 /// The agent's tests that need a systemd. Their program takes itself into a container on the guest's root,

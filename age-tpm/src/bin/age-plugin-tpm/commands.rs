@@ -21,14 +21,16 @@ use crate::error::CliError;
 use crate::pin::new_pin;
 
 const HELP: &str = include_str!("help.txt");
-const VERSION: &str = concat!("age-plugin-tpm ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that this was built from, where whoever built it said so.
+const COMMIT: Option<&str> = option_env!("SEED_COMMIT");
 
 /// Does what the command line says.
 pub(crate) fn run(command: Command) -> Result<(), CliError> {
     let output = command.output.as_deref();
     match command.action {
         Action::Help => write_out(output, HELP),
-        Action::Version => write_out(output, VERSION),
+        Action::Version => write_out(output, &version()),
         Action::StateMachine(machine) => {
             age_plugin::run_state_machine(&machine, Handler::new(command.tcti, command.socket))
                 .map_err(CliError::Protocol)
@@ -48,6 +50,13 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
             };
             write_out(output, &text)
         }
+    }
+}
+
+fn version() -> String {
+    match COMMIT {
+        Some(commit) => format!("age-plugin-tpm {VERSION} ({commit})\n"),
+        None => format!("age-plugin-tpm {VERSION}\n"),
     }
 }
 

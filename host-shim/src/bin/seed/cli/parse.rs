@@ -76,7 +76,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocat
 }
 
 pub(super) fn version() -> String {
-    format!("seed {}\n", env!("CARGO_PKG_VERSION"))
+    seed_protocol::version::line("seed")
 }
 
 fn no_command(name: &str) -> CliError {

@@ -1,0 +1,292 @@
+//! Does what the plan says, and knows what must come of it: the instance lives on, or it ends for this and no other
+//! reason.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    plan::{Fault, GuestEnd, Part},
+    subject::Subject,
+};
+use crate::{
+    lab::{self, BOOT, COMMAND, Lab, STOP, until},
+    left,
+};
+
+/// How long the link stands still.
+const LINK_CUT: Duration = Duration::from_secs(30);
+/// Until a VM has ended whose part has: its helpers have time to end by themselves, and the journal is drained.
+const ENDED: Duration = Duration::from_secs(90);
+/// A guest without KVM takes its time to run out of memory.
+const OUT_OF_MEMORY: Duration = Duration::from_secs(180);
+
+/// What must come of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It lives on.
+    Lives,
+    /// It ended, with this status (137 when none is said) and these words in the reason.
+    Ended(u64, &'static str),
+    /// Its shim is gone, and everything with it.
+    ShimGone,
+    /// It was restarted as a part of the fault.
+    Restarted,
+}
+
+/// Whether the instance booted anew.
+pub(super) fn apply(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<bool> {
+    let before = subject.processes.clone();
+    let outcome = hit(lab, subject, fault)?;
+    match outcome {
+        Outcome::Lives => return Ok(false),
+        Outcome::Restarted => return Ok(true),
+        Outcome::Ended(status, words) => ended(lab, &subject.name, status, words)?,
+        Outcome::ShimGone => until("a status that says that the shim is gone", ENDED, || {
+            Ok((lab.status(&subject.name)?["state"] == "dead").then_some(()))
+        })?,
+    }
+    let shim = before.get("shim");
+    until("the end of every helper", ENDED, || {
+        let left = before.values().filter(|pid| Some(*pid) != shim);
+        Ok((!left.into_iter().any(|pid| lab::alive(*pid))).then_some(()))
+    })?;
+    lab.seed(&["restart", &subject.name], STOP + BOOT)?;
+    Ok(true)
+}
+
+fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
+    let name = subject.name.clone();
+    let pid = |part: Part| {
+        let pid = subject.processes.get(match part {
+            Part::Shim => "shim",
+            Part::Helper(name) => name,
+        });
+        pid.copied()
+            .with_context(|| format!("{name} has no process {part}"))
+    };
+    match fault {
+        Fault::Kill(part) => {
+            lab::signal(pid(part)?, "KILL")?;
+            Ok(match part {
+                Part::Shim => Outcome::ShimGone,
+                Part::Helper(word) => Outcome::Ended(137, word),
+            })
+        }
+        Fault::Pause(part, seconds) => pause(pid(part)?, Duration::from_secs(seconds)),
+        Fault::LinkCut => pause(pid(Part::Helper("vhost-device-vsock"))?, LINK_CUT),
+        Fault::KillUnit(unit) => {
+            let main = format!("$(systemctl show -p MainPID --value {unit})");
+            // Over before the command's answer is, when it is the agent that dies.
+            lab.exec(&name, &["/bin/sh", "-c", &format!("kill -KILL {main}")])?;
+            unit_is_back(lab, &name, unit)
+        }
+        Fault::PauseUnit(unit, seconds) => {
+            let line = format!(
+                "pid=$(systemctl show -p MainPID --value {unit}); \
+                 systemd-run --quiet --collect /bin/sh -c \"kill -STOP $pid; sleep {seconds}; kill -CONT $pid\""
+            );
+            lab.exec(&name, &["/bin/sh", "-c", &line])?;
+            thread::sleep(Duration::from_secs(seconds));
+            unit_is_back(lab, &name, unit)
+        }
+        Fault::End(end) => guest_ends(lab, &name, end),
+        Fault::OutOfMemory => out_of_memory(lab, &name),
+        Fault::VolumeFull => {
+            let line = "cd /seed/storage/data; dd if=/dev/zero of=fill bs=64k 2>&1 | grep 'No space' && sleep 2; rm fill";
+            let said = lab.sh(&name, line)?;
+            ensure!(said.contains("No space"), "the volume was not full: {said}");
+            Ok(Outcome::Lives)
+        }
+        Fault::HostFull(seconds) => host_full(lab, Duration::from_secs(seconds)),
+        Fault::ClockStep => {
+            for hours in ["-3600", "+3600"] {
+                lab.sh(&name, &format!("date -s @$(($(date +%s) {hours}))"))?;
+                thread::sleep(Duration::from_secs(1));
+            }
+            Ok(Outcome::Lives)
+        }
+        Fault::RestartStorm { times, after_ms } => storm(lab, subject, times, after_ms),
+        Fault::Restart => {
+            lab.seed(&["restart", &name], STOP + BOOT)?;
+            Ok(Outcome::Restarted)
+        }
+        Fault::ExecStorm(count) => execs(lab, &name, count),
+    }
+}
+
+fn pause(pid: u32, length: Duration) -> Result<Outcome> {
+    lab::signal(pid, "STOP")?;
+    thread::sleep(length);
+    lab::signal(pid, "CONT")?;
+    Ok(Outcome::Lives)
+}
+
+/// The service runs, and the guest answers.
+fn unit_is_back(lab: &Lab, name: &str, unit: &str) -> Result<Outcome> {
+    until(&format!("{unit} after its end"), COMMAND, || {
+        let output = lab.exec(name, &["systemctl", "is-active", unit])?;
+        Ok(output.stdout.starts_with(b"active").then_some(()))
+    })?;
+    Ok(Outcome::Lives)
+}
+
+fn guest_ends(lab: &Lab, name: &str, end: GuestEnd) -> Result<Outcome> {
+    let (line, outcome) = match end {
+        GuestEnd::Poweroff => (
+            "systemctl poweroff",
+            Outcome::Ended(0, "the guest powered off"),
+        ),
+        GuestEnd::Reboot => (
+            "systemctl reboot",
+            Outcome::Ended(133, "the guest rebooted"),
+        ),
+        GuestEnd::Panic => (
+            "echo c > /proc/sysrq-trigger",
+            Outcome::Ended(134, "the guest's kernel panicked"),
+        ),
+    };
+    // The guest may be gone before the answer is.
+    lab.exec(name, &["/bin/sh", "-c", line])?;
+    Ok(outcome)
+}
+
+/// The end stands in the status, with its true reason.
+fn ended(lab: &Lab, name: &str, expected: u64, words: &str) -> Result<()> {
+    let exit: Value = until("the end of the VM in its status", ENDED, || {
+        let status = lab.status(name)?;
+        Ok((status["state"] == "stopped").then(|| status["exit"].clone()))
+    })?;
+    let reason = exit["reason"].as_str().unwrap_or_default();
+    ensure!(
+        exit["status"] == expected && reason.contains(words),
+        "it should have ended with {expected} and {words:?}, and the status says {exit}"
+    );
+    Ok(())
+}
+
+/// The kernel ends the greedy one, and nothing else.
+fn out_of_memory(lab: &Lab, name: &str) -> Result<Outcome> {
+    let agent = "systemctl show -p MainPID --value seed-agent.service";
+    let before = lab.sh(name, agent)?;
+    let greedy = "perl -e 'my @held; push @held, \"x\" x (1 << 20) while 1'";
+    let line = format!(
+        "systemd-run --quiet --collect -p OOMScoreAdjust=500 --unit=greedy /bin/sh -c {greedy:?}"
+    );
+    lab.sh(name, &line)?;
+    let begin = Instant::now();
+    until("the end of what takes all memory", OUT_OF_MEMORY, || {
+        // A guest without memory may need several attempts to say anything.
+        let Ok(output) = lab.exec(name, &["systemctl", "is-active", "greedy.service"]) else {
+            return Ok(None);
+        };
+        let over = !output.stdout.starts_with(b"active") && !output.stdout.is_empty();
+        Ok((over && begin.elapsed() > Duration::from_secs(1)).then_some(()))
+    })?;
+    let after = lab.sh(name, agent)?;
+    ensure!(
+        before == after,
+        "the agent's process was {before}, is {after}"
+    );
+    Ok(Outcome::Lives)
+}
+
+/// Fills the lab's small disk.
+fn host_full(lab: &Lab, length: Duration) -> Result<Outcome> {
+    let path = lab.state_dir().join("fill");
+    let mut file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    let block = vec![0; 1 << 20];
+    let full = loop {
+        if let Err(error) = file.write_all(&block) {
+            break error;
+        }
+    };
+    let is_full = full.kind() == std::io::ErrorKind::StorageFull;
+    if is_full {
+        thread::sleep(length);
+    }
+    drop(file);
+    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    ensure!(is_full, "the disk could not be filled: {full}");
+    Ok(Outcome::Lives)
+}
+
+/// Boots that are cut, then one that is not.
+fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outcome> {
+    let name = subject.name.as_str();
+    let mut qemu = subject.processes.get("qemu").copied();
+    for time in 1..=times {
+        lab::signal(qemu.context("there is no qemu")?, "KILL")?;
+        let old = qemu;
+        let mut seed = lab.command("seed");
+        seed.args(["restart", name]);
+        seed.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut seed = seed.spawn().context("start seed")?;
+        // The status is not to be had while the old shim goes and the new one comes.
+        let found = until("the next VM of a restart storm", STOP, || {
+            let status = lab.status(name).unwrap_or_default();
+            let new = lab::processes(&status).get("qemu").copied();
+            let stalled = matches!(seed.try_wait(), Ok(Some(_)));
+            ensure!(!stalled || new != old, "restart {time} ended without a VM");
+            Ok(new.filter(|_| new != old))
+        });
+        let next = match found {
+            Ok(next) => next,
+            Err(error) => {
+                seed.kill()?;
+                seed.wait()?;
+                return Err(error);
+            }
+        };
+        qemu = Some(next);
+        thread::sleep(Duration::from_millis(after_ms));
+        if time < times {
+            lab::signal(next, "KILL")?;
+        }
+        until("the end of `seed restart`", BOOT, || Ok(seed.try_wait()?))?;
+    }
+    // Whatever is left of it now, an orderly restart makes it whole.
+    lab.seed(&["restart", name], STOP + BOOT)?;
+    let own = lab.run_dir().join("default").join(name);
+    let vms = left::processes_naming(&format!("{}/vm/qmp", own.display()))?;
+    ensure!(vms.len() == 1, "{} VMs of {name}: {vms:?}", vms.len());
+    Ok(Outcome::Restarted)
+}
+
+/// Each command's own words and own exit status.
+fn execs(lab: &Lab, name: &str, count: u64) -> Result<Outcome> {
+    let one = |number: u64| -> Result<()> {
+        let (word, status) = (format!("word {number}"), number % 100);
+        let line = format!("echo '{word}'; echo 'error {number}' >&2; exit {status}");
+        let output = lab.exec(name, &["/bin/sh", "-c", &line])?;
+        let told = (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        let expected = (
+            i32::try_from(status).ok(),
+            format!("{word}\n"),
+            format!("error {number}\n"),
+        );
+        ensure!(told == expected, "command {number} told {told:?}");
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (1..=count)
+            .map(|number| scope.spawn(move || one(number)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|_| bail!("a thread of an exec storm panicked"))
+        })
+    })?;
+    Ok(Outcome::Lives)
+}

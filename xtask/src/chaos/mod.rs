@@ -1,0 +1,319 @@
+//! `cargo xtask chaos [--minutes N] [--seed S]`: instances at work, things going wrong at random, and after each of them
+//! everything that must be true, looked at.
+//!
+//! [`plan`] says what goes wrong, from the seed alone; [`faults`] does it; [`writer`] is the work; [`subject`] knows what must
+//! be true of an instance, [`journal`] of its log. The first violation ends the run: the seed, the event and what was found are
+//! printed, and all logs are kept.
+//!
+//! Not among the faults: a step of the host's clock, which would hit everything else on the machine (a time namespace has the
+//! monotonic clocks only, time_namespaces(7)); the guest's clock is stepped instead.
+
+mod faults;
+mod journal;
+mod plan;
+mod subject;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    image,
+    lab::{COMMAND, Lab, STOP, until},
+    left, programs, setup, table,
+    util::{self, Places, print, say},
+};
+use plan::{Event, Fault, Plan};
+use subject::Subject;
+use writer::Flood;
+
+/// How long a run is unless told otherwise.
+const MINUTES: u64 = 10;
+/// The instances. The one that is not hit must not notice.
+const NAMES: [&str; 2] = ["a", "b"];
+/// Room for the volumes, logs and layers of both, and no more: it is filled.
+const DISK_MIB: u32 = 768;
+/// A flood whose command was cut off ends with its link.
+const FLOOD: Duration = Duration::from_secs(180);
+
+/// What the command line said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) minutes: u64,
+    pub(crate) seed: u64,
+    /// Only say what would happen.
+    plan: bool,
+    /// `auto`, `kvm` or `tcg`.
+    pub(crate) accel: String,
+}
+
+impl Options {
+    /// From the rest of the command line.
+    pub(crate) fn parse(parser: &mut lexopt::Parser) -> Result<Self> {
+        use lexopt::prelude::*;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let mut options = Self {
+            minutes: MINUTES,
+            seed: now.map_or(1, |now| now.as_secs()),
+            plan: false,
+            accel: "auto".to_owned(),
+        };
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Long("minutes") => options.minutes = parser.value()?.parse()?,
+                Long("seed") => options.seed = parser.value()?.parse()?,
+                Long("plan") => options.plan = true,
+                Long("accel") => options.accel = parser.value()?.string()?,
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        ensure!(
+            (1..=24 * 60).contains(&options.minutes),
+            "--minutes {}: from 1 to 1440",
+            options.minutes
+        );
+        Ok(options)
+    }
+
+    /// The command that runs as root, with a guest's root that is built.
+    pub(crate) fn command(&self, places: &Places, guest: &Path) -> Result<Command> {
+        let program = std::env::current_exe().context("find our own program")?;
+        let mut command = util::privileged(program, &[]);
+        command.args(places.words()).arg("chaos-of").arg(guest);
+        let (minutes, seed) = (self.minutes.to_string(), self.seed.to_string());
+        command.args(["--minutes", &minutes, "--seed", &seed]);
+        command.args(["--accel", &self.accel]);
+        Ok(command)
+    }
+}
+
+/// Makes everything ready, then lets things go wrong.
+pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
+    if options.plan {
+        for event in Plan::new(options.seed, NAMES.len()).take(50) {
+            print(&line(&event))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup::run(places, setup::Need::Run)?;
+    programs::build(places)?;
+    let guest = image::build(places)?;
+    let status = util::status(&mut options.command(places, &guest)?)?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn line(event: &Event) -> String {
+    format!(
+        "{:>4}  {}  {} ({} lines, after {} ms)",
+        event.number, NAMES[event.subject], event.fault, event.flood, event.delay_ms
+    )
+}
+
+/// As root. Fails at the first violation.
+pub(crate) fn torment(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
+    let start = Instant::now();
+    let (seed, minutes) = (options.seed, options.minutes);
+    print(&format!(
+        "seed {seed}, {minutes} min: again with `cargo xtask chaos --seed {seed}`"
+    ))?;
+    let lab = Lab::make(places, guest, &options.accel, &NAMES)?.with_small_disk(DISK_MIB)?;
+    let mut counts = BTreeMap::new();
+    let result = all(&lab, options, start, &mut counts);
+    if let Err(error) = result {
+        let evidence = keep_evidence(places, &lab, seed);
+        print(&format!("VIOLATION: {error:#}"))?;
+        print(&format!(
+            "seed {seed}; what is known is in {}",
+            evidence.display()
+        ))?;
+        return Ok(ExitCode::FAILURE);
+    }
+    lab.remove()?;
+    let mut cells = vec![["fault", "times"].map(str::to_owned).to_vec()];
+    cells.extend(
+        counts
+            .iter()
+            .map(|(kind, count)| vec![(*kind).to_owned(), count.to_string()]),
+    );
+    table::aligned(&cells)
+        .iter()
+        .try_for_each(|line| print(line))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Boots, torments, ends; nothing may be left.
+fn all(
+    lab: &Lab,
+    options: &Options,
+    start: Instant,
+    counts: &mut BTreeMap<&'static str, u64>,
+) -> Result<()> {
+    let mut subjects = boot(lab)?;
+    say(&format!(
+        "  {} instances run after {} s",
+        NAMES.len(),
+        start.elapsed().as_secs()
+    ));
+    let end = Duration::from_secs(options.minutes * 60);
+    for event in Plan::new(options.seed, NAMES.len()) {
+        if start.elapsed() >= end {
+            break;
+        }
+        let begin = Instant::now();
+        let result = one(lab, &mut subjects, &event);
+        let how = if result.is_ok() { "ok" } else { "FAILED" };
+        print(&format!(
+            "{}: {how}, {} s",
+            line(&event),
+            begin.elapsed().as_secs()
+        ))?;
+        result.with_context(|| format!("event {} ({})", event.number, event.fault))?;
+        *counts.entry(event.kind()).or_default() += 1;
+    }
+    let records: u64 = subjects.iter().map(Subject::acknowledged).sum();
+    for subject in &mut subjects {
+        subject.rest();
+        lab.seed(&["stop", &subject.name], STOP)?;
+        lab.seed(&["rm", &subject.name, "--yes"], COMMAND)?;
+    }
+    nothing_left(lab)?;
+    let events: u64 = counts.values().sum();
+    print(&format!(
+        "{events} events, {records} records acknowledged, nothing lost, nothing left"
+    ))
+}
+
+/// All at once.
+fn boot(lab: &Lab) -> Result<Vec<Subject>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = NAMES
+            .iter()
+            .map(|name| scope.spawn(|| Subject::boot(lab, name)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| {
+            let subject = thread.join();
+            subject.unwrap_or_else(|_| bail!("a thread that boots an instance panicked"))
+        });
+        ended.collect()
+    })
+}
+
+/// One event and all that must be true after it.
+fn one(lab: &Lab, subjects: &mut [Subject], event: &Event) -> Result<()> {
+    let (before, rest) = subjects.split_at_mut(event.subject);
+    let (subject, after) = rest
+        .split_first_mut()
+        .context("there is no such instance")?;
+    let mut flood = Flood::start(lab, &subject.name, event.number, event.flood)?;
+    thread::sleep(Duration::from_millis(event.delay_ms));
+    let anew = faults::apply(lab, subject, event.fault);
+    // One whose instance ended has no more to say; `seed exec` notices by itself.
+    let over = until("the end of the flood's command", FLOOD, || {
+        Ok(flood.is_over().then_some(()))
+    });
+    let journald = |unit: &str| unit == "systemd-journald.service";
+    let before_journald =
+        matches!(event.fault, Fault::KillUnit(unit) | Fault::PauseUnit(unit, _) if journald(unit));
+    subject.flooded(flood, before_journald);
+    let anew = anew?;
+    over?;
+    subject.check(lab, anew)?;
+    let mut others = before.iter_mut().chain(after);
+    others.try_for_each(|other| other.undisturbed(lab))
+}
+
+/// No process, mount, socket or folder, once the instances are removed.
+fn nothing_left(lab: &Lab) -> Result<()> {
+    let dir = lab.dir().to_string_lossy().into_owned();
+    let mut left = Vec::new();
+    let gone = until("the end of every process", COMMAND, || {
+        left = left::processes_naming(&dir)?;
+        left.retain(|(pid, _)| Some(*pid) != lab.guard());
+        Ok(left.is_empty().then_some(()))
+    });
+    gone.with_context(|| format!("processes are left: {left:?}"))?;
+    let mut mounts = left::mounts_below(lab.dir())?;
+    mounts.retain(|point| Path::new(point) != lab.state_dir());
+    ensure!(mounts.is_empty(), "mounts are left: {mounts:?}");
+    // The folders that all instances share may stay.
+    let mut files = left::below(&lab.run_dir());
+    files.retain(|path| ![".s", "default"].contains(&path.as_str()));
+    ensure!(files.is_empty(), "left in the run directory: {files:?}");
+    let state = left::below(&lab.state_dir());
+    let of_instance = |path: &&String| {
+        NAMES
+            .iter()
+            .any(|name| path.contains(&format!("/default/{name}")))
+    };
+    let state: Vec<_> = state.iter().filter(of_instance).collect();
+    ensure!(state.is_empty(), "left in the state directory: {state:?}");
+    Ok(())
+}
+
+/// Copies what is needed to understand a violation; the folder.
+fn keep_evidence(places: &Places, lab: &Lab, seed: u64) -> PathBuf {
+    let folder = places.cache.join("chaos").join(format!("seed-{seed}"));
+    // The evidence of an earlier run with this seed is of no use beside this one's.
+    let _ = fs::remove_dir_all(&folder);
+    let _ = fs::create_dir_all(&folder);
+    for name in NAMES {
+        for (what, words) in [
+            ("status", &["status", name][..]),
+            ("log", &["logs", name, "--lines", "all"]),
+        ] {
+            let text = lab
+                .try_seed(words, COMMAND)
+                .map(|output| [output.stdout, output.stderr].concat());
+            let text = text.unwrap_or_else(|error| format!("{error:#}").into_bytes());
+            let _ = fs::write(folder.join(format!("{name}.{what}")), text);
+        }
+    }
+    for (what, from) in [
+        ("run", lab.run_dir().join("default")),
+        ("logs", lab.state_dir().join("logs")),
+    ] {
+        let to = folder.join(what);
+        let _ = fs::create_dir_all(&to);
+        // Sockets and mounted roots are no evidence.
+        let script =
+            "cd \"$1\" && find . -xdev -type f -not -path '*/rootfs/*' | cpio -pdm --quiet \"$2\"";
+        let mut copy = Command::new("sh");
+        copy.args(["-c", script, "copy"]).arg(&from).arg(&to);
+        if let Err(error) = util::output(&mut copy) {
+            say(&format!("  {} was not copied: {error:#}", from.display()));
+        }
+    }
+    folder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_read_and_a_run_has_bounds() {
+        let parsed = |words: &[&str]| Options::parse(&mut lexopt::Parser::from_args(words));
+        let options = parsed(&["--seed", "7", "--minutes", "60"]).expect("a command line");
+        assert_eq!((options.seed, options.minutes), (7, 60));
+        assert!(parsed(&["--minutes", "0"]).is_err());
+        assert!(parsed(&["--speed", "1"]).is_err());
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let event = Plan::new(1, NAMES.len()).next().expect("it never ends");
+        assert!(line(&event).starts_with("   1  "));
+    }
+}

@@ -1,0 +1,272 @@
+//! What goes wrong and when: a pure function of the seed, so that a run can be had again.
+//!
+//! Faults come in rounds. A round holds each kind once, in an order of its own, so that a short run already meets most of
+//! them; their parts, lengths and moments are drawn for each.
+
+use std::fmt;
+
+/// Processes of the host that an instance rests on, by the names of `seed status`; the shim is their parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Shim,
+    Helper(&'static str),
+}
+
+const PARTS: [Part; 5] = [
+    Part::Shim,
+    Part::Helper("qemu"),
+    Part::Helper("virtiofsd"),
+    Part::Helper("swtpm"),
+    Part::Helper("vhost-device-vsock"),
+];
+/// Services of the guest.
+const UNITS: [&str; 2] = ["seed-agent.service", "systemd-journald.service"];
+
+/// How a guest ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GuestEnd {
+    Poweroff,
+    Reboot,
+    Panic,
+}
+
+/// One thing that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// SIGKILL.
+    Kill(Part),
+    /// SIGSTOP, and SIGCONT after so many seconds.
+    Pause(Part, u64),
+    /// The guest's only connection to the host stands still for half a minute.
+    LinkCut,
+    /// SIGKILL for a service's main process in the guest.
+    KillUnit(&'static str),
+    /// SIGSTOP and SIGCONT there.
+    PauseUnit(&'static str, u64),
+    /// The guest ends by itself.
+    End(GuestEnd),
+    /// A process in the guest takes all memory.
+    OutOfMemory,
+    /// The volume is full for a while.
+    VolumeFull,
+    /// The host has no room for volumes and logs, for so many seconds.
+    HostFull(u64),
+    /// The guest's clock goes back an hour, and forth again.
+    ClockStep,
+    /// Killed while it boots, so many times, after so many milliseconds each.
+    RestartStorm { times: u64, after_ms: u64 },
+    /// An orderly restart.
+    Restart,
+    /// So many commands at once.
+    ExecStorm(u64),
+}
+
+/// A fault, whom it hits, and what is going on then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    /// From 1.
+    pub(super) number: u64,
+    /// Which instance.
+    pub(super) subject: usize,
+    /// Lines that are logged at full speed around it.
+    pub(super) flood: u64,
+    /// From the flood's beginning to the fault.
+    pub(super) delay_ms: u64,
+    pub(super) fault: Fault,
+}
+
+/// All that will happen. It never ends; the clock ends a run.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    random: Random,
+    subjects: u64,
+    number: u64,
+    round: Vec<usize>,
+}
+
+/// Kinds of faults, see [`Plan::fault`].
+const KINDS: usize = 13;
+
+impl Plan {
+    /// For so many instances.
+    pub(super) fn new(seed: u64, subjects: usize) -> Self {
+        Self {
+            random: Random(seed),
+            subjects: u64::try_from(subjects).unwrap_or(1).max(1),
+            number: 0,
+            round: Vec::new(),
+        }
+    }
+
+    fn kind(&mut self) -> usize {
+        if self.round.is_empty() {
+            self.round = (0..KINDS).collect();
+            // Fisher and Yates.
+            for last in (1..KINDS).rev() {
+                let other = self.random.index(last + 1);
+                self.round.swap(last, other);
+            }
+        }
+        self.round.pop().unwrap_or_default()
+    }
+
+    fn fault(&mut self, kind: usize) -> Fault {
+        let random = &mut self.random;
+        match kind {
+            0 => Fault::Kill(PARTS[random.index(PARTS.len())]),
+            1 => Fault::Pause(PARTS[random.index(PARTS.len())], random.between(1, 10)),
+            2 => Fault::LinkCut,
+            3 => Fault::KillUnit(UNITS[random.index(UNITS.len())]),
+            4 => Fault::PauseUnit(UNITS[random.index(UNITS.len())], random.between(1, 10)),
+            5 => {
+                let ends = [GuestEnd::Poweroff, GuestEnd::Reboot, GuestEnd::Panic];
+                Fault::End(ends[random.index(ends.len())])
+            }
+            6 => Fault::OutOfMemory,
+            7 => Fault::VolumeFull,
+            8 => Fault::HostFull(random.between(2, 15)),
+            9 => Fault::ClockStep,
+            10 => Fault::RestartStorm {
+                times: random.between(1, 3),
+                after_ms: random.between(0, 12_000),
+            },
+            11 => Fault::Restart,
+            _ => Fault::ExecStorm(random.between(4, 24)),
+        }
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        let kind = self.kind();
+        let fault = self.fault(kind);
+        self.number += 1;
+        let subject = self.random.between(1, self.subjects) - 1;
+        Some(Event {
+            number: self.number,
+            subject: usize::try_from(subject).unwrap_or_default(),
+            flood: self.random.between(100, 1500),
+            delay_ms: self.random.between(0, 3000),
+            fault,
+        })
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators"): one word of state.
+#[derive(Debug, Clone)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Both ends included. The bias is of no interest here.
+    fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.next() % (most - least + 1)
+    }
+
+    /// Below `length`.
+    fn index(&mut self, length: usize) -> usize {
+        let length = u64::try_from(length).unwrap_or(1);
+        usize::try_from(self.between(0, length - 1)).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shim => "the shim",
+            Self::Helper(name) => name,
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(part) => write!(f, "kill {part}"),
+            Self::Pause(part, seconds) => write!(f, "stop {part} for {seconds} s"),
+            Self::LinkCut => f.write_str("cut the link"),
+            Self::KillUnit(unit) => write!(f, "kill {unit} in the guest"),
+            Self::PauseUnit(unit, seconds) => write!(f, "stop {unit} in the guest for {seconds} s"),
+            Self::End(GuestEnd::Poweroff) => f.write_str("guest powers off"),
+            Self::End(GuestEnd::Reboot) => f.write_str("guest reboots"),
+            Self::End(GuestEnd::Panic) => f.write_str("guest panics"),
+            Self::OutOfMemory => f.write_str("guest out of memory"),
+            Self::VolumeFull => f.write_str("volume full"),
+            Self::HostFull(seconds) => write!(f, "host's disk full for {seconds} s"),
+            Self::ClockStep => f.write_str("guest's clock back an hour"),
+            Self::RestartStorm { times, after_ms } => {
+                write!(f, "{times} boots cut after {after_ms} ms")
+            }
+            Self::Restart => f.write_str("restart"),
+            Self::ExecStorm(count) => write!(f, "{count} commands at once"),
+        }
+    }
+}
+
+impl Event {
+    /// Two faults of one kind have the same.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.fault {
+            Fault::Kill(_) => "kill on the host",
+            Fault::Pause(..) => "stop on the host",
+            Fault::LinkCut => "link cut",
+            Fault::KillUnit(_) => "kill in the guest",
+            Fault::PauseUnit(..) => "stop in the guest",
+            Fault::End(_) => "guest's own end",
+            Fault::OutOfMemory => "out of memory",
+            Fault::VolumeFull => "volume full",
+            Fault::HostFull(_) => "host's disk full",
+            Fault::ClockStep => "guest's clock",
+            Fault::RestartStorm { .. } => "restart storm",
+            Fault::Restart => "restart",
+            Fault::ExecStorm(_) => "exec storm",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_has_one_plan_and_another_seed_another() {
+        let plan = |seed| Plan::new(seed, 2).take(100).collect::<Vec<_>>();
+        assert_eq!(plan(7), plan(7));
+        assert_ne!(plan(7), plan(8));
+        assert!(plan(7).iter().any(|event| event.subject == 1));
+    }
+
+    #[test]
+    fn each_round_has_every_kind_once() {
+        let events: Vec<_> = Plan::new(1, 2).take(2 * KINDS).collect();
+        for round in events.chunks(KINDS) {
+            let kinds: BTreeSet<_> = round.iter().map(Event::kind).collect();
+            assert_eq!(kinds.len(), KINDS, "{kinds:?}");
+        }
+    }
+
+    #[test]
+    fn every_part_and_every_end_has_its_turn() {
+        let said: BTreeSet<_> = Plan::new(3, 2)
+            .take(1000)
+            .map(|event| event.fault.to_string())
+            .collect();
+        for part in PARTS {
+            assert!(said.contains(&format!("kill {part}")), "{part}");
+        }
+        for end in ["guest powers off", "guest reboots", "guest panics"] {
+            assert!(said.contains(end), "{end}");
+        }
+    }
+}

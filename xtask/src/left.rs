@@ -1,0 +1,97 @@
+//! What is left of instances on the host: processes, mounts, files. Only looks.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+/// Relative paths of everything below a folder.
+pub(crate) fn below(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path.clone());
+            }
+            let path = path.strip_prefix(root).unwrap_or(&path);
+            found.push(path.to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Mount points below a folder, in any namespace that a process of this machine has.
+pub(crate) fn mounts_below(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for process in processes()? {
+        // Processes come and go meanwhile.
+        let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+        found.extend(
+            points
+                .filter(|point| Path::new(point).starts_with(folder))
+                .map(str::to_owned),
+        );
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Processes with this text in their command line: pid and command line, by pid. A zombie has none.
+pub(crate) fn processes_naming(text: &str) -> Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for process in processes()? {
+        let words = fs::read(process.join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        let pid = process.file_name().and_then(|name| name.to_str());
+        if let Some(pid) = pid.and_then(|name| name.parse().ok())
+            && words.contains(text)
+        {
+            found.push((pid, words.trim_end().to_owned()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Folders of processes.
+fn processes() -> Result<impl Iterator<Item = PathBuf>> {
+    let entries = fs::read_dir("/proc").context("read /proc")?.flatten();
+    let is_pid = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    Ok(entries
+        .filter(move |entry| entry.file_name().to_str().is_some_and(is_pid))
+        .map(|entry| entry.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn this_process_is_found_by_its_command_line() {
+        let own = fs::read("/proc/self/cmdline").expect("procfs");
+        let own = String::from_utf8_lossy(&own).replace('\0', " ");
+        let found = processes_naming(own.trim_end()).expect("procfs");
+        assert!(found.iter().any(|(pid, _)| *pid == process::id()));
+        let none = processes_naming("no process has this in its words: \u{1}").expect("procfs");
+        assert!(none.is_empty(), "{none:?}");
+    }
+
+    #[test]
+    fn mounts_are_found_below_a_folder_only() {
+        assert!(
+            mounts_below(Path::new("/proc"))
+                .expect("procfs")
+                .contains(&"/proc".to_owned())
+        );
+        assert!(mounts_below(Path::new("/pro")).expect("procfs").is_empty());
+    }
+}
