@@ -47,6 +47,9 @@ Usage: cargo xtask COMMAND
                        --entries N  the corpus's size   --json   the same as data
   bench shim         the shim's memory, start and execs beside runc's shim; several instances at once
                        --vms N  so many of them         --json   the same as data
+  bench growth       time and memory as instances, execs and volumes become more
+  bench all          all of these, to docs/benchmarks.md
+                       --runs N  of each (medians)
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
                        --minutes N  each for so long    --json   the same as data
   chaos              instances at work while things go wrong, and what must be true after each

@@ -5,7 +5,9 @@
 
 mod age;
 mod agent;
+mod all;
 mod boot;
+mod growth;
 mod journal;
 mod shim;
 
@@ -32,9 +34,39 @@ const MAX_VMS: usize = 64;
 pub(crate) enum Bench {
     Age,
     Agent,
+    /// Each of the others, to one page.
+    All,
     Boot,
+    Growth,
     Journal,
     Shim,
+}
+
+/// Their names, and how often each measures.
+const BENCHES: [(&str, Bench, usize); 7] = [
+    ("age", Bench::Age, SHORT_RUNS),
+    ("agent", Bench::Agent, RUNS),
+    ("all", Bench::All, RUNS),
+    ("boot", Bench::Boot, RUNS),
+    ("growth", Bench::Growth, RUNS),
+    ("journal", Bench::Journal, RUNS),
+    ("shim", Bench::Shim, RUNS),
+];
+
+impl Bench {
+    fn name(self) -> &'static str {
+        let known = BENCHES.iter().find(|(_, bench, _)| *bench == self);
+        known.map_or("", |(name, ..)| name)
+    }
+
+    fn named(word: &str) -> Result<(Self, usize)> {
+        let known = BENCHES.iter().find(|(name, ..)| *name == word);
+        if let Some((_, bench, runs)) = known {
+            return Ok((*bench, *runs));
+        }
+        let names: Vec<_> = BENCHES.iter().map(|(name, ..)| *name).collect();
+        bail!("there is no bench {word:?}: {}", names.join(", "))
+    }
 }
 
 /// What the command line said.
@@ -56,16 +88,9 @@ impl Options {
     pub(crate) fn parse(parser: &mut lexopt::Parser) -> Result<Self> {
         use lexopt::prelude::*;
         let (bench, runs) = match parser.next()? {
-            Some(Value(name)) if name == "age" => (Bench::Age, SHORT_RUNS),
-            Some(Value(name)) if name == "agent" => (Bench::Agent, RUNS),
-            Some(Value(name)) if name == "boot" => (Bench::Boot, RUNS),
-            Some(Value(name)) if name == "journal" => (Bench::Journal, RUNS),
-            Some(Value(name)) if name == "shim" => (Bench::Shim, RUNS),
-            Some(Value(name)) => {
-                bail!("there is no bench {name:?}: age, agent, boot, journal, shim")
-            }
+            Some(Value(name)) => Bench::named(&name.string()?)?,
             Some(other) => return Err(other.unexpected().into()),
-            None => bail!("which bench? There are: age, agent, boot, journal, shim"),
+            None => Bench::named("")?,
         };
         let mut options = Self {
             bench,
@@ -105,14 +130,7 @@ impl Options {
     fn words(&self) -> Vec<String> {
         let (runs, entries) = (self.runs.to_string(), self.entries.to_string());
         let vms = self.vms.to_string();
-        let bench = match self.bench {
-            Bench::Age => "age",
-            Bench::Agent => "agent",
-            Bench::Boot => "boot",
-            Bench::Journal => "journal",
-            Bench::Shim => "shim",
-        };
-        let mut words = [bench, "--runs", &runs, "--accel", &self.accel]
+        let mut words = [self.bench.name(), "--runs", &runs, "--accel", &self.accel]
             .map(str::to_owned)
             .to_vec();
         words.extend(["--entries".to_owned(), entries, "--vms".to_owned(), vms]);
@@ -129,12 +147,15 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         // No guest; the measuring program is root by itself.
         return show(&age::measure(places, options)?, options);
     }
+    if options.bench == Bench::All {
+        return all::run(places, options);
+    }
     programs::build(places)?;
     match options.bench {
         Bench::Journal => journal::build(places)?,
         Bench::Agent => agent::build(places)?,
         Bench::Shim => shim::build(places)?,
-        Bench::Age | Bench::Boot => {}
+        Bench::Age | Bench::All | Bench::Boot | Bench::Growth => {}
     }
     let guest = image::build(places)?;
     if util::is_root() {
@@ -157,7 +178,8 @@ pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
         Bench::Journal => journal::measure(places, &guest, options.entries)?,
         Bench::Shim => shim::measure(places, guest, options)?,
         Bench::Agent => agent::measure(places, guest, options)?,
-        Bench::Age | Bench::Boot => boot::measure(places, guest, options)?,
+        Bench::Growth => growth::measure(places, guest, options)?,
+        Bench::Age | Bench::All | Bench::Boot => boot::measure(places, guest, options)?,
     };
     show(&results, options)
 }

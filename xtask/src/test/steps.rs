@@ -92,7 +92,11 @@ pub(super) fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     // A feature that nothing else turns on.
     let args = "test --locked -p seed-journal --features xz --lib --test fixtures";
     let mut cargo = self::cargo(places, &args.split(' ').collect::<Vec<_>>());
-    tally.add(test_step(places, "cargo test (seed-journal, xz)", &mut cargo)?);
+    tally.add(test_step(
+        places,
+        "cargo test (seed-journal, xz)",
+        &mut cargo,
+    )?);
     Ok(tally)
 }
 

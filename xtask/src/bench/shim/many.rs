@@ -18,7 +18,7 @@ use crate::{
 /// Several guests on few cores, without KVM.
 const BOOTS: Duration = Duration::from_secs(1800);
 
-pub(super) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>> {
+pub(in crate::bench) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>> {
     let count = names.len();
     say(&format!("  {count} instances at once"));
     let guest = lab.guest().to_string_lossy().into_owned();
@@ -66,7 +66,10 @@ fn seed(lab: &Lab, args: &[&str], limit: Duration) -> Result<String> {
 }
 
 /// Does it for all at once; how long until the last was done.
-fn together(names: &[String], work: impl Fn(&str) -> Result<()> + Sync) -> Result<f64> {
+pub(in crate::bench) fn together(
+    names: &[String],
+    work: impl Fn(&str) -> Result<()> + Sync,
+) -> Result<f64> {
     let begin = Instant::now();
     thread::scope(|scope| {
         let work = &work;

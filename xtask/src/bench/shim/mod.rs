@@ -6,7 +6,7 @@
 //! `/proc/PID/smaps_rollup` (proc(5)), where PSS shares a page among all who have it mapped.
 
 mod launch;
-mod many;
+pub(super) mod many;
 mod runc;
 
 use std::{fs, path::Path, path::PathBuf, process::Command, thread, time::Duration, time::Instant};
@@ -36,7 +36,7 @@ const FLOW: &str =
 /// A unit that runs [`FLOW`] in the guest.
 const FLOW_UNIT: &str = "bench-flow";
 /// A busy machine without KVM boots several guests at once in minutes.
-const LIMITS: &str = "[limits]\nhello_seconds = 900\nprovision_seconds = 900\n";
+pub(super) const LIMITS: &str = "[limits]\nhello_seconds = 900\nprovision_seconds = 900\n";
 
 /// Builds what ships, and gets the Go shim.
 pub(super) fn build(places: &Places) -> Result<()> {
