@@ -6,6 +6,7 @@
 //! | [`config`], [`paths`], [`names`] | the configuration file, every path on the host, validated names |
 //! | [`access`] | who besides root may look at instances |
 //! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
+//! | [`net`] | a pod's network: its namespace |
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
 //! | [`agent`] | the connection to the guest's agent |
@@ -29,6 +30,7 @@ pub mod containerd;
 pub mod logs;
 pub mod management;
 pub mod names;
+pub mod net;
 pub mod paths;
 pub mod rootfs;
 pub mod sandbox;

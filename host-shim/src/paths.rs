@@ -112,6 +112,20 @@ pub struct InstancePaths {
 }
 
 impl InstancePaths {
+    /// The same, but what stays is kept under another name than the id.
+    #[must_use]
+    pub fn kept_as(mut self, name: &str) -> Self {
+        for path in [
+            &mut self.tpm,
+            &mut self.volumes,
+            &mut self.logs,
+            &mut self.layers,
+        ] {
+            path.set_file_name(name);
+        }
+        self
+    }
+
     /// `<run>/<ns>/<id>`.
     pub fn run_dir(&self) -> &Path {
         &self.run
@@ -274,6 +288,17 @@ mod tests {
         let paths = Paths::new(&config).instance(&namespace, &name(&"f".repeat(64)));
         let error = paths.check_sockets(1030).unwrap_err();
         assert!(error.to_string().contains("management.sock"), "{error}");
+    }
+
+    #[test]
+    fn what_stays_may_have_another_name_than_what_runs() {
+        let namespace = Namespace::try_from("k8s.io").unwrap();
+        let paths = Paths::new(&Config::default()).instance(&namespace, &name("0123"));
+        let kept = paths.clone().kept_as("prod_web-0_app");
+        assert_eq!(kept.run_dir(), paths.run_dir());
+        let tpm = Path::new("/var/lib/seed/tpm/k8s.io/prod_web-0_app");
+        assert_eq!(kept.tpm_dir(), tpm);
+        assert!(kept.logs_dir().ends_with("logs/k8s.io/prod_web-0_app"));
     }
 
     #[test]

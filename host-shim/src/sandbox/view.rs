@@ -16,6 +16,19 @@ pub struct Ended {
     pub at: SystemTime,
 }
 
+impl Ended {
+    /// The end of what was never started.
+    pub fn never_started() -> Self {
+        Self {
+            exit: Exit {
+                status: 0,
+                reason: "never started".into(),
+            },
+            at: SystemTime::now(),
+        }
+    }
+}
+
 /// One state of the knowledge.
 #[derive(Debug, Clone)]
 pub struct View {

@@ -4,7 +4,8 @@
 
 use std::{
     env, fs, io,
-    path::{Path, PathBuf},
+    os::unix::net::UnixStream,
+    path::Path,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
 };
@@ -133,9 +134,12 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
 }
 
 fn remove(paths: &InstancePaths, socket: Option<&Path>) {
-    let files: [PathBuf; 1] = [paths.management_socket()];
-    for file in files.iter().map(PathBuf::as_path).chain(socket) {
-        let _ = fs::remove_file(file);
+    let _ = fs::remove_file(paths.management_socket());
+    // A pod's shim goes on when one container of it is gone.
+    if let Some(socket) = socket
+        && UnixStream::connect(socket).is_err()
+    {
+        let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir_all(paths.vm_dir());
     // Only if nothing else is in it.

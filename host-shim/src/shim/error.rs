@@ -9,6 +9,7 @@ use crate::{
     logs::fifo::OutputError,
     management::ServeError,
     names::NameError,
+    net::NamespaceError,
     rootfs::RootfsError,
     sandbox::{StartError, with_cause},
     spec::{BundleError, SpecError},
@@ -34,6 +35,9 @@ pub enum TaskError {
     /// The TPM's state.
     #[error(transparent)]
     Tpm(#[from] StateDirError),
+    /// The pod's network.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// The VMM.
     #[error(transparent)]
     Vmm(#[from] VmmError),
@@ -100,6 +104,7 @@ impl From<TaskError> for ttrpc::Error {
             TaskError::Tpm(_)
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)
+            | TaskError::Namespace(_)
             | TaskError::Management(_)
             | TaskError::Access(_)
             | TaskError::Start(_)

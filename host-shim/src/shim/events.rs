@@ -42,7 +42,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const NAMESPACE_KEY: &str = "containerd-namespace-ttrpc";
 
 /// Something that containerd wants to know.
-pub(super) trait Event: Message {
+pub(in crate::shim) trait Event: Message {
     /// Its topic.
     const TOPIC: &'static str;
     /// Its type, bare, as containerd has it.
@@ -98,7 +98,7 @@ impl Publisher {
         }
     }
 
-    pub(super) fn publish<E: Event>(&self, event: &E) {
+    pub(in crate::shim) fn publish<E: Event>(&self, event: &E) {
         let Some(queue) = &self.queue else { return };
         let value = match event.write_to_bytes() {
             Ok(value) => value,
@@ -176,7 +176,7 @@ async fn forward(
 }
 
 /// A time as protobuf has it.
-pub(super) fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
+pub(in crate::shim) fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     Some(Timestamp::from(at)).into()
 }
 

@@ -22,6 +22,7 @@ use super::{
     cli::Target,
     events::Publisher,
     logging,
+    pod::service::Pod,
     service::Service,
     state_file::{StateFile, StateFileError},
     task::Environment,
@@ -123,10 +124,12 @@ async fn serve(
         host_mounts,
     };
     let shutdown = Arc::new(Notify::new());
+    let publisher = environment.publisher.clone();
     let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
+    let pod = Arc::new(Pod::new(Arc::clone(&service), publisher));
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
-        .register_service(service.methods());
+        .register_service(pod.methods());
     server.start().await.map_err(ServeError::Server)?;
     say_ready().map_err(|source| ServeError::Process {
         what: "saying that it listens",

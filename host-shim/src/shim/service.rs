@@ -1,8 +1,6 @@
-//! The Task service: adapts requests to [`Task`] and [`Exec`], and answers back. v2 and v3 are the same
-//! messages under two names, so one implementation is registered twice.
+//! The Task service of the one machine: adapts requests to [`Task`] and [`Exec`], and answers back.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -17,13 +15,13 @@ use containerd_shim_protos::{
         StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     events::task::{TaskCreate, TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
-    shim_async::{self, create_task},
+    shim_async,
 };
 use tokio::{
     sync::{Mutex, Notify},
     time::timeout,
 };
-use ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
+use ttrpc::r#async::TtrpcContext;
 
 use super::{
     TaskError,
@@ -37,12 +35,6 @@ use crate::{
     rootfs::RootMount,
     sandbox::{Ended, Kill, Phase},
 };
-
-/// The name under which containerd 2 calls.
-const V3: &str = "containerd.task.v3.Task";
-
-/// The name under which containerd 1 calls.
-const V2: &str = "containerd.task.v2.Task";
 
 /// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
 /// poweroff; image builders use them as stop signals).
@@ -73,16 +65,6 @@ impl Service {
             changing: Mutex::default(),
             shutdown,
         }
-    }
-
-    /// The services to register: the same one under both names.
-    pub fn methods(self: &Arc<Self>) -> HashMap<String, TtrpcService> {
-        let service = || Arc::clone(self) as Arc<dyn shim_async::Task + Send + Sync>;
-        let mut both = create_task(service());
-        if let Some(v2) = create_task(service()).remove(V3) {
-            both.insert(V2.to_owned(), v2);
-        }
-        both
     }
 
     fn current(&self) -> Option<Arc<Task>> {
@@ -165,8 +147,9 @@ impl shim_async::Task for Service {
                 TaskError::Exists(format!("container {}", request.id))
             } else {
                 TaskError::State(format!(
-                    "container {} has this shim: an instance is a machine of its own",
-                    task.id
+                    "container {} is in this pod: an instance is a machine of its own, so a pod has one \
+                     at a time; give container {} a pod of its own, or make it an init container",
+                    task.id, request.id
                 ))
             };
             return Err(error.into());
@@ -236,13 +219,7 @@ impl shim_async::Task for Service {
         } else {
             let ended = match task.exec(&request.exec_id)?.phase() {
                 ExecPhase::Stopped(ended) => ended,
-                ExecPhase::Created => Ended {
-                    exit: crate::sandbox::Exit {
-                        status: 0,
-                        reason: "never started".into(),
-                    },
-                    at: std::time::SystemTime::now(),
-                },
+                ExecPhase::Created => Ended::never_started(),
                 ExecPhase::Running => {
                     return Err(
                         TaskError::State(format!("exec {} still runs", request.exec_id)).into(),

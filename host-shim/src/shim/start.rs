@@ -30,7 +30,9 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError},
+    names::{ContainerId, NameError},
     paths::{Paths, SocketPathError, check_socket},
+    spec::{Bundle, BundleError, Role},
 };
 
 /// The longest input that is read. Options are small.
@@ -54,6 +56,15 @@ pub enum StartError {
     /// The socket's path.
     #[error(transparent)]
     Socket(#[from] SocketPathError),
+    /// What the bundle is.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A name in its annotations.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The pod's shim is gone.
+    #[error("pod {0} has no shim any more: make the pod anew")]
+    NoPod(ContainerId),
     /// A system call.
     #[error("{what} failed")]
     Io {
@@ -91,14 +102,23 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
         .transpose()?
         .flatten();
     let config = Config::load(config_path.as_deref().map(Path::new))?;
-    let socket = Paths::new(&config).task_socket(&target.namespace, &target.id, &target.address);
+    // A pod's containers have the shim of their sandbox.
+    let role = role(&bundle)?;
+    let group = match &role {
+        Role::Member(sandbox) => sandbox,
+        Role::Alone | Role::Sandbox => &target.id,
+    };
+    let socket = Paths::new(&config).task_socket(&target.namespace, group, &target.address);
     check_socket(socket.clone())?;
+    StateFile {
+        config,
+        socket: socket.clone(),
+    }
+    .write(&bundle)?;
     if UnixStream::connect(&socket).is_err() {
-        StateFile {
-            config,
-            socket: socket.clone(),
+        if let Role::Member(sandbox) = role {
+            return Err(StartError::NoPod(sandbox));
         }
-        .write(&bundle)?;
         spawn(target, &bundle)?;
     }
     let address = format!("unix://{}", socket.display());
@@ -109,6 +129,17 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
         (false, None) => Form::Bare,
     };
     answer(form, &address)
+}
+
+/// What the container is to a pod. A sandbox that its engine makes without a container has no OCI document.
+fn role(bundle: &Path) -> Result<Role, StartError> {
+    match Bundle::read(bundle) {
+        Ok(bundle) => Ok(Role::of(&bundle.annotations)?),
+        Err(BundleError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(Role::Sandbox)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the input is the bootstrap protocol's, and the options in it.

@@ -22,6 +22,7 @@ use crate::{
     logs::fifo::Output,
     management,
     names::{ContainerId, ExecId, Namespace},
+    net,
     paths::{InstancePaths, Paths},
     rootfs::{RootMount, Rootfs},
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
@@ -108,9 +109,16 @@ impl Task {
             stdio,
         } = request;
         let id = ContainerId::try_from(id.as_str())?;
-        let paths = Paths::new(config).instance(namespace, &id);
         vmm.check()?;
         let bundle = Bundle::read(&bundle_path)?;
+        let paths = Paths::new(config).instance(namespace, &id);
+        let paths = match spec::state_name(&bundle.annotations) {
+            Some(name) => paths.kept_as(&name),
+            None => paths,
+        };
+        if let Some(network) = &bundle.network_namespace {
+            net::enter(network)?;
+        }
         let tpm = StateDir::lock(&paths)?;
         let rootfs = Rootfs::mount(&bundle.root, &mounts)?;
         let spec = spec::build(&Inputs {

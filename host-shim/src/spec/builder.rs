@@ -16,7 +16,7 @@ use super::{
     Cpu, InsideError, KernelFormat, Network, Size, VmSpec, VolumeError, accel,
     bootspec::{self, FILE},
     bundle::Mount,
-    environment, inside, volumes,
+    cri, environment, inside, volumes,
 };
 use crate::{
     config::Accel,
@@ -281,6 +281,9 @@ fn kernel_parameters(
 fn hostname(bundle: &Bundle, boot: &BootSpec, id: &ContainerId) -> String {
     if !bundle.hostname.is_empty() {
         return bundle.hostname.clone();
+    }
+    if let Some(pod) = cri::pod_name(&bundle.annotations) {
+        return pod.to_owned();
     }
     boot.seed.name.clone().unwrap_or_else(|| id.to_string())
 }

@@ -55,6 +55,22 @@ struct Document {
     mounts: Vec<Mount>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    linux: Linux,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Linux {
+    #[serde(default)]
+    namespaces: Vec<LinuxNamespace>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LinuxNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -103,6 +119,8 @@ pub struct Bundle {
     pub mounts: Vec<Mount>,
     /// `annotations`.
     pub annotations: BTreeMap<String, String>,
+    /// The network namespace that it shall be in, where it names one that exists.
+    pub network_namespace: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -137,8 +155,14 @@ impl Bundle {
             hostname,
             mounts,
             annotations,
+            linux,
         } = document;
         let Process { args, env } = process.unwrap_or_default();
+        let network_namespace = linux
+            .namespaces
+            .into_iter()
+            .find(|one| one.kind == "network" && !one.path.as_os_str().is_empty())
+            .map(|one| one.path);
         let root = path.join(root.map_or_else(|| PathBuf::from("rootfs"), |root| root.path));
         Ok(Self {
             path: path.to_owned(),
@@ -148,6 +172,7 @@ impl Bundle {
             hostname,
             mounts,
             annotations,
+            network_namespace,
         })
     }
 }
@@ -168,13 +193,17 @@ mod tests {
         let (dir, read) = bundle(
             r#"{"ociVersion": "1.2.0", "process": {"args": ["/nix/store/x/init"], "env": ["A=b"],
                 "user": {"uid": 0}}, "root": {"path": "rootfs", "readonly": false},
-                "linux": {"namespaces": [{"type": "pid"}]}, "annotations": {"k": "v"},
+                "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}]}, "annotations": {"k": "v"},
                 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}"#,
         );
         let read = read.unwrap();
         assert_eq!(read.args, ["/nix/store/x/init"]);
         assert_eq!(read.root, dir.path().join("rootfs"));
         assert_eq!(read.mounts[0].kind, "proc");
+        assert_eq!(
+            read.network_namespace.as_deref(),
+            Some(Path::new("/run/netns/a"))
+        );
         assert!(!format!("{read:?}").contains("A=b"));
     }
 

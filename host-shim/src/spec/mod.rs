@@ -12,6 +12,7 @@ mod annotations;
 mod bootspec;
 mod builder;
 mod bundle;
+mod cri;
 mod environment;
 mod inside;
 mod volumes;
@@ -23,6 +24,7 @@ pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX}
 pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
+pub use cri::{Role, pod_name, state_name};
 pub use inside::{InsideError, resolve as resolve_inside};
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 

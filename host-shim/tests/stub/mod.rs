@@ -26,7 +26,7 @@ use seed_shim::{
     config::{Accel, Config, Limits},
     names::{ContainerId, Namespace},
     paths::{InstancePaths, Paths},
-    shim::{events::Publisher, service::Service, task::Environment},
+    shim::{events::Publisher, pod::service::Pod, service::Service, task::Environment},
     spec::VmSpec,
     tpm::StateDir,
     vmm::{Control, Machine, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError},
@@ -199,8 +199,9 @@ impl Bench {
             crash: Arc::new(Notify::new()),
         });
         let namespace = Namespace::try_from("default").unwrap();
+        let publisher = Publisher::start("", &namespace);
         let environment = Environment {
-            publisher: Publisher::start("", &namespace),
+            publisher: publisher.clone(),
             namespace,
             config: config.clone(),
             vmm: Arc::clone(&vmm) as Arc<dyn Vmm>,
@@ -212,7 +213,7 @@ impl Bench {
         let mut server = Server::new()
             .bind(&address)
             .unwrap()
-            .register_service(service.methods());
+            .register_service(Arc::new(Pod::new(service, publisher)).methods());
         server.start().await.unwrap();
         let client = TaskClient::new(Client::connect(&address).await.unwrap());
         Self {

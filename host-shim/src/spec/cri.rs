@@ -1,0 +1,149 @@
+//! What a CRI engine says of a container in its annotations: whether it is a pod's sandbox or belongs to one,
+//! and how Kubernetes calls it. Both engines' names are known: containerd's (`internal/cri/annotations`) and
+//! CRI-O's (`pkg/annotations`).
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::names::{ContainerId, NameError};
+
+const TYPE: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+];
+const SANDBOX_ID: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri-o.SandboxID",
+];
+const POD_NAMESPACE: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-namespace",
+    "io.kubernetes.cri-o.Namespace",
+];
+const POD_NAME: [&str; 2] = [
+    "io.kubernetes.cri.sandbox-name",
+    "io.kubernetes.cri-o.KubeName",
+];
+const CONTAINER_NAME: [&str; 2] = [
+    "io.kubernetes.cri.container-name",
+    "io.kubernetes.container.name",
+];
+
+/// A longer name of a folder is cut, and told from others by its hash. `NAME_MAX` is 255.
+const MAX_STATE_NAME_BYTES: usize = 180;
+
+/// What a container is to its pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// There is no pod.
+    Alone,
+    /// It stands for the pod itself.
+    Sandbox,
+    /// It runs in the pod of this sandbox.
+    Member(ContainerId),
+}
+
+fn find<'a>(all: &'a BTreeMap<String, String>, names: [&str; 2]) -> Option<&'a str> {
+    names
+        .iter()
+        .find_map(|name| all.get(*name))
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
+}
+
+impl Role {
+    /// What the annotations say.
+    pub fn of(annotations: &BTreeMap<String, String>) -> Result<Self, NameError> {
+        match (find(annotations, TYPE), find(annotations, SANDBOX_ID)) {
+            (Some("sandbox"), _) => Ok(Self::Sandbox),
+            (Some("container"), Some(sandbox)) => Ok(Self::Member(ContainerId::try_from(sandbox)?)),
+            _ => Ok(Self::Alone),
+        }
+    }
+}
+
+/// The name under which a pod's container keeps what outlives it: Kubernetes gives a pod that it starts again
+/// the same name, and a container another id. Nothing without a pod, or where a name is none.
+///
+/// A name of Kubernetes has no `_` (RFC 1123), so two pods never share one.
+pub fn state_name(annotations: &BTreeMap<String, String>) -> Option<String> {
+    let parts = [POD_NAMESPACE, POD_NAME, CONTAINER_NAME]
+        .map(|names| find(annotations, names).filter(|name| is_label(name)));
+    let [Some(namespace), Some(pod), Some(container)] = parts else {
+        return None;
+    };
+    let whole = format!("{namespace}_{pod}_{container}");
+    if whole.len() <= MAX_STATE_NAME_BYTES {
+        return Some(whole);
+    }
+    let hash = Sha256::digest(&whole);
+    let hash: String = hash
+        .iter()
+        .take(12)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let kept: String = whole.chars().take(MAX_STATE_NAME_BYTES - 25).collect();
+    Some(format!("{kept}_{hash}"))
+}
+
+/// The pod's name.
+pub fn pod_name(annotations: &BTreeMap<String, String>) -> Option<&str> {
+    find(annotations, POD_NAME).filter(|name| is_label(name))
+}
+
+fn is_label(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn both_engines_say_what_a_container_is() {
+        let of = |pairs: &[(&str, &str)]| Role::of(&annotations(pairs)).unwrap();
+        assert_eq!(of(&[]), Role::Alone);
+        let pod = ContainerId::try_from("pod").unwrap();
+        assert_eq!(
+            of(&[(TYPE[0], "container"), (SANDBOX_ID[0], "pod")]),
+            Role::Member(pod.clone())
+        );
+        assert_eq!(
+            of(&[(TYPE[1], "container"), (SANDBOX_ID[1], "pod")]),
+            Role::Member(pod)
+        );
+        assert_eq!(
+            of(&[(TYPE[1], "sandbox"), (SANDBOX_ID[1], "pod")]),
+            Role::Sandbox
+        );
+        let bad = annotations(&[(TYPE[0], "container"), (SANDBOX_ID[0], "../pod")]);
+        assert!(Role::of(&bad).is_err());
+    }
+
+    #[test]
+    fn state_is_kept_under_the_names_that_kubernetes_gives_again() {
+        let named = |namespace: &str, pod: &str, container: &str| {
+            state_name(&annotations(&[
+                (POD_NAMESPACE[0], namespace),
+                (POD_NAME[0], pod),
+                (CONTAINER_NAME[0], container),
+            ]))
+        };
+        assert_eq!(
+            named("prod", "web-0", "app").as_deref(),
+            Some("prod_web-0_app")
+        );
+        for wrong in ["", "..", "a/b", "a_b", "-a"] {
+            assert_eq!(named("prod", wrong, "app"), None, "{wrong:?}");
+        }
+        let (a, b) = ("a".repeat(253), format!("{}b", "a".repeat(252)));
+        let (a, b) = (named("n", &a, "c").unwrap(), named("n", &b, "c").unwrap());
+        assert!(a != b && a.len() <= MAX_STATE_NAME_BYTES, "{a}");
+    }
+}
