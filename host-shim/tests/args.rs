@@ -51,6 +51,7 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
             has_flag: true,
             has_device: true,
         },
+        host_address: None,
     })
 }
 

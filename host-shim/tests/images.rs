@@ -50,6 +50,7 @@ fn build(dir: &Path, image: &Path, option: &str) -> Result<VmSpec, SpecError> {
             has_flag: false,
             has_device: false,
         },
+        host_address: None,
     })
 }
 

@@ -27,7 +27,7 @@ use super::{
     state_file::{StateFile, StateFileError},
     task::Environment,
 };
-use crate::{sys, vmm::qemu::Qemu};
+use crate::{spec, sys, vmm::qemu::Qemu};
 
 /// The line that says "I listen".
 pub(super) const READY: &str = "ready\n";
@@ -122,6 +122,7 @@ async fn serve(
         vmm,
         publisher: Publisher::start(&events, &target.namespace),
         host_mounts,
+        host_address: spec::host_address(),
     };
     let shutdown = Arc::new(Notify::new());
     let publisher = environment.publisher.clone();

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -73,6 +74,8 @@ pub struct Environment {
     pub publisher: Publisher,
     /// The mounts of the host: those that the shim had before it took its own.
     pub host_mounts: Arc<fs::File>,
+    /// The host's address, from before a pod's network was entered.
+    pub host_address: Option<IpAddr>,
 }
 
 /// The task.
@@ -101,6 +104,7 @@ impl Task {
             vmm,
             publisher,
             host_mounts,
+            host_address,
         } = environment;
         let Request {
             id,
@@ -129,6 +133,7 @@ impl Task {
             rootfs: rootfs.path(),
             accel: config.accel,
             cpu: Cpu::look(),
+            host_address: *host_address,
         })?;
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         make_dir(paths.run_dir())?;

@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -145,6 +146,8 @@ pub struct Inputs<'a> {
     pub accel: Accel,
     /// What the host says about it.
     pub cpu: Cpu,
+    /// The host's address: what a guest may call its node by.
+    pub host_address: Option<IpAddr>,
 }
 
 /// The closure's `boot.json`, from the root that is mounted at `rootfs`.
@@ -175,6 +178,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         rootfs,
         accel: asked,
         cpu,
+        host_address,
     } = *inputs;
     let init = init_program(&bundle.args)?;
     let boot = read_boot_spec(rootfs, init)?;
@@ -215,7 +219,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
             Network::User => vec!["nameserver 10.0.2.3".into()],
             Network::None => Vec::new(),
         },
-        env: environment::build(bundle, namespace, id)?,
+        env: environment::build(bundle, namespace, id, host_address)?,
         args: bundle.args.clone(),
         annotations: bundle.annotations.clone(),
     };

@@ -31,10 +31,11 @@ pub(super) fn build(
     bundle: &Bundle,
     namespace: &Namespace,
     id: &ContainerId,
+    host_address: Option<IpAddr>,
 ) -> Result<Vec<EnvVar>, SpecError> {
     let entries = bundle.env.iter().enumerate();
     let mut all: Vec<EnvVar> = entries.map(parse).collect::<Result<_, _>>()?;
-    for own in own(&bundle.annotations, namespace, id) {
+    for own in own(&bundle.annotations, namespace, id, host_address) {
         if !all.iter().any(|given| given.name == own.name) {
             all.push(own);
         }
@@ -50,6 +51,7 @@ fn own(
     annotations: &BTreeMap<String, String>,
     namespace: &Namespace,
     id: &ContainerId,
+    host_address: Option<IpAddr>,
 ) -> Vec<EnvVar> {
     let var = |name: &str, value: String| EnvVar {
         name: name.to_owned(),
@@ -63,12 +65,13 @@ fn own(
             var(INSTANCE, id.to_string()),
         ],
     };
-    own.extend(host_address().map(|address| var(NODE_IP, address.to_string())));
+    own.extend(host_address.map(|address| var(NODE_IP, address.to_string())));
     own
 }
 
-/// The host's address on the way to everybody else, if there is such a way.
-fn host_address() -> Option<IpAddr> {
+/// The host's address on the way to everybody else, if there is such a way. To be asked for in the host's
+/// network, not in a pod's.
+pub fn host_address() -> Option<IpAddr> {
     SOMEBODY.iter().find_map(|(any, somebody)| {
         // Connecting a datagram socket looks up the route, and no more.
         let socket = UdpSocket::bind(SocketAddr::new(*any, 0)).ok()?;
@@ -113,10 +116,11 @@ mod tests {
             hostname: String::new(),
             mounts: Vec::new(),
             annotations: annotations.iter().map(pair).collect(),
+            network_namespace: None,
         };
         let namespace = Namespace::try_from("default").unwrap();
         let id = ContainerId::try_from("web").unwrap();
-        let all = build(&bundle, &namespace, &id)?;
+        let all = build(&bundle, &namespace, &id, host_address())?;
         Ok(all.iter().map(EnvVar::assignment).collect())
     }
 

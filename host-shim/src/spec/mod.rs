@@ -25,6 +25,7 @@ pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
 pub use cri::{Role, pod_name, state_name};
+pub use environment::host_address;
 pub use inside::{InsideError, resolve as resolve_inside};
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 

@@ -206,6 +206,7 @@ impl Bench {
             config: config.clone(),
             vmm: Arc::clone(&vmm) as Arc<dyn Vmm>,
             host_mounts: Arc::new(std::fs::File::open("/proc/self/ns/mnt").unwrap()),
+            host_address: None,
         };
         let shutdown = Arc::new(Notify::new());
         let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
