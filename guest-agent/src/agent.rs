@@ -156,9 +156,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     ctx.status.reach(Stage::STAGE_HELLO);
     tokio::spawn(host(ctx.clone()));
     tokio::spawn(ready(ctx.clone()));
-    if !ctx.config.ignored.is_empty() {
-        let parameters = ctx.config.ignored.join(" ");
-        info!(%parameters, "kernel parameters that mean nothing to this agent");
+    for parameter in &ctx.config.ignored {
+        info!(%parameter, "kernel parameter means nothing to this agent");
     }
     if let Some(port) = ctx.config.log_port {
         let journal = ctx.journal.clone();
@@ -214,6 +213,7 @@ async fn host(ctx: Arc<Context>) {
 async fn identity_again(ctx: &Context) {
     info!("started again: going on where the last one was");
     ctx.provision_identity().await;
+    sandbox::drop_privileges(ctx);
     if matches!(ctx.sandbox.state(), State::Started(_) | State::Alone) {
         ctx.release();
     }

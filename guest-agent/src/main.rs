@@ -17,6 +17,7 @@ use seed_agent::{
     agent,
     config::{Config, Flags, Instance, Listen},
     logging,
+    sys::privileges,
 };
 use seed_protocol::version;
 
@@ -62,6 +63,8 @@ fn run(flags: Flags) -> ExitCode {
     logging::start(config.debug);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Of the threads for work that blocks; this one drops what it has when the instance is provisioned.
+        .on_thread_start(privileges::at_start_of_thread)
         .build();
     let outcome = match runtime {
         Ok(runtime) => {

@@ -7,7 +7,7 @@
 use std::{
     io,
     path::PathBuf,
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -69,17 +69,14 @@ impl Lending {
         let server = Server::bind(&socket.path, group(socket))?;
         let stopper = server.stopper()?;
         let work = move || {
-            // The socket has its owner; nothing is left to do that needs more than an open TPM.
-            if let Err(error) = privileges::drop_after_provisioning() {
-                warn!(%error, "the key's thread could not drop capabilities");
-            }
             if let Err(error) = holder.load() {
                 warn!(error = error.explain(), "the key cannot be loaded yet");
             }
             let mut reports = Reports::default();
             server.run(&mut holder, &mut |error| reports.take(&error));
         };
-        let thread = thread::Builder::new().name("key".to_owned()).spawn(work)?;
+        // The socket has its owner; nothing is left to do that needs more than an open TPM.
+        let thread = privileges::spawn("key", work)?;
         Ok(Self {
             stopper,
             thread: Some(thread),

@@ -29,6 +29,8 @@ pub use journalctl::JournalctlError;
 pub use turns::Turn;
 use turns::{Turns, When};
 
+use crate::sys::privileges;
+
 /// The most requests that wait at the same time: one puller has two.
 const MAX_REQUESTS: usize = 16;
 
@@ -150,8 +152,8 @@ impl Service {
     /// directories, the persistent one first; none of them has to be there yet.
     pub fn spawn(directories: Vec<PathBuf>) -> Self {
         let (requests, receiver) = mpsc::channel(MAX_REQUESTS);
-        let thread = thread::Builder::new().name("journal".to_owned());
-        if let Err(error) = thread.spawn(move || Reader::new(directories).run(receiver)) {
+        let read = move || Reader::new(directories).run(receiver);
+        if let Err(error) = privileges::spawn("journal", read) {
             // Every request says so.
             warn!(%error, "the journal's reader cannot be started");
         }

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use pause::{Pause, is_pause};
-pub use provision::{Order, ProvisionError, alone, bring_up_shares, provision};
+pub use provision::{Order, ProvisionError, alone, bring_up_shares, drop_privileges, provision};
 pub use record::{Record, read as read_record, write as write_record};
 pub use state::{Action, Event, State};
 

@@ -204,7 +204,8 @@ fn told(volume: Volume) -> v1::Volume {
     }
 }
 
-fn drop_privileges(ctx: &Context) {
+/// Gives up what only provisioning needs.
+pub fn drop_privileges(ctx: &Context) {
     if !ctx.config.drop_privileges {
         return;
     }

@@ -142,7 +142,7 @@ async fn vsock(port: u32, host: Host) -> Result<Listener, ListenError> {
 async fn accept_host(listener: &VsockListener) -> io::Result<VsockStream> {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) if peer.cid() == ports::HOST_CID => return Ok(stream),
+            Ok((stream, peer)) if is_host(peer) => return Ok(stream),
             Ok((_, peer)) => warn!(cid = peer.cid(), "connection refused: not from the host"),
             Err(error) => {
                 // Out of descriptors, for one: without a pause this would spin.
@@ -151,6 +151,10 @@ async fn accept_host(listener: &VsockListener) -> io::Result<VsockStream> {
             }
         }
     }
+}
+
+fn is_host(peer: VsockAddr) -> bool {
+    peer.cid() == ports::HOST_CID
 }
 
 fn unix(path: &Path) -> Result<Listener, ListenError> {
@@ -175,4 +179,27 @@ fn unix(path: &Path) -> Result<Listener, ListenError> {
         Some((accepted, listener))
     });
     Ok(Listener::new(connections))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_vsock::{VMADDR_CID_HYPERVISOR, VMADDR_CID_LOCAL};
+
+    use super::*;
+
+    #[test]
+    fn only_the_host_may_talk() {
+        let from = |cid| is_host(VsockAddr::new(cid, 1023));
+        assert!(from(2));
+        // The guest's own processes over the loopback, and other guests.
+        for other in [
+            VMADDR_CID_HYPERVISOR,
+            VMADDR_CID_LOCAL,
+            VMADDR_CID_ANY,
+            3,
+            4711,
+        ] {
+            assert!(!from(other), "{other}");
+        }
+    }
 }

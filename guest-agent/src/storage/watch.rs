@@ -16,6 +16,8 @@ use std::{
 
 use tracing::{info, warn};
 
+use crate::sys::privileges;
+
 /// How often the original is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -60,8 +62,7 @@ pub fn follow(original: OwnedFd, copy: &Path) -> io::Result<()> {
     let mut known = Listing::new();
     update(&root, copy, &mut known)?;
     let copy = copy.to_owned();
-    let thread = thread::Builder::new().name("watch".to_owned());
-    thread.spawn(move || {
+    privileges::spawn("watch", move || {
         let _original = original;
         while copy.is_dir() {
             thread::sleep(LOOK);

@@ -1,15 +1,21 @@
 //! Capabilities (`capabilities(7)`): what the agent keeps once it has provisioned the instance.
 //!
-//! A capability belongs to a thread. This runs on the runtime's own thread, from which every later
-//! thread and program inherits; the unit's `CapabilityBoundingSet=` is the limit for the whole process.
+//! A capability belongs to a thread, and a thread inherits those of the one that starts it. The runtime's own
+//! thread has all of the unit's (`CapabilityBoundingSet=`) until the instance is provisioned; every other
+//! thread gives them up at its start, whether it comes before that or after. The one exception is the thread
+//! that loads kernel modules, which ends with its work.
+
+use std::{io, thread};
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
+use tracing::warn;
 
 /// What is left to do after provisioning: stop the machine at once (`SYS_BOOT`), signal PID 1 and
 /// processes (`KILL`), reach the TPM and the journal whoever owns them (`DAC_*`), hand a terminal to its
-/// user (`CHOWN`, `FOWNER`), mount or grow a volume that is attached later (`SYS_ADMIN`, `SYS_RESOURCE`:
+/// user (`CHOWN`, `FOWNER`), copy files with their modes (`FSETID`), mount or grow a volume that is attached later (`SYS_ADMIN`, `SYS_RESOURCE`:
 /// ext4 asks for it), set links and routes (`NET_ADMIN`) and the clock (`SYS_TIME`) when the host says so.
-const KEPT: [Capability; 10] = [
+const KEPT: [Capability; 11] = [
+    Capability::CAP_FSETID,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_SYS_TIME,
     Capability::CAP_SYS_BOOT,
@@ -21,6 +27,25 @@ const KEPT: [Capability; 10] = [
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_RESOURCE,
 ];
+
+/// Starts a thread that has what is kept, and no more.
+pub fn spawn(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(|| {
+        at_start_of_thread();
+        work();
+    })
+}
+
+/// What every thread but the runtime's own does first.
+pub fn at_start_of_thread() {
+    if let Err(error) = drop_after_provisioning() {
+        warn!(%error, "a thread could not drop capabilities");
+    }
+}
 
 /// Gives up every capability of this thread that is not kept. Doing it twice is harmless.
 pub fn drop_after_provisioning() -> Result<(), CapsError> {

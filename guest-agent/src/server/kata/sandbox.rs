@@ -1,13 +1,13 @@
 //! The guest as a whole: host name, name servers, what the agent can do, its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 use seed_protocol::{
     kata::{agent::*, empty::Empty},
     version,
 };
 
-use tokio::task;
+use tokio::{sync::oneshot, task};
 
 use super::container::raw;
 use crate::{
@@ -104,8 +104,17 @@ async fn load(ctx: &Context, modules: Vec<Module>) -> Result<(), RequestError> {
             .iter()
             .try_for_each(|module| module.load(&sys, &proc))
     };
-    let done = task::spawn_blocking(all).await;
-    done.map_err(|_| SandboxError::Interrupted)??;
+    // The pool's threads may not do this, so it is a thread of its own.
+    let (done, answer) = oneshot::channel();
+    let load = move || {
+        // Whoever asked may be gone.
+        let _ = done.send(all());
+    };
+    let started = thread::Builder::new()
+        .name("modules".to_owned())
+        .spawn(load);
+    started.map_err(|source| RequestError::internal("modules cannot be loaded", source))?;
+    answer.await.map_err(|_| SandboxError::Interrupted)??;
     Ok(())
 }
 
