@@ -33,6 +33,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// How long a wait pauses between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Makes a cgroup, and becomes [`SET_UP`].
+const OWN_CGROUP: &str = include_str!("own-cgroup.sh");
 /// Mounts, and becomes systemd.
 const SET_UP: &str = include_str!("set-up.sh");
 
@@ -107,8 +109,8 @@ impl Spec {
         let mut unshare = Command::new("unshare");
         unshare
             .args(["--mount", "--propagation", "private", "--pid", "--uts"])
-            .args(["--ipc", "--cgroup", "--net", "--fork", "--kill-child"])
-            .args(["--", "sh", "-c", SET_UP, "sh"])
+            .args(["--ipc", "--net", "--fork", "--kill-child"])
+            .args(["--", "sh", "-c", OWN_CGROUP, "sh", SET_UP])
             .args([&self.root, &self.layer.files(), &self.layer.mounts()]);
         for (mode, outside, inside) in &self.binds {
             unshare.arg(mode).arg(outside).arg(inside);
