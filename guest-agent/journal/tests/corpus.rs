@@ -1,0 +1,108 @@
+//! What the fuzz targets do (`fuzz/bodies.rs`), over the files that are kept in `fuzz/corpus`: whatever a fuzzer has found
+//! once is looked at at every run, with the stable compiler. A file called `good-*` must give an entry and one called
+//! `bad-*` none, so that the corpus is known to reach both ends of each target.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../fuzz/bodies.rs"]
+mod bodies;
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{Folder, writer::Writer};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use seed_protocol::journal::EntryHead;
+
+#[test]
+fn every_file_of_the_corpus_gives_entries_or_none_as_it_is_known_to() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, _) in bodies::TARGETS {
+        let (mut good, mut bad) = (0, 0);
+        for entry in fs::read_dir(corpus.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.file_name().unwrap().to_str().unwrap();
+            let gave = bodies::run(name, &fs::read(&path).unwrap());
+            if file.starts_with("good-") {
+                assert!(gave, "{name}: {file} gives nothing");
+                good += 1;
+            } else if file.starts_with("bad-") {
+                assert!(!gave, "{name}: {file} gives an entry");
+                bad += 1;
+            }
+        }
+        assert!(good > 0 && bad > 0, "{name}: {good} good, {bad} bad");
+    }
+}
+
+/// The corpus's own files: what `tests/common/writer.rs` writes. `UPDATE_CORPUS=1` writes them anew.
+#[test]
+fn the_corpus_is_what_the_writer_writes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let plain = written(false);
+    let compact = written(true);
+    let mut no_array = compact.clone();
+    no_array[176..184].fill(0xff);
+    let mut unknown_flag = plain.clone();
+    unknown_flag[13] = 0x80;
+    let files: [(&str, &[u8]); 6] = [
+        ("good-plain", &plain),
+        ("good-compact", &compact),
+        ("good-no-array", &no_array),
+        ("good-cut", &plain[..plain.len() * 9 / 10]),
+        ("bad-unknown-flag", &unknown_flag),
+        ("bad-short", &plain[..200]),
+    ];
+    for (target, _) in bodies::TARGETS {
+        for (name, bytes) in files {
+            let path = corpus.join(target).join(name);
+            if std::env::var_os("UPDATE_CORPUS").is_some() {
+                fs::write(&path, bytes).unwrap();
+            }
+            let is_same = fs::read(&path).is_ok_and(|found| found == bytes);
+            assert!(
+                is_same,
+                "{}: UPDATE_CORPUS=1 writes it anew",
+                path.display()
+            );
+        }
+    }
+}
+
+/// A dozen entries, one value packed.
+fn written(compact: bool) -> Vec<u8> {
+    let folder = Folder::new();
+    let path = folder.directory.join("system.journal");
+    let mut writer = Writer::create(&path, compact, [7; 16], 1);
+    let packed = compress_to_vec(
+        "MESSAGE=Entry, packed ".repeat(40).as_bytes(),
+        CompressionLevel::Fastest,
+    );
+    for number in 1..=12_u64 {
+        let head = EntryHead {
+            seqnum: number + number / 9,
+            realtime_us: 1000 + number,
+            monotonic_us: number,
+            boot_id: [u8::try_from(number / 6).unwrap(); 16],
+            xor_hash: number,
+        };
+        let message = format!("MESSAGE=entry {number}");
+        let unit = format!("_SYSTEMD_UNIT=unit{}.service", number % 3);
+        let priority = format!("PRIORITY={}", number % 8);
+        let message = if number == 5 {
+            &packed
+        } else {
+            message.as_bytes()
+        };
+        writer.append(&head, &[message, unit.as_bytes(), priority.as_bytes()]);
+    }
+    writer.archive(&path);
+    let mut bytes = fs::read(&path).unwrap();
+    // The flag of the object whose payload was packed.
+    let payload = bytes
+        .windows(packed.len())
+        .position(|window| window == packed)
+        .unwrap();
+    bytes[payload - if compact { 71 } else { 63 }] = 4;
+    bytes
+}

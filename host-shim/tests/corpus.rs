@@ -1,0 +1,187 @@
+//! What the fuzz targets do (`fuzz/bodies.rs`), over the inputs that are kept in `fuzz/corpus`: whatever a fuzzer has
+//! found once is looked at at every run, with the stable compiler. An input called `good-*` must be taken and one called
+//! `bad-*` refused, so that the corpus is known to reach both ends of each target.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "../fuzz/bodies.rs"]
+mod bodies;
+
+use std::{env, fs, path::Path};
+
+use protobuf::Message;
+use seed_protocol::{
+    journal::{BatchEncoder, EntryHead},
+    seed::v1::{Gap, JournalBatch, gap::Reason},
+};
+use seed_shim::logs::{
+    pack::Compression,
+    segment::{Frame, GapReason, Mark, write_header},
+};
+
+#[test]
+fn every_input_of_the_corpus_is_taken_or_refused_as_it_is_known_to_be() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, _) in bodies::TARGETS {
+        let (mut taken, mut refused) = (0, 0);
+        for entry in fs::read_dir(corpus.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.file_name().unwrap().to_str().unwrap();
+            let is_taken = bodies::run(name, &fs::read(&path).unwrap());
+            if file.starts_with("good-") {
+                assert!(is_taken, "{name}: {file} is refused");
+                taken += 1;
+            } else if file.starts_with("bad-") {
+                assert!(!is_taken, "{name}: {file} is taken");
+                refused += 1;
+            }
+        }
+        assert!(
+            taken > 0 && refused > 0,
+            "{name}: {taken} taken, {refused} refused"
+        );
+    }
+}
+
+/// The corpus's own inputs. `UPDATE_CORPUS=1` writes them anew.
+#[test]
+fn the_corpus_is_what_is_written_today() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let inputs = [blocks(), segments(), batches()].concat();
+    for (name, bytes) in inputs {
+        let path = corpus.join(name);
+        if env::var_os("UPDATE_CORPUS").is_some() {
+            fs::write(&path, &bytes).unwrap();
+        }
+        let is_same = fs::read(&path).is_ok_and(|found| found == bytes);
+        assert!(
+            is_same,
+            "{}: UPDATE_CORPUS=1 writes it anew",
+            path.display()
+        );
+    }
+}
+
+type Inputs = Vec<(&'static str, Vec<u8>)>;
+
+fn head(seqnum: u64) -> EntryHead {
+    EntryHead {
+        seqnum,
+        realtime_us: 1_763_766_062_000_000 + seqnum,
+        monotonic_us: seqnum * 10,
+        boot_id: [u8::try_from(1 + seqnum / 9).unwrap(); 16],
+        xor_hash: seqnum,
+    }
+}
+
+/// Entries with everything that a block knows: shared, inline, cut, empty, binary, and a notice of dropped messages.
+fn block(seqnums: impl Iterator<Item = u64>) -> Vec<u8> {
+    let mut encoder = BatchEncoder::new(1 << 20);
+    for seqnum in seqnums {
+        let mut entry = encoder.begin(&head(seqnum)).unwrap();
+        if !entry.known(1) {
+            entry.shared(1, b"SYSLOG_IDENTIFIER=app", 21);
+        }
+        let message = format!("MESSAGE=line \x1b[31m{seqnum}\nsecond \0");
+        entry.inline(message.as_bytes(), message.len() as u64);
+        entry.inline(b"PRIORITY=3", 10);
+        entry.inline(b"LONG=only the beg", 5000);
+        entry.inline(b"MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e", 43);
+        entry.inline(b"N_DROPPED=12", 12);
+        let _ = entry.commit();
+    }
+    encoder.finish()
+}
+
+fn blocks() -> Inputs {
+    let whole = block(5..=12);
+    let mut version = whole.clone();
+    version[0] = 9;
+    vec![
+        ("block/good-empty", Vec::new()),
+        ("block/bad-cut", whole[..whole.len() - 3].to_vec()),
+        ("block/bad-version", version),
+        ("block/good-entries", whole),
+    ]
+}
+
+fn frame(from: u64, to: u64) -> Frame {
+    Frame {
+        seqnum_id: [9; 16],
+        first: from,
+        last: to,
+        count: u32::try_from(to + 1 - from).unwrap(),
+        reset: from == 20,
+        gap: (from > 5).then_some(seed_shim::logs::segment::Gap {
+            first: from - 2,
+            last: from - 1,
+            reason: GapReason::Vacuumed,
+        }),
+        received_unix_us: 1_763_766_062_000_000,
+        mark: Mark::from(&head(to)),
+        block: block(from..=to),
+    }
+}
+
+fn segments() -> Inputs {
+    let segment = |compressions: [Compression; 3]| {
+        let mut bytes = Vec::new();
+        write_header(&mut bytes).unwrap();
+        for (from, compression) in [5, 12, 20].into_iter().zip(compressions) {
+            bytes.extend(frame(from, from + 4).encode(compression).unwrap());
+        }
+        bytes
+    };
+    let (plain, packed) = (Compression::None, Compression::Zstd);
+    let whole = segment([plain; 3]);
+    let mut version = whole.clone();
+    version[8] = 200;
+    vec![
+        ("segment/good-torn", whole[..whole.len() - 3].to_vec()),
+        ("segment/good-plain", whole),
+        ("segment/good-packed", segment([packed, plain, packed])),
+        ("segment/bad-version", version),
+        ("segment/bad-empty", Vec::new()),
+    ]
+}
+
+fn batches() -> Inputs {
+    let whole = JournalBatch {
+        seqnum_id: vec![9; 16],
+        first_seqnum: 8,
+        last_seqnum: 12,
+        count: 5,
+        block: block(8..=12),
+        gap: Some(Gap {
+            first_seqnum: 6,
+            last_seqnum: 7,
+            reason: Reason::REASON_VACUUMED.into(),
+            ..Default::default()
+        })
+        .into(),
+        tail_seqnum: 12,
+        turn: 3,
+        ..Default::default()
+    };
+    let reset = JournalBatch {
+        reset: true,
+        gap: None.into(),
+        ..whole.clone()
+    };
+    let broken = JournalBatch {
+        block: whole.block[..40].to_vec(),
+        ..whole.clone()
+    };
+    let id = JournalBatch {
+        seqnum_id: vec![9; 15],
+        ..whole.clone()
+    };
+    let bytes = |batch: JournalBatch| batch.write_to_bytes().unwrap();
+    vec![
+        ("batch/good-gap", bytes(whole)),
+        ("batch/good-reset", bytes(reset)),
+        ("batch/good-broken-block", bytes(broken)),
+        ("batch/bad-id", bytes(id)),
+        ("batch/bad-nothing", bytes(JournalBatch::default())),
+    ]
+}
