@@ -56,6 +56,7 @@ const TEST_PACKAGES: &[Package] = &[
     ("libtss2-dev", "a second TPM stack to test ours against"),
     ("nix-bin", "evaluates the Nix files; no daemon, no store"),
     ("pkg-config", "finds libraries at build time"),
+    ("systemd", "journalctl, a reader to test ours against"),
 ];
 /// Only to build virtiofsd.
 const VIRTIOFSD_BUILD: &[Package] = &[
