@@ -55,8 +55,10 @@ const TEST_PACKAGES: &[Package] = &[
     ("iproute2", "links in namespaces of their own, for tests"),
     ("libtss2-dev", "a second TPM stack to test ours against"),
     ("nix-bin", "evaluates the Nix files; no daemon, no store"),
+    ("openssh-client", "the client that asks the seed shell"),
     ("pkg-config", "finds libraries at build time"),
     ("systemd", "journalctl, a reader to test ours against"),
+    ("tmux", "a terminal for the seed shell's dashboard"),
 ];
 /// Only to build virtiofsd.
 const VIRTIOFSD_BUILD: &[Package] = &[
@@ -286,6 +288,8 @@ const TEST_PROGRAMS: &[&str] = &[
     "dbus-daemon",
     "ip",
     "pkg-config",
+    "ssh",
+    "tmux",
     "nix-instantiate",
     "nixfmt",
     "deadnix",

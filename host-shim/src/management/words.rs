@@ -76,6 +76,22 @@ pub fn usage_json(usage: &Usage) -> Value {
     })
 }
 
+/// Whether the guest is gone.
+pub fn has_ended(status: &InstanceStatus) -> bool {
+    status.state.enum_value_or_default() == State::STATE_STOPPED
+}
+
+/// Running, or degraded because systemd says so. A problem met while provisioning shows as degraded at
+/// once, when systemd still starts units: that is not the end of the boot.
+pub fn is_up(status: &InstanceStatus) -> bool {
+    let stage = status.stage.enum_value_or_default();
+    let settled = !matches!(
+        status.system_state.as_str(),
+        "" | "initializing" | "starting"
+    );
+    matches!(stage, Stage::STAGE_RUNNING | Stage::STAGE_DEGRADED) && settled
+}
+
 /// The status as `seed status --json` prints it.
 pub fn json(status: &InstanceStatus) -> Value {
     let stages = status.stages.iter().map(|reached| {
@@ -127,6 +143,9 @@ pub fn json(status: &InstanceStatus) -> Value {
         "memory_mib": status.memory_mib,
         "agent_version": status.agent_version,
         "boot_id": status.boot_id,
+        "created_unix_ns": status.created_unix_ns,
+        "cpu_time_ms": status.cpu_time_ms,
+        "memory_used_bytes": status.memory_used_bytes,
         "log": {
             "entries": status.log_entries,
             "lag": status.log_lag,

@@ -3,10 +3,7 @@
 
 use std::{cell::Cell, path::PathBuf, process::ExitCode, time::Duration};
 
-use seed_protocol::seed::{
-    management::{InstanceStatus, State},
-    v1::Stage,
-};
+use seed_protocol::seed::management::InstanceStatus;
 use seed_shim::{
     containerd::instance::Instance,
     logs::render::human::escaped,
@@ -82,7 +79,7 @@ impl Watcher {
                 ));
                 self.shown.set(self.shown.get() + 1);
             }
-            if wanted(&status) || has_ended(&status) {
+            if wanted(&status) || words::has_ended(&status) {
                 return Ok(status);
             }
             if status.revision == revision {
@@ -92,21 +89,6 @@ impl Watcher {
             revision = status.revision;
         }
     }
-}
-
-fn has_ended(status: &InstanceStatus) -> bool {
-    status.state.enum_value_or_default() == State::STATE_STOPPED
-}
-
-/// Running, or degraded because systemd says so. A problem met while provisioning shows as degraded at
-/// once, when systemd still starts units: that is not the end of the boot.
-fn is_up(status: &InstanceStatus) -> bool {
-    let stage = status.stage.enum_value_or_default();
-    let settled = !matches!(
-        status.system_state.as_str(),
-        "" | "initializing" | "starting"
-    );
-    matches!(stage, Stage::STAGE_RUNNING | Stage::STAGE_DEGRADED) && settled
 }
 
 /// Waits as far as asked.
@@ -121,9 +103,9 @@ pub(super) async fn until(
     }
     let client = context.client(instance).await?;
     let deadline = Instant::now() + BOOT_LIMIT;
-    match timeout_at(deadline, watcher.watch(&client, is_up)).await {
+    match timeout_at(deadline, watcher.watch(&client, words::is_up)).await {
         Ok(status) => match status? {
-            status if has_ended(&status) => Err(ended(instance, &status)),
+            status if words::has_ended(&status) => Err(ended(instance, &status)),
             _ => Ok(()),
         },
         Err(_) => Err(CliError::new(

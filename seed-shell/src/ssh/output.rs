@@ -1,0 +1,127 @@
+//! Where a command writes: the channel's two streams. A write waits until the client has room, so a client that
+//! does not read costs no memory.
+
+use russh::{ChannelWriteHalf, server::Msg};
+use seed_shim::logs::render::human::escaped;
+use serde_json::Value;
+use thiserror::Error;
+
+/// Standard error's number, RFC 4254, section 5.2.
+const STDERR: u32 = 1;
+
+/// The client has gone.
+#[derive(Debug, Error)]
+#[error("the client has gone")]
+pub struct Gone;
+
+/// A channel's streams.
+#[derive(Debug)]
+pub struct Output {
+    half: ChannelWriteHalf<Msg>,
+    /// The client's terminal is raw: lines end with a carriage return as well.
+    terminal: bool,
+}
+
+impl Output {
+    /// On this channel.
+    pub fn new(half: ChannelWriteHalf<Msg>, terminal: bool) -> Self {
+        Self { half, terminal }
+    }
+
+    /// Whether the client has a terminal for us.
+    pub fn terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes text to standard output. What comes from a guest must be escaped already.
+    pub async fn text(&self, text: impl AsRef<[u8]>) -> Result<(), Gone> {
+        let bytes = newlines(text.as_ref(), self.terminal);
+        self.half.data_bytes(bytes).await.map_err(|_| Gone)
+    }
+
+    /// Writes a JSON document, one line. Every control character in it is an escape of JSON.
+    pub async fn json(&self, value: &Value) -> Result<(), Gone> {
+        self.text(json_line(value)).await
+    }
+
+    /// Writes a line to standard error, escaped.
+    pub async fn complain(&self, line: &str) -> Result<(), Gone> {
+        let text = format!("{}\n", escaped(line));
+        let bytes = newlines(text.as_bytes(), self.terminal);
+        // On a terminal the two streams are one.
+        if self.terminal {
+            return self.half.data_bytes(bytes).await.map_err(|_| Gone);
+        }
+        let sent = self.half.extended_data_bytes(STDERR, bytes).await;
+        sent.map_err(|_| Gone)
+    }
+
+    /// Writes bytes as they are to one of the streams: what a command in an instance printed, for whoever asked
+    /// for just that.
+    pub async fn raw(&self, error: bool, bytes: Vec<u8>) -> Result<(), Gone> {
+        let sent = if error && !self.terminal {
+            self.half.extended_data_bytes(STDERR, bytes).await
+        } else {
+            self.half.data_bytes(bytes).await
+        };
+        sent.map_err(|_| Gone)
+    }
+
+    /// Says how it ended, and closes.
+    pub async fn close(&self, status: u8) {
+        // The client may have gone, and then there is nobody to tell.
+        let _ = self.half.exit_status(status.into()).await;
+        let _ = self.half.eof().await;
+        let _ = self.half.close().await;
+    }
+}
+
+/// One line of JSON in which no control character stands for itself: `serde_json` escapes those below U+0020 only.
+pub fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for c in value.to_string().chars() {
+        if c.is_control() {
+            line.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// The bytes, on a terminal with a carriage return before each newline.
+fn newlines(text: &[u8], terminal: bool) -> Vec<u8> {
+    if !terminal {
+        return text.to_vec();
+    }
+    let mut bytes = Vec::with_capacity(text.len() + text.len() / 32);
+    for &byte in text {
+        if byte == b'\n' {
+            bytes.push(b'\r');
+        }
+        bytes.push(byte);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_holds_no_control_character() {
+        let line = json_line(&json!({ "a": "\u{1b}[2J\u{9b}31m\u{7f}\n" }));
+        assert_eq!(line, "{\"a\":\"\\u001b[2J\\u009b31m\\u007f\\n\"}\n");
+        let back: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(back["a"], "\u{1b}[2J\u{9b}31m\u{7f}\n");
+    }
+
+    #[test]
+    fn a_raw_terminal_gets_carriage_returns() {
+        assert_eq!(newlines(b"a\nb\n", true), b"a\r\nb\r\n");
+        assert_eq!(newlines(b"a\n", false), b"a\n");
+    }
+}
