@@ -27,6 +27,7 @@ pub mod access;
 pub mod agent;
 pub mod config;
 pub mod containerd;
+mod locks;
 pub mod logs;
 pub mod management;
 pub mod names;

@@ -20,7 +20,10 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::bundle::Mount;
-use crate::names::{NameError, VolumeName};
+use crate::{
+    locks,
+    names::{NameError, VolumeName},
+};
 
 /// What a virtio-blk serial holds (virtio 1.3, 5.2.6.1: 20 bytes).
 pub const SERIAL_BYTES: usize = 20;
@@ -292,7 +295,7 @@ fn check_source(name: &VolumeName, path: &Path, read_only: bool) -> Result<Ident
         // QEMU locks what it writes to (locks of the open file description on single bytes), and is the one
         // who keeps a second VM out. Asking here, by a lock that goes with `file`, gives a better answer.
         // On a file system without locks it fails in another way, and QEMU has none either.
-        let locked = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
+        let locked = locks::take(|| fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive));
         if let Err(Errno::AGAIN | Errno::ACCESS) = locked {
             return Err(VolumeError::InUse {
                 name: name.clone(),

@@ -11,7 +11,10 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
-use crate::paths::{InstancePaths, TPM_LOCK as LOCK, TPM_MACHINE_ID as MACHINE_ID};
+use crate::{
+    locks,
+    paths::{InstancePaths, TPM_LOCK as LOCK, TPM_MACHINE_ID as MACHINE_ID},
+};
 
 /// Why the TPM's state cannot be used.
 #[derive(Debug, Error)]
@@ -66,7 +69,7 @@ impl StateDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(io(&lock_path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match locks::take(|| flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::InUse(path)),
             Err(error) => return Err(io(&lock_path)(error.into())),
