@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -174,5 +175,20 @@ pub(crate) fn in_order(text: &str, parts: &[&str]) -> Result<()> {
         );
         rest = &rest[at.unwrap_or_default() + part.len()..];
     }
+    Ok(())
+}
+
+/// The end of a log.
+pub(crate) fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// Kills a process with SIGKILL.
+pub(crate) fn kill(pid: u32) -> Result<()> {
+    // The shell's own: a small machine has no other.
+    let line = format!("kill -KILL {pid}");
+    let status = Command::new("sh").args(["-c", &line]).status()?;
+    ensure!(status.success(), "kill {pid}: {status}");
     Ok(())
 }

@@ -13,7 +13,7 @@ use seed_tests::{
     limit,
 };
 
-use crate::bench::{INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status};
+use crate::bench::{self, INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status};
 
 type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
@@ -48,14 +48,9 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
     for (case, test) in CASES {
         let passed = runner.case(&name(case), || test(&mut containerd));
         if !passed {
-            runner.note(&tail(&containerd.log()));
+            runner.note(&bench::tail(&containerd.log()));
         }
     }
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<_> = log.lines().collect();
-    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 fn start(containerd: &Containerd, id: &str) -> Result<()> {
@@ -201,9 +196,7 @@ fn restart(containerd: &mut Containerd) -> Result<()> {
     start(containerd, "ends")?;
     let pid: u32 = vmm_pid(containerd, "ends")?;
     containerd.kill()?;
-    Command::new("kill")
-        .args(["-KILL", &pid.to_string()])
-        .status()?;
+    bench::kill(pid)?;
     containerd.run()?;
     wait_status(containerd, "ends", "STOPPED")?;
     remove_killed(containerd, "ends")?;
@@ -224,9 +217,7 @@ fn vmm_pid(containerd: &Containerd, id: &str) -> Result<u32> {
 fn killed_shim(containerd: &mut Containerd) -> Result<()> {
     start(containerd, "orphan")?;
     for pid in containerd.shims()? {
-        Command::new("kill")
-            .args(["-KILL", &pid.to_string()])
-            .status()?;
+        bench::kill(pid)?;
     }
     // containerd notices, calls `delete`, and has either a stopped task or none.
     limit::until("the end of the orphan", limit::COMMAND, || {

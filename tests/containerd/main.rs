@@ -7,10 +7,14 @@
 
 use std::process::ExitCode;
 
-use seed_tests::{Runner, containerd::Programs};
+use seed_tests::{
+    Runner,
+    containerd::{Options, Programs},
+};
 
 mod bench;
 mod ctr;
+mod pod;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_args();
@@ -18,6 +22,11 @@ fn main() -> ExitCode {
         Ok(programs) => {
             for version in programs.versions() {
                 ctr::run(&mut runner, &programs, version);
+                let options = Options {
+                    network: true,
+                    ..Options::default()
+                };
+                pod::run(&mut runner, &programs, version, "pods", &options);
             }
         }
         Err(reason) => runner.skip("containerd", &reason),

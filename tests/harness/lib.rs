@@ -8,12 +8,14 @@
 #![allow(clippy::print_stdout, reason = "results of cases are for the terminal")]
 
 pub mod containerd;
+pub mod cri;
 pub mod instance;
 pub mod lab;
 pub mod limit;
 pub mod runner;
 
 pub use containerd::{Containerd, Version};
+pub use cri::Cri;
 pub use instance::{Instance, Spec};
 pub use lab::Lab;
 pub use runner::Runner;

@@ -68,6 +68,10 @@ async fn daemon(args: &[String]) {
         .iter()
         .find_map(|key| paths(args, key).into_iter().next())
         .expect("a socket on the command line");
+    // A TPM that has run has state: without any the shim takes the folder away.
+    if let Some(state) = paths(args, "dir").first() {
+        fs::write(state.join("tpm2-00.permall"), "state").unwrap();
+    }
     let listener = UnixListener::bind(socket).unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;

@@ -1,0 +1,23 @@
+//! Generates the CRI messages of the harness. Pure Rust: no `protoc` is needed.
+
+use std::{env, fs, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    protobuf_codegen::Codegen::new()
+        .pure()
+        .out_dir(&out)
+        .include("proto")
+        .input("proto/cri.proto")
+        .run()?;
+    // What is included cannot have attributes of its own: they stand where it is included.
+    let path = out.join("cri.rs");
+    let source = fs::read_to_string(&path)?;
+    let kept: Vec<_> = source
+        .lines()
+        .filter(|line| !line.starts_with("#![") && !line.starts_with("//!"))
+        .collect();
+    fs::write(&path, kept.join("\n") + "\n")?;
+    Ok(())
+}

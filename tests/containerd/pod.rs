@@ -1,0 +1,314 @@
+//! A pod's life by CRI, over stub VMs, with each series of containerd: sandbox, container, exec, streams, logs,
+//! stats, and all of it gone at the end.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{
+    Containerd, Cri, Runner, Version,
+    containerd::{Options, Programs},
+    cri::{
+        api::{
+            ContainerConfig, ContainerMetadata, ContainerState, ImageSpec, KeyValue, NamespaceMode,
+            PodSandboxConfig, PodSandboxMetadata,
+        },
+        stream::{self, Stream},
+    },
+    limit,
+};
+
+use crate::bench::{self, INIT, STUB, in_order, nothing_left};
+
+type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
+
+const CASES: [Case; 6] = [
+    ("a_pod_lives_and_leaves_nothing", whole_life),
+    ("streams_of_exec_and_attach", streams),
+    ("init_containers_run_one_after_the_other", init_containers),
+    (
+        "a_second_container_is_refused_with_a_sentence",
+        second_container,
+    ),
+    ("containerd_killed_and_started_finds_the_pod", restart),
+    ("a_pods_killed_shim_leaves_nothing", killed_shim),
+];
+
+/// Runs them on one containerd, in which CRI makes pods as `options` say.
+pub(crate) fn run(
+    runner: &mut Runner,
+    programs: &Programs,
+    version: Version,
+    kind: &str,
+    options: &Options,
+) {
+    let name = |case: &str| format!("{kind}_{}_{case}", version.as_str());
+    let names: Vec<_> = CASES.iter().map(|(case, _)| name(case)).collect();
+    let wanted: Vec<_> = names.iter().map(String::as_str).collect();
+    if !runner.wants(&wanted) {
+        for (case, _) in CASES {
+            runner.case(&name(case), || Ok(()));
+        }
+        return;
+    }
+    let mut up = None;
+    runner.always(&name("starts"), || {
+        let containerd = bench::stubs(programs, version, options)?;
+        containerd.import_busybox()?;
+        let cri = Cri::connect(&containerd)?;
+        up = Some((containerd, cri));
+        Ok(())
+    });
+    let Some((mut containerd, mut cri)) = up else {
+        return;
+    };
+    for (case, test) in CASES {
+        let passed = runner.case(&name(case), || test(&mut containerd, &cri));
+        if !passed {
+            runner.note(&bench::tail(&containerd.log()));
+        }
+        // A restart in between has taken the old connection.
+        match Cri::connect(&containerd) {
+            Ok(new) => cri = new,
+            Err(error) => runner.note(&format!("no CRI any more: {error:#}")),
+        }
+    }
+}
+
+/// A pod of this name in the namespace `test`.
+pub(crate) fn sandbox(containerd: &Containerd, name: &str) -> Result<PodSandboxConfig> {
+    let logs = containerd.dir().join("pod-logs").join(name);
+    fs::create_dir_all(&logs)?;
+    let metadata = PodSandboxMetadata {
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        namespace: "test".to_owned(),
+        ..Default::default()
+    };
+    let mut config = PodSandboxConfig {
+        metadata: Some(metadata).into(),
+        hostname: name.to_owned(),
+        log_directory: logs.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let security = config
+        .linux
+        .mut_or_insert_default()
+        .security_context
+        .mut_or_insert_default();
+    security.namespace_options.mut_or_insert_default().pid = NamespaceMode::CONTAINER.into();
+    Ok(config)
+}
+
+/// A container of the stub's image.
+pub(crate) fn container(name: &str) -> ContainerConfig {
+    let metadata = ContainerMetadata {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    let image = ImageSpec {
+        image: STUB.to_owned(),
+        ..Default::default()
+    };
+    let variable = KeyValue {
+        key: "GREETING".to_owned(),
+        value: "hello".to_owned(),
+        ..Default::default()
+    };
+    ContainerConfig {
+        metadata: Some(metadata).into(),
+        image: Some(image).into(),
+        command: vec![INIT.to_owned()],
+        envs: vec![variable],
+        log_path: format!("{name}.log"),
+        ..Default::default()
+    }
+}
+
+/// Makes a pod with a running container; the ids of both.
+pub(crate) fn started(
+    containerd: &Containerd,
+    cri: &Cri,
+    name: &str,
+) -> Result<(PodSandboxConfig, String, String)> {
+    let config = sandbox(containerd, name)?;
+    let pod = cri.run_pod(&config, "seed")?;
+    let id = cri.create(&pod, &container("app"), &config)?;
+    cri.start(&id)?;
+    ensure!(
+        state(cri, &id)? == ContainerState::RUNNING,
+        "it does not run"
+    );
+    Ok((config, pod, id))
+}
+
+pub(crate) fn state(cri: &Cri, container: &str) -> Result<ContainerState> {
+    Ok(cri.status(container)?.state.enum_value_or_default())
+}
+
+/// Stops and removes a pod with all in it.
+pub(crate) fn end(containerd: &Containerd, cri: &Cri, pod: &str) -> Result<()> {
+    cri.stop_pod(pod)?;
+    cri.remove_pod(pod)?;
+    nothing_left(containerd)
+}
+
+fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
+    limit::until(
+        &format!("the log {}", path.display()),
+        limit::LOG_LINE,
+        || {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            Ok(in_order(&text, parts).is_ok().then_some(()))
+        },
+    )
+}
+
+fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (config, pod, id) = started(containerd, cri, "life")?;
+    // One shim for both, and no machine for the pause.
+    ensure!(
+        containerd.shims()?.len() == 1,
+        "shims: {:?}",
+        containerd.shims()?
+    );
+    let address = cri.pod_status(&pod)?.network.ip.clone();
+    ensure!(address.starts_with("10."), "the pod's address: {address:?}");
+    let log = Path::new(&config.log_directory).join("app.log");
+    log_has(
+        &log,
+        &[
+            "stdout F",
+            "stub guest is up",
+            "stub guest has nothing to do",
+        ],
+    )?;
+    let failed = cri.exec_sync(&id, &["false"])?;
+    ensure!(failed.exit_code == 3, "{failed:?}");
+    let none = cri.exec_sync(&id, &["nonesuch"]);
+    let said = none.map(|_| ()).unwrap_err().to_string();
+    ensure!(said.contains("ExecSync"), "{said}");
+    let stats = cri.stats(&id)?;
+    ensure!(
+        stats.memory.is_some() || stats.cpu.is_some(),
+        "no stats: {stats:?}"
+    );
+
+    fs::rename(&log, log.with_extension("1"))?;
+    cri.reopen_log(&id)?;
+    ensure!(log.exists(), "the log was not reopened");
+
+    cri.stop(&id, 20)?;
+    let status = cri.status(&id)?;
+    ensure!(
+        status.state.enum_value_or_default() == ContainerState::EXITED && status.exit_code == 0,
+        "{status:?}"
+    );
+    cri.remove(&id)?;
+    // The identity has the pod's name, for the next container of that name.
+    let kept = containerd
+        .state_dir()
+        .join("tpm/k8s.io/test_life_app/machine-id");
+    let kept_names = || fs::read_dir(kept.ancestors().nth(2).unwrap_or(&kept)).map(Vec::from_iter);
+    ensure!(
+        kept.exists(),
+        "no {}, only {:?}",
+        kept.display(),
+        kept_names()
+    );
+    end(containerd, cri, &pod)
+}
+
+fn streams(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, id) = started(containerd, cri, "streams")?;
+    let mut exec = Stream::open(&cri.exec_url(&id, &["cat"])?)?;
+    exec.send(stream::STDIN, b"to and fro\n")?;
+    let text = exec.read_until(stream::STDOUT, "fro\n", limit::COMMAND)?;
+    ensure!(text == "to and fro\n", "exec: {text:?}");
+    drop(exec);
+
+    let mut failed = Stream::open(&cri.exec_url(&id, &["false"])?)?;
+    let text = failed.read_until(stream::ERROR, "ExitCode", limit::COMMAND)?;
+    ensure!(text.contains("\"3\""), "status: {text}");
+
+    // Attach shows what comes from now on; that it opens on a running container is what is tried here.
+    let attach = Stream::open(&cri.attach_url(&id)?)?;
+    drop(attach);
+    end(containerd, cri, &pod)
+}
+
+fn init_containers(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let config = sandbox(containerd, "inits")?;
+    let pod = cri.run_pod(&config, "seed")?;
+    for name in ["first", "second", "app"] {
+        let id = cri.create(&pod, &container(name), &config)?;
+        cri.start(&id)?;
+        ensure!(
+            state(cri, &id)? == ContainerState::RUNNING,
+            "{name} does not run"
+        );
+        cri.stop(&id, 20)?;
+    }
+    let kept = containerd.state_dir().join("tpm/k8s.io");
+    for name in ["test_inits_first", "test_inits_second", "test_inits_app"] {
+        ensure!(kept.join(name).is_dir(), "no identity {name}");
+    }
+    end(containerd, cri, &pod)
+}
+
+fn second_container(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (config, pod, id) = started(containerd, cri, "two")?;
+    let second = cri.create(&pod, &container("sidecar"), &config)?;
+    let refused = cri.start(&second).map(|()| String::new());
+    let said = format!(
+        "{:#}",
+        refused.err().context("a second container was started")?
+    );
+    in_order(
+        &said,
+        &[id.as_str(), "a machine of its own", "init container"],
+    )?;
+    ensure!(
+        state(cri, &id)? == ContainerState::RUNNING,
+        "the first one ended"
+    );
+    end(containerd, cri, &pod)
+}
+
+fn restart(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, id) = started(containerd, cri, "stays")?;
+    let shims = containerd.shims()?;
+    containerd.kill()?;
+    containerd.run()?;
+    // CRI answers a little later than containerd.
+    let cri = limit::until("CRI after the restart", limit::COMMAND, || {
+        let cri = Cri::connect(containerd)?;
+        Ok(cri.pod_status(&pod).is_ok().then_some(cri))
+    })?;
+    ensure!(
+        containerd.shims()? == shims,
+        "another shim after the restart"
+    );
+    ensure!(cri.pod_status(&pod)?.state == 0, "the pod is not ready");
+    ensure!(
+        state(&cri, &id)? == ContainerState::RUNNING,
+        "the container does not run"
+    );
+    ensure!(cri.exec_sync(&id, &["false"])?.exit_code == 3, "exec");
+    end(containerd, &cri, &pod)
+}
+
+fn killed_shim(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, id) = started(containerd, cri, "orphan")?;
+    for pid in containerd.shims()? {
+        bench::kill(pid)?;
+    }
+    limit::until("the end of both", limit::COMMAND, || {
+        let gone = state(cri, &id)? == ContainerState::EXITED && cri.pod_status(&pod)?.state == 1;
+        Ok(gone.then_some(()))
+    })?;
+    ensure!(
+        cri.status(&id)?.exit_code != 0,
+        "a killed shim is no success"
+    );
+    end(containerd, cri, &pod)
+}
