@@ -185,8 +185,9 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
     let none = cri.exec_sync(&id, &["nonesuch"]);
-    let said = none.map(|_| ()).unwrap_err().to_string();
-    ensure!(said.contains("ExecSync"), "{said}");
+    let said = none.err().context("nonesuch was started")?;
+    let said = format!("{said:#}");
+    ensure!(said.contains("nonesuch"), "{said}");
     let stats = cri.stats(&id)?;
     ensure!(
         stats.memory.is_some() || stats.cpu.is_some(),
