@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::logs::{pack::Compression, store};
+use crate::{
+    logs::{pack::Compression, store},
+    spec::{KATA_ANNOTATIONS, MemoryMib, Vcpus},
+};
 
 /// Where the configuration is looked for when nothing else says so.
 pub const DEFAULT_FILE: &str = "/etc/seed/shim.toml";
@@ -254,6 +257,29 @@ impl Logs {
     }
 }
 
+/// How far an instance may grow while it runs, unless its annotations say otherwise. 0: not at all. Memory that
+/// could be added costs every guest about 4 MiB of what it has; processors cost next to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Growth {
+    /// Processors.
+    pub max_vcpus: u32,
+    /// Memory in MiB.
+    pub max_memory_mib: u32,
+}
+
+impl Growth {
+    /// The key that is wrong, and how.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        let wrong = |key, problem: Option<String>| problem.map(|problem| (key, problem));
+        let vcpus = (self.max_vcpus > 0).then(|| Vcpus::try_from(self.max_vcpus).err());
+        let memory =
+            (self.max_memory_mib > 0).then(|| MemoryMib::try_from(self.max_memory_mib).err());
+        wrong("growth.max_vcpus", vcpus.flatten())
+            .or_else(|| wrong("growth.max_memory_mib", memory.flatten()))
+    }
+}
+
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -275,6 +301,10 @@ pub struct Config {
     pub limits: Limits,
     /// The journal on the host.
     pub logs: Logs,
+    /// How far instances may grow while they run.
+    pub growth: Growth,
+    /// Annotations of Kata Containers that a bundle may carry, without their prefix.
+    pub enable_annotations: Vec<String>,
 }
 
 impl Default for Config {
@@ -288,6 +318,10 @@ impl Default for Config {
             programs: Programs::default(),
             limits: Limits::default(),
             logs: Logs::default(),
+            growth: Growth::default(),
+            enable_annotations: ["default_vcpus", "default_memory"]
+                .map(str::to_owned)
+                .into(),
         }
     }
 }
@@ -352,8 +386,13 @@ impl Config {
                 return wrong(key, format!("must be from 1 to {MAX_LIMIT_SECONDS}"));
             }
         }
-        if let Some((key, problem)) = self.logs.problem() {
+        if let Some((key, problem)) = self.logs.problem().or_else(|| self.growth.problem()) {
             return wrong(key, problem);
+        }
+        let unknown = |name: &&String| !KATA_ANNOTATIONS.contains(&name.as_str());
+        if let Some(name) = self.enable_annotations.iter().find(unknown) {
+            let known = KATA_ANNOTATIONS.join(", ");
+            return wrong("enable_annotations", format!("{name:?} is none of {known}"));
         }
         if self.log_level.parse::<tracing::Level>().is_err() {
             return wrong("log_level", format!("{:?} is unknown", self.log_level));
@@ -413,6 +452,9 @@ mod tests {
             ("[logs]\ntotal_mib = 31", "logs.total_mib"),
             ("[logs]\ncompression = 'lz4'", "lz4"),
             ("log_level = 'loud'", "log_level"),
+            ("[growth]\nmax_vcpus = 65", "growth.max_vcpus"),
+            ("[growth]\nmax_memory_mib = 1", "growth.max_memory_mib"),
+            ("enable_annotations = ['kernel']", "enable_annotations"),
             ("accel = 'hax'", "hax"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -46,7 +46,10 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
         bundle: &bundle,
-        accel: Accel::Auto,
+        config: &Config {
+            accel: Accel::Auto,
+            ..Config::default()
+        },
         cpu: Cpu {
             has_flag: true,
             has_device: true,

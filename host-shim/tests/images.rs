@@ -45,7 +45,10 @@ fn build(dir: &Path, image: &Path, option: &str) -> Result<VmSpec, SpecError> {
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
         bundle: &bundle,
-        accel: Accel::Tcg,
+        config: &Config {
+            accel: Accel::Tcg,
+            ..Config::default()
+        },
         cpu: Cpu {
             has_flag: false,
             has_device: false,

@@ -13,7 +13,7 @@ use containerd_shim_protos::{
         CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest,
         ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest,
         ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest, Status,
-        WaitRequest, WaitResponse,
+        UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     cgroups_v2::metrics::Metrics,
     protobuf::{Message, well_known_types::any::Any},
@@ -124,6 +124,20 @@ impl Bench {
         let stats = self.client.stats(soon(), &request).await?.stats;
         assert_eq!(stats.type_url, "io.containerd.cgroups.v2.Metrics");
         Ok(Metrics::parse_from_bytes(&stats.value).unwrap())
+    }
+
+    async fn update(&self, id: &str, resources: serde_json::Value) -> ttrpc::Result<()> {
+        let request = UpdateTaskRequest {
+            id: id.into(),
+            resources: Some(Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+                value: resources.to_string().into_bytes(),
+                ..Any::default()
+            })
+            .into(),
+            ..Default::default()
+        };
+        self.client.update(soon(), &request).await.map(drop)
     }
 
     async fn running(&self, id: &str) {
@@ -591,6 +605,64 @@ async fn stats_are_the_guests_and_stay_when_it_gives_none() {
     bench.kill("a", "", 9).await.unwrap();
     bench.wait("a", "").await.unwrap();
     assert_eq!(code(bench.stats("a").await).0, Code::NOT_FOUND);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn update_gives_more_and_refuses_the_rest_with_the_way_out() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.bundle("a");
+    bench.configure("a", |config| {
+        config["annotations"]["seed.loom.farm/max_vcpus"] = "4".into();
+        config["annotations"]["seed.loom.farm/max_memory_mib"] = "1024".into();
+    });
+    bench.create("a").await.unwrap();
+    let memory = |mib: u64| json!({"memory": {"limit": mib << 20}, "cpu": {"shares": 2}});
+    let (early, message) = code(bench.update("a", memory(768)).await);
+    assert_eq!(
+        (early, message.as_str()),
+        (Code::FAILED_PRECONDITION, "container a does not run")
+    );
+    bench.start("a", "").await.unwrap();
+    let more = json!({"memory": {"limit": 700 << 20}, "cpu": {"quota": 250_000}});
+    bench.update("a", more).await.unwrap();
+    let size = bench.vmm.grown.lock().unwrap().unwrap();
+    assert_eq!((size.vcpus, size.memory_mib), (3, 768));
+    let told = bench
+        .vmm
+        .agent
+        .lock()
+        .unwrap()
+        .as_ref()
+        .map(|agent| agent.told.clone());
+    assert_eq!(told.unwrap().lock().unwrap().online, Some(3));
+    let socket = bench.paths("a").management_socket();
+    let client = management::Client::connect(&socket).await.unwrap();
+    let status = client.status(0, Duration::ZERO).await.unwrap();
+    assert_eq!((status.vcpus, status.memory_mib), (3, 768));
+    for (resources, kind, said) in [
+        (
+            memory(2048),
+            Code::FAILED_PRECONDITION,
+            "seed.loom.farm/max_memory_mib",
+        ),
+        (
+            memory(512),
+            Code::FAILED_PRECONDITION,
+            "does not shrink to 512",
+        ),
+        (
+            json!({"cpu": {"quota": 500_000}}),
+            Code::FAILED_PRECONDITION,
+            "growth.max_vcpus",
+        ),
+        (memory(1), Code::INVALID_ARGUMENT, "1 MiB of memory"),
+        (json!("more"), Code::INVALID_ARGUMENT, "resources"),
+    ] {
+        let (code, message) = code(bench.update("a", resources).await);
+        assert_eq!(code, kind, "{message}");
+        assert!(message.contains(said), "{message}");
+    }
     bench.stop().await;
 }
 

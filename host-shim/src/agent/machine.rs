@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use seed_protocol::kata::agent::{
-    BlkioStats, BlkioStatsEntry, NetworkStats, StatsContainerRequest, StatsContainerResponse,
+    BlkioStats, BlkioStatsEntry, NetworkStats, OnlineCPUMemRequest, StatsContainerRequest,
+    StatsContainerResponse,
 };
 
 use super::{Agent, AgentError, client::within};
@@ -30,6 +31,18 @@ impl Agent {
         let kata = self.kata_within(limit).await?;
         let result = kata.stats_container(within(limit), &request).await;
         self.sorted("StatsContainer", result).await.map(usage)
+    }
+
+    /// `OnlineCPUMem`: brings online what was attached, and waits for this many processors.
+    pub async fn online(&self, vcpus: u32, limit: Duration) -> Result<(), AgentError> {
+        let request = OnlineCPUMemRequest {
+            wait: true,
+            nb_cpus: vcpus,
+            ..Default::default()
+        };
+        let kata = self.kata_within(limit).await?;
+        let result = kata.online_cpu_mem(within(limit), &request).await;
+        self.sorted("OnlineCPUMem", result).await.map(drop)
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     rootfs::Rootfs,
     spec::VmSpec,
     tpm::StateDir,
-    vmm::{self, Control, VmEvent, Vmm, VmmError},
+    vmm::{self, Control, MachineSize, VmEvent, Vmm, VmmError},
 };
 
 /// SIGTERM.
@@ -50,6 +50,7 @@ pub(super) enum Input {
     Start(oneshot::Sender<Result<u32, StartError>>),
     Kill(Kill),
     Control(Control),
+    Grown(MachineSize),
     Launched(Result<vmm::Machine, VmmError>),
     Vm(VmEvent),
     Beacon(Beacon),
@@ -185,6 +186,7 @@ impl Driver {
             }
             Input::Kill(kill) => self.feed(Event::Kill(kill)),
             Input::Control(control) => self.tell(control),
+            Input::Grown(size) => self.publish(|view| view.size = size),
             Input::Launched(Ok(machine)) => self.launched(machine),
             Input::Launched(Err(error)) => {
                 self.feed(Event::LaunchFailed(with_cause(&error)));

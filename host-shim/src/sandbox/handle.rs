@@ -7,10 +7,11 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::{
     driver::{Driver, Input},
+    grow::{self, GrowError, Wanted},
     state::{Exit, Kill},
     view::{Ended, View},
 };
@@ -22,7 +23,7 @@ use crate::{
     spec::VmSpec,
     tpm::StateDir,
     usage::{self, GuestUsage, HostUsage, Meter},
-    vmm::{Control, Vmm},
+    vmm::{Control, MachineSize, Vmm},
 };
 
 /// Figures of the log, once there is one.
@@ -81,13 +82,19 @@ pub struct Sandbox {
     spec: Arc<VmSpec>,
     log: LogFigures,
     meter: Arc<Meter>,
+    /// Who changes its size.
+    growing: Arc<Mutex<()>>,
 }
 
 impl Sandbox {
     /// Begins a life. Nothing is started yet.
     pub fn create(parts: Parts) -> Self {
         let (inputs, received) = mpsc::unbounded_channel();
-        let (publish, view) = watch::channel(View::new());
+        let size = MachineSize {
+            vcpus: parts.spec.vcpus.get(),
+            memory_mib: parts.spec.memory.get(),
+        };
+        let (publish, view) = watch::channel(View::new(size));
         let agent = Agent::new(parts.spec.paths.vsock_socket());
         let log = Arc::new(OnceLock::new());
         let spec = Arc::clone(&parts.spec);
@@ -108,6 +115,7 @@ impl Sandbox {
             spec,
             log,
             meter,
+            growing: Arc::default(),
         }
     }
 
@@ -137,6 +145,27 @@ impl Sandbox {
         let _ = view
             .wait_for(|view| view.paused == pause || view.ended.is_some())
             .await;
+    }
+
+    /// Gives it more processors or memory while it runs, and returns when its guest has them.
+    pub async fn grow(&self, wanted: Wanted) -> Result<(), GrowError> {
+        let _one_at_a_time = self.growing.lock().await;
+        let now = self.view().size;
+        let size = grow::check(now, wanted, &self.spec)?;
+        if size == now {
+            return Ok(());
+        }
+        let (agent, id) = (self.agent.apart(), &self.spec.id);
+        let memory = grow::guest_memory(&agent, id).await?;
+        let (reply, answer) = oneshot::channel();
+        self.inputs
+            .send(Input::Control(Control::Grow(size, reply)))
+            .map_err(|_| GrowError::Gone)?;
+        answer.await.map_err(|_| GrowError::Gone)??;
+        let more = size.memory_mib > now.memory_mib;
+        grow::bring_online(&agent, id, size, more, memory).await?;
+        let _ = self.inputs.send(Input::Grown(size));
+        Ok(())
     }
 
     /// What is known now.

@@ -7,6 +7,7 @@ mod driver;
 mod exit_record;
 mod failure;
 mod follow;
+mod grow;
 mod handle;
 mod stages;
 mod start;
@@ -14,6 +15,7 @@ pub mod state;
 mod view;
 
 pub use exit_record::ExitRecord;
+pub use grow::{GrowError, Wanted};
 pub use handle::{Observer, Parts, Sandbox, StartError};
 pub use state::{Exit, Kill, Phase};
 pub use view::{Ended, View};

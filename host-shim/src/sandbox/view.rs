@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use seed_protocol::seed::v1::{GuestStatus, Stage};
 
 use super::state::{Exit, Phase};
-use crate::vmm::ProcessInfo;
+use crate::vmm::{MachineSize, ProcessInfo};
 
 /// How and when it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct View {
     pub paused: bool,
     /// The VMM's pid; before there is one, the shim's.
     pub pid: u32,
+    /// How large it is now.
+    pub size: MachineSize,
     /// Every process of the VM.
     pub processes: Vec<ProcessInfo>,
     /// Stages of the boot with their time since Create, in order.
@@ -54,12 +56,13 @@ pub struct View {
 
 impl View {
     /// Before anything has happened.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(size: MachineSize) -> Self {
         Self {
             revision: 1,
             phase: Phase::Created,
             paused: false,
             pid: std::process::id(),
+            size,
             processes: Vec::new(),
             stages: Vec::new(),
             boot_id: String::new(),

@@ -11,7 +11,7 @@ use crate::{
     names::NameError,
     net::NamespaceError,
     rootfs::RootfsError,
-    sandbox::{StartError, with_cause},
+    sandbox::{GrowError, StartError, with_cause},
     spec::{BundleError, SpecError},
     tpm::StateDirError,
     vmm::VmmError,
@@ -53,6 +53,9 @@ pub enum TaskError {
     /// The start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Another size.
+    #[error(transparent)]
+    Grow(#[from] GrowError),
     /// The guest's agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -94,6 +97,9 @@ impl From<TaskError> for ttrpc::Error {
             TaskError::Exists(_) => status::already_exists(text),
             TaskError::Tpm(StateDirError::InUse(_))
             | TaskError::State(_)
+            | TaskError::Grow(
+                GrowError::Shrinks { .. } | GrowError::NoRoom { .. } | GrowError::Gone,
+            )
             | TaskError::Vmm(VmmError::Program(_)) => status::failed_precondition(text),
             TaskError::Unsupported(method) => status::unimplemented(method),
             // The guest's own refusal is the answer; its silence is ours to name.
@@ -102,6 +108,7 @@ impl From<TaskError> for ttrpc::Error {
                 None => status::unavailable(text),
             },
             TaskError::Tpm(_)
+            | TaskError::Grow(_)
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)
             | TaskError::Namespace(_)

@@ -33,7 +33,8 @@ use super::{
 use crate::{
     names::ExecId,
     rootfs::RootMount,
-    sandbox::{Ended, Kill, Phase},
+    sandbox::{Ended, Kill, Phase, Wanted},
+    spec::Resources,
 };
 
 /// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
@@ -107,6 +108,17 @@ fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
             options: mount.options.clone(),
         })
         .collect()
+}
+
+/// The size that an OCI `LinuxResources` document asks for.
+fn wanted(document: &[u8]) -> std::result::Result<Wanted, TaskError> {
+    let wrong = |problem: String| TaskError::Invalid(format!("resources: {problem}"));
+    let resources: Resources =
+        serde_json::from_slice(document).map_err(|error| wrong(error.to_string()))?;
+    Ok(Wanted {
+        vcpus: resources.vcpus().map_err(wrong)?,
+        memory: resources.memory().map_err(wrong)?,
+    })
 }
 
 fn status(phase: Phase, paused: bool) -> Status {
@@ -388,8 +400,15 @@ impl shim_async::Task for Service {
         Ok(Empty::new())
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> Result<Empty> {
-        Err(TaskError::Unsupported("Update").into())
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
+        let task = self.task(&request.id)?;
+        // Before its start the bundle decides, and containerd changes that by itself.
+        if task.sandbox.view().phase != Phase::Running {
+            return Err(TaskError::State(format!("container {} does not run", task.id)).into());
+        }
+        let wanted = wanted(&request.resources.value)?;
+        task.sandbox.grow(wanted).await.map_err(TaskError::from)?;
+        Ok(Empty::new())
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Result<WaitResponse> {

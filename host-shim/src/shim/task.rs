@@ -131,7 +131,7 @@ impl Task {
             paths: &paths,
             bundle: &bundle,
             rootfs: rootfs.path(),
-            accel: config.accel,
+            config,
             cpu: Cpu::look(),
             host_address: *host_address,
         })?;

@@ -11,7 +11,7 @@ use crate::config::Accel;
 /// The prefix of ours.
 pub const PREFIX: &str = "seed.loom.farm/";
 
-const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, accel, network or kernel_params";
+const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, max_vcpus, max_memory_mib, accel, network or kernel_params";
 
 /// What an annotation may say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub struct Annotations {
     pub vcpus: Option<Vcpus>,
     /// `memory_mib`: overrides the size's.
     pub memory: Option<MemoryMib>,
+    /// `max_vcpus`: how far it may grow while it runs; overrides the configuration's.
+    pub max_vcpus: Option<Vcpus>,
+    /// `max_memory_mib`: the same of its memory.
+    pub max_memory: Option<MemoryMib>,
     /// `accel`: overrides the configuration's.
     pub accel: Option<Accel>,
     /// `network`: `none` or `user`.
@@ -32,11 +36,23 @@ pub struct Annotations {
 
 /// An annotation that cannot be meant.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("annotation {PREFIX}{key}={value:?}: {problem}")]
+#[error("annotation {prefix}{key}={value:?}: {problem}")]
 pub struct AnnotationError {
+    prefix: &'static str,
     key: String,
     value: String,
     problem: String,
+}
+
+impl AnnotationError {
+    pub(super) fn new(prefix: &'static str, key: &str, value: &str, problem: String) -> Self {
+        Self {
+            prefix,
+            key: key.to_owned(),
+            value: value.to_owned(),
+            problem,
+        }
+    }
 }
 
 impl Annotations {
@@ -47,11 +63,8 @@ impl Annotations {
             let Some(key) = name.strip_prefix(PREFIX) else {
                 continue;
             };
-            ours.take(key, value).map_err(|problem| AnnotationError {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                problem,
-            })?;
+            ours.take(key, value)
+                .map_err(|problem| AnnotationError::new(PREFIX, key, value, problem))?;
         }
         Ok(ours)
     }
@@ -61,6 +74,8 @@ impl Annotations {
             "size" => self.size = Some(value.parse()?),
             "vcpus" => self.vcpus = Some(Vcpus::try_from(number(value)?)?),
             "memory_mib" => self.memory = Some(MemoryMib::try_from(number(value)?)?),
+            "max_vcpus" => self.max_vcpus = Some(Vcpus::try_from(number(value)?)?),
+            "max_memory_mib" => self.max_memory = Some(MemoryMib::try_from(number(value)?)?),
             "accel" => {
                 let accel = value.parse::<Accel>().map_err(|error| error.to_string())?;
                 self.accel = Some(accel);
@@ -72,16 +87,19 @@ impl Annotations {
                     _ => return Err("use none or user".into()),
                 });
             }
-            "kernel_params" => {
-                if value.chars().any(char::is_control) {
-                    return Err("has a control character".into());
-                }
-                self.kernel_params = value.split_whitespace().map(str::to_owned).collect();
-            }
+            "kernel_params" => self.kernel_params = words(value)?,
             _ => return Err(UNKNOWN.into()),
         }
         Ok(())
     }
+}
+
+/// Kernel parameters, separated by spaces.
+pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
+    if text.chars().any(char::is_control) {
+        return Err("has a control character".into());
+    }
+    Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
 fn number(text: &str) -> Result<u32, String> {

@@ -14,13 +14,13 @@ use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, InsideError, KernelFormat, Network, Size, VmSpec, VolumeError, accel,
+    Cpu, InsideError, KernelFormat, Network, Sizing, VmSpec, VolumeError, accel,
     bootspec::{self, FILE},
     bundle::Mount,
-    cri, environment, inside, volumes,
+    cri, environment, inside, sizing, volumes,
 };
 use crate::{
-    config::Accel,
+    config::Config,
     names::{ContainerId, Namespace},
     paths::{InstancePaths, SocketPathError},
 };
@@ -30,6 +30,10 @@ pub(super) const MAX_CMDLINE_BYTES: usize = 2048;
 
 /// The machine id and its name on the command line.
 const MACHINE_ID_BYTES: usize = " systemd.machine_id=".len() + 32;
+
+/// Room to grow lies above 4 GiB, so Linux sets 64 MiB aside for devices that reach no further. There are none
+/// here: 2048 slots of 2 KiB are enough (kernel/dma/swiotlb.c).
+const SMALL_SWIOTLB: &str = "swiotlb=2048";
 
 /// Mount types that every OCI document carries for a container. A guest mounts these by itself.
 const GUESTS_OWN: [&str; 7] = [
@@ -119,6 +123,17 @@ pub enum SpecError {
         "the environment has {0} bytes, at most {MAX_TOTAL_BYTES} are possible: give large values as files on a volume"
     )]
     EnvTotal(usize),
+    /// A limit of the container.
+    #[error("the container's {what} limit: {problem}")]
+    Limit {
+        /// `CPU` or `memory`.
+        what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The machine would start larger than it may grow.
+    #[error("max_vcpus or max_memory_mib: {0}")]
+    Growth(String),
     /// A mount that no guest could see.
     #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images", destination.display())]
     Mount {
@@ -142,8 +157,8 @@ pub struct Inputs<'a> {
     pub bundle: &'a Bundle,
     /// The mounted root.
     pub rootfs: &'a Path,
-    /// What the configuration says about the processor.
-    pub accel: Accel,
+    /// What the configuration says.
+    pub config: &'a Config,
     /// What the host says about it.
     pub cpu: Cpu,
     /// The host's address: what a guest may call its node by.
@@ -176,15 +191,27 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         paths,
         bundle,
         rootfs,
-        accel: asked,
+        config,
         cpu,
         host_address,
     } = *inputs;
     let init = init_program(&bundle.args)?;
     let boot = read_boot_spec(rootfs, init)?;
     let annotations = Annotations::parse(&bundle.annotations)?;
-    let size = annotations.size.or(boot.seed.size).unwrap_or(Size::Xs);
-    let accel = accel::resolve(annotations.accel.unwrap_or(asked), cpu)?;
+    let kata = sizing::kata_of(&bundle.annotations, config)?;
+    let Sizing {
+        vcpus,
+        memory,
+        max_vcpus,
+        max_memory,
+    } = sizing::decide(
+        &annotations,
+        &kata,
+        &bundle.resources,
+        boot.seed.size,
+        config,
+    )?;
+    let accel = accel::resolve(annotations.accel.unwrap_or(config.accel), cpu)?;
     let (kernel, kernel_format) = kernel(rootfs, &boot.kernel)?;
     let missing = |source| SpecError::Missing {
         what: "initrd",
@@ -203,13 +230,22 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         namespace: namespace.clone(),
         id: id.clone(),
         paths: paths.clone(),
-        vcpus: annotations.vcpus.unwrap_or_else(|| size.vcpus()),
-        memory: annotations.memory.unwrap_or_else(|| size.memory()),
+        vcpus,
+        memory,
+        max_vcpus,
+        max_memory,
         accel,
         kernel,
         kernel_format,
         initrd,
-        kernel_parameters: kernel_parameters(&boot, &annotations.kernel_params, init, beacon_port),
+        kernel_parameters: kernel_parameters(
+            &boot,
+            &[kata.kernel_params, annotations.kernel_params].concat(),
+            init,
+            beacon_port,
+            max_memory.get() > memory.get(),
+        ),
+        tpm_socket: kata.tpm_socket,
         rootfs: rootfs.to_owned(),
         volumes,
         network,
@@ -261,6 +297,7 @@ fn kernel_parameters(
     more: &[String],
     init: &Path,
     beacon_port: u32,
+    memory_grows: bool,
 ) -> Vec<String> {
     // The last root=, rootfstype= and init= win, so the host's come after the closure's.
     let mut all = boot.kernel_params.clone();
@@ -271,6 +308,9 @@ fn kernel_parameters(
     if !boot.kernel_params.iter().any(|word| word == "root=fstab") {
         all.push(format!("root={}", guest::ROOT_TAG));
         all.push("rootfstype=virtiofs".into());
+    }
+    if memory_grows {
+        all.push(SMALL_SWIOTLB.into());
     }
     all.extend([
         "rw".into(),

@@ -10,6 +10,8 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::Resources;
+
 /// The file's name in a bundle.
 pub(super) const FILE: &str = "config.json";
 
@@ -63,6 +65,8 @@ struct Document {
 struct Linux {
     #[serde(default)]
     namespaces: Vec<LinuxNamespace>,
+    #[serde(default)]
+    resources: Option<Resources>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +125,8 @@ pub struct Bundle {
     pub annotations: BTreeMap<String, String>,
     /// The network namespace that it shall be in, where it names one that exists.
     pub network_namespace: Option<PathBuf>,
+    /// `linux.resources`.
+    pub resources: Resources,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -173,6 +179,7 @@ impl Bundle {
             mounts,
             annotations,
             network_namespace,
+            resources: linux.resources.unwrap_or_default(),
         })
     }
 }

@@ -105,6 +105,7 @@ fn parse((index, entry): (usize, &String)) -> Result<EnvVar, SpecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Resources;
 
     fn environment(env: &[&str], annotations: &[(&str, &str)]) -> Result<Vec<String>, SpecError> {
         let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -117,6 +118,7 @@ mod tests {
             mounts: Vec::new(),
             annotations: annotations.iter().map(pair).collect(),
             network_namespace: None,
+            resources: Resources::default(),
         };
         let namespace = Namespace::try_from("default").unwrap();
         let id = ContainerId::try_from("web").unwrap();

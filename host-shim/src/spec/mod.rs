@@ -15,6 +15,9 @@ mod bundle;
 mod cri;
 mod environment;
 mod inside;
+mod kata;
+mod resources;
+mod sizing;
 mod volumes;
 
 use std::{fmt, path::PathBuf};
@@ -27,6 +30,9 @@ pub use bundle::{Bundle, BundleError};
 pub use cri::{Role, pod_name, state_name};
 pub use environment::host_address;
 pub use inside::{InsideError, resolve as resolve_inside};
+pub use kata::{KNOWN as KATA_ANNOTATIONS, PREFIX as KATA_PREFIX};
+pub use resources::Resources;
+pub use sizing::{MEMORY_STEP_MIB, Sizing};
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 
 use crate::{
@@ -168,6 +174,10 @@ pub struct VmSpec {
     pub vcpus: Vcpus,
     /// Memory.
     pub memory: MemoryMib,
+    /// As many processors as the machine may ever have.
+    pub max_vcpus: Vcpus,
+    /// As much memory as it may ever have.
+    pub max_memory: MemoryMib,
     /// How the processor is run.
     pub accel: VmAccel,
     /// The kernel, on the host, with no symbolic link left in its path.
@@ -180,6 +190,8 @@ pub struct VmSpec {
     pub kernel_parameters: Vec<String>,
     /// The root file system on the host, shared as [`seed_protocol::paths::ROOT_TAG`].
     pub rootfs: PathBuf,
+    /// The control socket of a swtpm that somebody else runs; ours without.
+    pub tpm_socket: Option<PathBuf>,
     /// Volumes, in the order of their device names.
     pub volumes: Vec<VolumeSpec>,
     /// The network card.
@@ -199,6 +211,11 @@ pub struct VmSpec {
 }
 
 impl VmSpec {
+    /// Whether memory can be added while it runs.
+    pub fn memory_grows(&self) -> bool {
+        self.max_memory.get() > self.memory.get()
+    }
+
     /// The kernel command line.
     pub fn cmdline(&self, machine_id: &str) -> String {
         let mut line = self.kernel_parameters.join(" ");
@@ -223,12 +240,15 @@ pub(crate) mod tests {
             id,
             vcpus: Vcpus(1),
             memory: MemoryMib(512),
+            max_vcpus: Vcpus(1),
+            max_memory: MemoryMib(512),
             accel: VmAccel::Tcg,
             kernel: "/bundle/rootfs/seed-system/kernel".into(),
             kernel_format: KernelFormat::BzImage,
             initrd: Some("/bundle/rootfs/seed-system/initrd".into()),
             kernel_parameters: vec!["quiet".into(), "init=/seed-system/init".into()],
             rootfs: "/bundle/rootfs".into(),
+            tpm_socket: None,
             volumes: vec![VolumeSpec::sample(
                 "data",
                 "/var/lib/seed/volumes/default/demo/data.img",

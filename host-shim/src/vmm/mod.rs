@@ -16,7 +16,7 @@ use std::{fmt, io, path::PathBuf};
 
 use async_trait::async_trait;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{spec::VmSpec, tpm::StateDir};
 
@@ -59,6 +59,9 @@ pub enum VmmError {
     /// The VMM's monitor does not talk.
     #[error("the monitor of QEMU does not answer")]
     Monitor(#[from] qemu::qmp::QmpError),
+    /// A running machine takes no more.
+    #[error("the machine does not grow")]
+    Grow(#[from] qemu::grow::GrowError),
     /// A file of the machine.
     #[error("{} cannot be written", path.display())]
     File {
@@ -69,8 +72,17 @@ pub enum VmmError {
     },
 }
 
-/// What can be asked of a running machine.
+/// How large a running machine shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineSize {
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// What can be asked of a running machine.
+#[derive(Debug)]
 pub enum Control {
     /// Press the power button.
     PowerButton,
@@ -80,6 +92,21 @@ pub enum Control {
     Pause,
     /// Let them run on.
     Resume,
+    /// Add what lacks to this size, and say how it went.
+    Grow(MachineSize, oneshot::Sender<Result<(), VmmError>>),
+}
+
+impl Control {
+    /// A word for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PowerButton => "power button",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Grow(..) => "grow",
+        }
+    }
 }
 
 /// What a running machine tells.

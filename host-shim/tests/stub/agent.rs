@@ -16,10 +16,10 @@ use seed_protocol::{
     kata::{
         agent::{
             CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
-            NetworkStats, ReadStreamRequest, ReadStreamResponse, SignalProcessRequest,
-            StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-            TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-            WriteStreamResponse,
+            NetworkStats, OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse,
+            SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+            StatsContainerResponse, TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse,
+            WriteStreamRequest, WriteStreamResponse,
         },
         agent_service,
         agent_ttrpc::AgentService,
@@ -52,6 +52,8 @@ pub(crate) struct Told {
     pub(crate) container: Option<CreateContainerRequest>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
+    /// How many processors it was asked to bring online: memory that was added is there from then on.
+    pub(crate) online: Option<u32>,
     /// How often it was asked what it uses.
     pub(crate) stats: u32,
     /// How many execs are starting now, and how many ever were at a time.
@@ -359,6 +361,15 @@ impl AgentService for Agent {
         Ok(Empty::new())
     }
 
+    async fn online_cpu_mem(
+        &self,
+        _: &TtrpcContext,
+        request: OnlineCPUMemRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.told.lock().unwrap().online = Some(request.nb_cpus);
+        Ok(Empty::new())
+    }
+
     async fn stats_container(
         &self,
         _: &TtrpcContext,
@@ -369,7 +380,8 @@ impl AgentService for Agent {
             told.stats += 1;
             told.stats
         };
-        if asked > ANSWERED_STATS {
+        let online = self.told.lock().unwrap().online.is_some();
+        if asked > ANSWERED_STATS && !online {
             std::future::pending::<()>().await;
         }
         let mut response = StatsContainerResponse::default();
@@ -378,7 +390,8 @@ impl AgentService for Agent {
         cpu.cpu_usage.mut_or_insert_default().total_usage = 3_000_000_000;
         let memory = cgroup.memory_stats.mut_or_insert_default();
         memory.usage.mut_or_insert_default().usage = 100 << 20;
-        memory.usage.mut_or_insert_default().limit = 480 << 20;
+        let more = if online { 256 << 20 } else { 0 };
+        memory.usage.mut_or_insert_default().limit = (480 << 20) + more;
         memory.stats.insert("inactive_file".into(), 30 << 20);
         response.network_stats.push(NetworkStats {
             name: "eth0".into(),

@@ -29,7 +29,7 @@ use seed_shim::{
     shim::{events::Publisher, pod::service::Pod, service::Service, task::Environment},
     spec::VmSpec,
     tpm::StateDir,
-    vmm::{Control, Machine, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError},
+    vmm::{Control, Machine, MachineSize, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError},
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -64,6 +64,8 @@ pub(crate) struct StubVmm {
     guest: Guest,
     /// The agent of the last launch.
     pub(crate) agent: Arc<Mutex<Option<FakeAgent>>>,
+    /// The last size that it was given.
+    pub(crate) grown: Arc<Mutex<Option<MachineSize>>>,
     /// Ends the running machine as if it had crashed.
     pub(crate) crash: Arc<Notify>,
 }
@@ -89,6 +91,7 @@ impl Vmm for StubVmm {
         let listener = spec.paths.vsock_listener(spec.beacon_port);
         let (guest, crash) = (self.guest, Arc::clone(&self.crash));
         let slot = Arc::clone(&self.agent);
+        let grown = Arc::clone(&self.grown);
         tokio::spawn(async move {
             let _ = events.send(VmEvent::ConsoleSpoke);
             if guest == Guest::Panics {
@@ -105,6 +108,10 @@ impl Vmm for StubVmm {
                         Some(Control::Pause) => drop(events.send(VmEvent::Paused)),
                         Some(Control::Resume) => drop(events.send(VmEvent::Resumed)),
                         Some(Control::PowerButton) => {}
+                        Some(Control::Grow(size, answer)) => {
+                            *grown.lock().unwrap() = Some(size);
+                            let _ = answer.send(Ok(()));
+                        }
                     },
                     () = poweroff.notified() => if guest != Guest::Stubborn {
                         break VmEnd::Poweroff;
@@ -196,6 +203,7 @@ impl Bench {
         let vmm = Arc::new(StubVmm {
             guest,
             agent: Arc::default(),
+            grown: Arc::default(),
             crash: Arc::new(Notify::new()),
         });
         let namespace = Namespace::try_from("default").unwrap();

@@ -11,6 +11,10 @@ use crate::spec::{KernelFormat, Network, VmAccel, VmSpec};
 /// for entropy.
 const TCG_CPU: &str = "qemu64,+rdrand,-cx16";
 
+/// How often memory can be added. vhost-user daemons take eight regions of memory, and a machine begins with
+/// up to four.
+const MEMORY_SLOTS: u32 = 4;
+
 /// Commas separate QEMU's options, so a comma in a value is doubled.
 fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
@@ -59,14 +63,32 @@ fn machine(args: &mut Args, spec: &VmSpec) {
             VmAccel::Tcg => TCG_CPU,
         },
     );
-    args.pair("-smp", spec.vcpus.get().to_string());
+    args.pair("-smp", processors(spec));
     let mib = spec.memory.get();
-    args.pair("-m", format!("{mib}M"));
+    args.pair(
+        "-m",
+        if spec.memory_grows() {
+            let max = spec.max_memory.get();
+            format!("{mib}M,slots={MEMORY_SLOTS},maxmem={max}M")
+        } else {
+            format!("{mib}M")
+        },
+    );
     // Shared, because vhost-user daemons read and write the guest's memory themselves.
     args.pair(
         "-object",
         format!("memory-backend-memfd,id=mem,size={mib}M,share=on"),
     );
+}
+
+/// Room to grow is one processor a socket: Linux takes no other that is added to a package which is there.
+fn processors(spec: &VmSpec) -> String {
+    let (count, max) = (spec.vcpus.get(), spec.max_vcpus.get());
+    if count == max {
+        count.to_string()
+    } else {
+        format!("{count},sockets={max},cores=1,threads=1,maxcpus={max}")
+    }
 }
 
 fn boot(args: &mut Args, spec: &VmSpec, machine_id: &str) {
@@ -92,7 +114,8 @@ fn devices(args: &mut Args, spec: &VmSpec) {
     let vhost = socket(&spec.paths.vhost_socket());
     args.pair("-chardev", format!("socket,id=vsock,path={vhost}"));
     args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
-    let tpm = socket(&spec.paths.tpm_socket());
+    let tpm = spec.tpm_socket.clone();
+    let tpm = socket(&tpm.unwrap_or_else(|| spec.paths.tpm_socket()));
     args.pair("-chardev", format!("socket,id=tpm,path={tpm}"));
     args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm");
     args.pair("-device", "tpm-crb,tpmdev=tpm0");
@@ -171,6 +194,23 @@ mod tests {
             line.contains("-cpu\nhost") && line.contains("accel=kvm"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn room_to_grow_is_sockets_and_slots() {
+        let mut spec = sample();
+        spec.max_vcpus = 4.try_into().unwrap();
+        spec.max_memory = 1024.try_into().unwrap();
+        spec.tpm_socket = Some("/run/tpm/a.sock".into());
+        let line = line(&spec);
+        for pair in [
+            "-smp\n1,sockets=4,cores=1,threads=1,maxcpus=4\n",
+            "-m\n512M,slots=4,maxmem=1024M\n",
+            "size=512M,share=on\n",
+            "socket,id=tpm,path=/run/tpm/a.sock\n",
+        ] {
+            assert!(line.contains(pair), "{line}");
+        }
     }
 
     #[test]

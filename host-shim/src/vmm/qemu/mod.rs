@@ -5,6 +5,7 @@
 //! themselves when QEMU is gone, vhost-device-vsock has to be told.
 
 pub mod args;
+pub mod grow;
 pub mod qmp;
 
 use std::{fs, path::PathBuf, time::Duration};
@@ -238,10 +239,20 @@ impl Supervisor {
     }
 
     async fn control(&mut self, control: Control) {
+        let what = control.name();
         let sent = match control {
             Control::PowerButton => self.qmp.send("system_powerdown").await,
             Control::Pause => self.qmp.send("stop").await,
             Control::Resume => self.qmp.send("cont").await,
+            Control::Grow(size, answer) => {
+                // It takes several questions and answers: nobody else waits for them.
+                let qmp = self.qmp.clone();
+                tokio::spawn(async move {
+                    let grown = grow::grow(&qmp, size.vcpus, size.memory_mib).await;
+                    let _ = answer.send(grown.map_err(VmmError::from));
+                });
+                return;
+            }
             Control::Kill => {
                 self.cause.get_or_insert(VmEnd::Killed);
                 self.qemu.signal(Signal::KILL);
@@ -249,7 +260,7 @@ impl Supervisor {
             }
         };
         if let Err(error) = sent {
-            tracing::warn!(?control, %error, "QEMU was not told");
+            tracing::warn!(what, %error, "QEMU was not told");
         }
     }
 

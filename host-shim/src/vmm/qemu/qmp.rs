@@ -1,7 +1,16 @@
-//! A client of QEMU's machine protocol (docs/interop/qmp-spec.rst): JSON lines on a Unix socket. Commands
-//! are few and answered in order; events arrive in between.
+//! A client of QEMU's machine protocol (docs/interop/qmp-spec.rst): JSON lines on a Unix socket. Commands whose
+//! answer matters carry a number; events arrive in between.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -11,7 +20,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 
@@ -20,6 +29,12 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// How long QEMU may take to greet and to answer the first command.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long QEMU may take to answer a command.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Who waits for the answer to which command.
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 /// Why the monitor does not talk.
 #[derive(Debug, Error)]
@@ -36,6 +51,20 @@ pub enum QmpError {
     /// It closed the connection.
     #[error("QMP connection was closed")]
     Closed,
+    /// It refused a command, in its own words.
+    #[error("QEMU refused {command}: {said}")]
+    Refused {
+        /// Which.
+        command: &'static str,
+        /// Why.
+        said: String,
+    },
+    /// It did not answer a command in time.
+    #[error("QEMU did not answer {command} within {} s", ANSWER_LIMIT.as_secs())]
+    NoAnswer {
+        /// Which.
+        command: &'static str,
+    },
 }
 
 /// What QEMU tells by itself, as far as it matters here.
@@ -54,10 +83,13 @@ pub enum QmpEvent {
     Resumed,
 }
 
-/// A connection to a monitor.
-#[derive(Debug)]
+/// A connection to a monitor. Clones share it.
+#[derive(Debug, Clone)]
 pub struct Qmp {
-    write: OwnedWriteHalf,
+    write: Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    waiting: Waiting,
+    /// The number of the next command that is answered.
+    next: Arc<AtomicU64>,
 }
 
 impl Qmp {
@@ -74,7 +106,12 @@ impl Qmp {
     ) -> Result<(Self, mpsc::UnboundedReceiver<QmpEvent>), QmpError> {
         let (read, write) = stream.into_split();
         let mut read = BufReader::new(read);
-        let mut qmp = Self { write };
+        let qmp = Self {
+            write: Arc::new(tokio::sync::Mutex::new(write)),
+            waiting: Waiting::default(),
+            next: Arc::default(),
+        };
+        let waiting = Arc::clone(&qmp.waiting);
         let greeting = timeout(GREETING_LIMIT, next(&mut read)).await;
         let greeting = greeting
             .map_err(|_| QmpError::Silent)??
@@ -86,23 +123,59 @@ impl Qmp {
         let (events, received) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok(Some(message)) = next(&mut read).await {
-                if let Some(event) = event(&message) {
+                let waits = message.get("id").and_then(Value::as_u64);
+                let waits = waits.and_then(|id| lock(&waiting).remove(&id));
+                if let Some(waits) = waits {
+                    let _ = waits.send(message);
+                } else if let Some(event) = event(&message) {
                     let _ = events.send(event);
                 } else if let Some(error) = message.get("error") {
                     tracing::warn!(%error, "QEMU refused a command");
                 }
             }
+            // Nobody will be answered any more.
+            lock(&waiting).clear();
         });
         Ok((qmp, received))
     }
 
     /// Sends a command without arguments. A refusal is logged when it arrives.
-    pub async fn send(&mut self, command: &'static str) -> Result<(), QmpError> {
-        let mut line = json!({ "execute": command }).to_string();
+    pub async fn send(&self, command: &'static str) -> Result<(), QmpError> {
+        self.write(&json!({ "execute": command })).await
+    }
+
+    /// Sends a command and waits for what it returns.
+    pub async fn call(&self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(&self.waiting).insert(id, answer);
+        let line = json!({ "execute": command, "arguments": arguments, "id": id });
+        self.write(&line).await?;
+        let Ok(answer) = timeout(ANSWER_LIMIT, answered).await else {
+            lock(&self.waiting).remove(&id);
+            return Err(QmpError::NoAnswer { command });
+        };
+        let mut answer = answer.map_err(|_| QmpError::Closed)?;
+        match answer.pointer("/error/desc").and_then(Value::as_str) {
+            Some(said) => Err(QmpError::Refused {
+                command,
+                said: said.to_owned(),
+            }),
+            None => Ok(answer["return"].take()),
+        }
+    }
+
+    async fn write(&self, message: &Value) -> Result<(), QmpError> {
+        let mut line = message.to_string();
         line.push('\n');
-        self.write.write_all(line.as_bytes()).await?;
+        self.write.lock().await.write_all(line.as_bytes()).await?;
         Ok(())
     }
+}
+
+/// Nothing behind this lock can be half-done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn next(read: &mut BufReader<OwnedReadHalf>) -> Result<Option<Value>, QmpError> {

@@ -1,0 +1,109 @@
+//! `linux.resources` of the OCI runtime configuration, as far as it decides a machine's size: a container's
+//! limits become the VM's processors and memory. The same document comes with Task's Update.
+//!
+//! What limits a process and not a machine (shares, weights, pids) means nothing here and is left alone.
+
+use serde::Deserialize;
+
+use super::{MemoryMib, Vcpus};
+
+/// What cgroups take for `period` when it is not said (cgroup-v2.rst, `cpu.max`).
+const PERIOD_US: u64 = 100_000;
+
+/// Limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Resources {
+    #[serde(default)]
+    cpu: Option<Cpu>,
+    #[serde(default)]
+    memory: Option<Memory>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Cpu {
+    #[serde(default)]
+    quota: Option<i64>,
+    #[serde(default)]
+    period: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+struct Memory {
+    #[serde(default)]
+    limit: Option<i64>,
+}
+
+impl Resources {
+    /// The processors that the quota is worth, rounded up; nothing without one.
+    pub fn vcpus(&self) -> Result<Option<Vcpus>, String> {
+        let cpu = self.cpu.clone().unwrap_or_default();
+        // 0 and -1 both say "no limit".
+        let Some(quota) = cpu.quota.and_then(|quota| u64::try_from(quota).ok()) else {
+            return Ok(None);
+        };
+        let period = cpu.period.filter(|period| *period > 0).unwrap_or(PERIOD_US);
+        match quota {
+            0 => Ok(None),
+            quota => {
+                let count = u32::try_from(quota.div_ceil(period)).unwrap_or(u32::MAX);
+                Vcpus::try_from(count).map(Some)
+            }
+        }
+    }
+
+    /// The limit in whole MiB, rounded up; nothing without one.
+    pub fn memory(&self) -> Result<Option<MemoryMib>, String> {
+        let limit = self.memory.as_ref().and_then(|memory| memory.limit);
+        match limit.and_then(|limit| u64::try_from(limit).ok()) {
+            None | Some(0) => Ok(None),
+            Some(bytes) => {
+                let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+                MemoryMib::try_from(mib).map(Some)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Resources {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn limits_become_whole_processors_and_mebibytes() {
+        let limits = parsed(
+            r#"{"cpu": {"shares": 512, "quota": 150000, "period": 100000},
+                "memory": {"limit": 1073741825, "swap": -1}, "devices": [{"allow": false}]}"#,
+        );
+        assert_eq!(limits.vcpus(), Ok(Some(Vcpus(2))));
+        assert_eq!(limits.memory(), Ok(Some(MemoryMib(1025))));
+    }
+
+    #[test]
+    fn no_limit_is_spelled_in_several_ways() {
+        for text in [
+            "{}",
+            r#"{"cpu": null, "memory": null}"#,
+            r#"{"cpu": {"quota": -1}, "memory": {"limit": -1}}"#,
+            r#"{"cpu": {"quota": 0, "period": 0}, "memory": {"limit": 0}}"#,
+        ] {
+            let limits = parsed(text);
+            assert_eq!(
+                (limits.vcpus(), limits.memory()),
+                (Ok(None), Ok(None)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_that_no_machine_can_have_are_named() {
+        let small = parsed(r#"{"memory": {"limit": 1048576}}"#);
+        assert!(small.memory().unwrap_err().contains("1 MiB"));
+        let large = parsed(r#"{"cpu": {"quota": 9223372036854775807}}"#);
+        assert!(large.vcpus().is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! How large a machine is: who may say it, who wins, and how far it may grow while it runs.
+//!
+//! The first that says something wins: our annotations one by one, Kata's where the configuration allows them,
+//! our annotation `size`, the container's own limits (`linux.resources`), the closure, `xs`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Annotations, MemoryMib, Resources, Size, SpecError, Vcpus,
+    kata::{self, Kata},
+};
+use crate::config::Config;
+
+/// Memory is added to a running machine in pieces of this: a block of Linux's on x86 with less than 64 GiB
+/// (arch/x86/mm/init_64.c).
+pub const MEMORY_STEP_MIB: u32 = 128;
+
+/// A machine's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizing {
+    /// Processors at the start.
+    pub vcpus: Vcpus,
+    /// Memory at the start.
+    pub memory: MemoryMib,
+    /// As many processors as there may ever be.
+    pub max_vcpus: Vcpus,
+    /// As much memory as there may ever be.
+    pub max_memory: MemoryMib,
+}
+
+/// Decides.
+pub(super) fn decide(
+    ours: &Annotations,
+    kata: &Kata,
+    limits: &Resources,
+    closure: Option<Size>,
+    config: &Config,
+) -> Result<Sizing, SpecError> {
+    let limit = |what| move |problem| SpecError::Limit { what, problem };
+    let size = closure.unwrap_or(Size::Xs);
+    let vcpus = ours
+        .vcpus
+        .or(kata.vcpus)
+        .or(ours.size.map(Size::vcpus))
+        .or(limits.vcpus().map_err(limit("CPU"))?)
+        .unwrap_or_else(|| size.vcpus());
+    let memory = ours
+        .memory
+        .or(kata.memory)
+        .or(ours.size.map(Size::memory))
+        .or(limits.memory().map_err(limit("memory"))?)
+        .unwrap_or_else(|| size.memory());
+    let growth = |problem| SpecError::Growth(problem);
+    let number = |asked, named: u32, started: u32| match asked {
+        Some(asked) => asked,
+        // What the configuration gives to all is no promise to those that start beyond it.
+        None => named.max(started),
+    };
+    let max_vcpus = ours.max_vcpus.or(kata.max_vcpus).map(Vcpus::get);
+    let max_vcpus = number(max_vcpus, config.growth.max_vcpus, vcpus.get());
+    let max_memory = ours.max_memory.map(MemoryMib::get);
+    let max_memory = number(max_memory, config.growth.max_memory_mib, memory.get());
+    if max_vcpus < vcpus.get() || max_memory < memory.get() {
+        return Err(growth(format!(
+            "it would start with {} vCPUs and {} MiB and may have at most {max_vcpus} and {max_memory}",
+            vcpus.get(),
+            memory.get()
+        )));
+    }
+    let more = (max_memory - memory.get()).next_multiple_of(MEMORY_STEP_MIB);
+    Ok(Sizing {
+        vcpus,
+        memory,
+        max_vcpus: Vcpus::try_from(max_vcpus).map_err(growth)?,
+        max_memory: MemoryMib::try_from(memory.get().saturating_add(more)).map_err(growth)?,
+    })
+}
+
+/// Kata's annotations among all, as far as the configuration allows them.
+pub(super) fn kata_of(all: &BTreeMap<String, String>, config: &Config) -> Result<Kata, SpecError> {
+    Ok(kata::parse(all, &config.enable_annotations)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Growth;
+
+    fn sizing(
+        ours: &[(&str, &str)],
+        limits: &str,
+        growth: Growth,
+    ) -> Result<(u32, u32, u32, u32), String> {
+        let all: BTreeMap<_, _> = ours
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let config = Config {
+            growth,
+            ..Config::default()
+        };
+        let decided = decide(
+            &Annotations::parse(&all).unwrap(),
+            &kata_of(&all, &config).unwrap(),
+            &serde_json::from_str(limits).unwrap(),
+            Some(Size::S),
+            &config,
+        );
+        decided
+            .map(|size| {
+                (
+                    size.vcpus.get(),
+                    size.memory.get(),
+                    size.max_vcpus.get(),
+                    size.max_memory.get(),
+                )
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    const LIMITS: &str = r#"{"cpu": {"quota": 300000}, "memory": {"limit": 805306368}}"#;
+
+    #[test]
+    fn the_first_that_says_something_wins() {
+        let none = Growth::default();
+        assert_eq!(sizing(&[], "{}", none.clone()), Ok((1, 1024, 1, 1024)));
+        assert_eq!(sizing(&[], LIMITS, none.clone()), Ok((3, 768, 3, 768)));
+        let m = ("seed.loom.farm/size", "m");
+        assert_eq!(sizing(&[m], LIMITS, none.clone()), Ok((2, 2048, 2, 2048)));
+        let kata = ("io.katacontainers.config.hypervisor.default_memory", "900");
+        assert_eq!(
+            sizing(&[m, kata], LIMITS, none.clone()),
+            Ok((2, 900, 2, 900))
+        );
+        let ours = ("seed.loom.farm/memory_mib", "300");
+        assert_eq!(sizing(&[m, kata, ours], LIMITS, none), Ok((2, 300, 2, 300)));
+    }
+
+    #[test]
+    fn room_to_grow_comes_in_whole_steps_and_never_below_the_start() {
+        let growth = Growth {
+            max_vcpus: 4,
+            max_memory_mib: 1100,
+        };
+        assert_eq!(sizing(&[], "{}", growth.clone()), Ok((1, 1024, 4, 1152)));
+        let xl = ("seed.loom.farm/size", "xl");
+        assert_eq!(sizing(&[xl], "{}", growth.clone()), Ok((8, 8192, 8, 8192)));
+        let less = ("seed.loom.farm/max_memory_mib", "512");
+        let error = sizing(&[less], "{}", growth).unwrap_err();
+        assert!(error.contains("start with 1 vCPUs and 1024 MiB"), "{error}");
+    }
+}
