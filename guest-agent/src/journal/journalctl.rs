@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Gap, GapReason, Mark, Position, ReadOutcome, Skipped};
+use seed_journal::{Gap, GapReason, Mark, Position, ReadOutcome, SYSTEM_DIRECTORIES, Skipped};
 use seed_protocol::journal::{BatchEncoder, Commit};
 use thiserror::Error;
 
@@ -141,7 +141,7 @@ impl Journalctl {
     fn start(&self, after: &Position) -> Result<Stream, JournalctlError> {
         let mut command = Command::new(&self.program);
         command.args(["--quiet", "--no-pager", "--all", "--output=export"]);
-        command.args(self.patterns());
+        command.args(self.scope());
         if !after.is_start() {
             // And not `--after-cursor=`, which passes over an entry also when the cursor's own is gone.
             command.arg(format!("--cursor={}", export::cursor(after)));
@@ -182,20 +182,20 @@ impl Journalctl {
         Ok(stream)
     }
 
-    /// journalctl refuses a pattern that matches nothing.
-    fn patterns(&self) -> Vec<OsString> {
-        let mut patterns = Vec::new();
-        for folder in &self.folders {
-            let names = names(folder);
-            for ending in [".journal", ".journal~"] {
-                if names.iter().any(|name| has_ending(name, ending)) {
-                    let mut pattern = OsString::from("--file=");
-                    pattern.push(folder.join(format!("*{ending}")));
-                    patterns.push(pattern);
-                }
-            }
+    /// journalctl knows the system's folders by itself, and passes over what it cannot read in them. (Files that are
+    /// named one by one have all to be fine.) It takes one other folder: the first one that has files.
+    fn scope(&self) -> Option<OsString> {
+        let parents = self.folders.iter().filter_map(|folder| folder.parent());
+        if parents.eq(SYSTEM_DIRECTORIES.iter().map(Path::new)) {
+            return None;
         }
-        patterns
+        let folder = self
+            .folders
+            .iter()
+            .find(|folder| !names(folder).is_empty())?;
+        let mut option = OsString::from("--directory=");
+        option.push(folder);
+        Some(option)
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -422,8 +422,8 @@ mod tests {
         let calls = calls(dir.path());
         // From the beginning, and once more from the end; then nothing has changed.
         assert_eq!(calls.len(), 2, "{calls:?}");
-        let pattern = format!("--file={}/files/*.journal", dir.path().display());
-        assert!(calls[0].ends_with(&pattern), "{calls:?}");
+        let folder = format!("--directory={}/files", dir.path().display());
+        assert!(calls[0].ends_with(&folder), "{calls:?}");
         journal.read(&at, 1 << 20).unwrap();
         assert_eq!(self::calls(dir.path()).len(), 2);
 

@@ -37,10 +37,12 @@ RuntimeDirectoryPreserve=yes
 pub(crate) struct Container(seed_container::Container);
 
 impl Container {
-    /// Boots with this `SystemMaxUse=`, until the journal is on the disk and the agent listens.
-    pub(crate) fn boot(root: &Path, max_use: &str) -> Self {
-        let limits =
-            format!("[Journal]\nSystemMaxUse={max_use}\nSystemKeepFree=1M\nSystemMaxFileSize=8M\n");
+    /// Boots with this `SystemMaxUse=` and these lines of journald.conf(5), until the journal is on the disk and the agent
+    /// listens.
+    pub(crate) fn boot(root: &Path, max_use: &str, more: &str) -> Self {
+        let limits = format!(
+            "[Journal]\nSystemMaxUse={max_use}\nSystemKeepFree=1M\nSystemMaxFileSize=8M\n{more}\n"
+        );
         let units = "/etc/systemd/system";
         let spec = Spec::new(root)
             .and_then(|spec| spec.file("/etc/systemd/journald.conf.d/zz-test.conf", limits))
@@ -75,6 +77,11 @@ impl Container {
     /// Runs a command in it that must succeed.
     pub(crate) fn run(&self, command: &[&str]) {
         self.0.read(command).unwrap();
+    }
+
+    /// Runs a command in it that may fail; true when it did not.
+    pub(crate) fn try_run(&self, command: &[&str]) -> bool {
+        self.0.read(command).is_ok()
     }
 
     /// What a command in it prints; it must succeed.

@@ -1,0 +1,71 @@
+//! The host stalls, or the link is cut.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{
+    boot,
+    held::exported,
+    host::{Host, Writer},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_stalls_for_twelve_seconds_delays_nobody_and_the_loss_is_counted() {
+    let Some(container) = boot("32M") else { return };
+    let host = Host::begin(&container);
+    sleep(Duration::from_secs(1)).await;
+    host.link.set_cut(true);
+    let begin = Instant::now();
+    let writer = Writer::begin(&container, 20_000);
+    let mut longest = Duration::ZERO;
+    while begin.elapsed() < Duration::from_secs(12) {
+        // Another unit's line, which journald takes between those of the flood.
+        let line = Instant::now();
+        container.run(&["logger", "-t", "other", "a line beside the flood"]);
+        longest = longest.max(line.elapsed());
+        sleep(Duration::from_millis(200)).await;
+    }
+    let sent = writer.end();
+    host.link.set_cut(false);
+    let guest = exported(&container);
+    let held = host.end().await;
+    let only_here = held.check(&guest);
+    eprintln!(
+        "{sent} sent in 12 s, longest line beside it {longest:?}; {} in the guest, {} on the host, {} missing in {} gaps",
+        guest.len(),
+        held.entries.len(),
+        held.missing(),
+        held.gaps.len()
+    );
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
+    assert!(held.missing() > 0, "the guest's limit was not reached");
+    // Before the stall everything was pulled, and the gap ends where the guest's journal begins.
+    assert_eq!(held.gaps.len(), 1, "{:?}", held.gaps);
+    let first = guest.iter().map(|entry| entry.seqnum).min().unwrap();
+    assert!(held.gaps[0].1.last < first + 1, "{:?} {first}", held.gaps);
+    assert_eq!(held.resets, 0);
+    assert!(only_here > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_is_cut_for_thirty_seconds_costs_nothing() {
+    let Some(container) = boot("4G") else { return };
+    let host = Host::begin(&container);
+    let writer = Writer::begin(&container, 2000);
+    sleep(Duration::from_secs(2)).await;
+    host.link.set_cut(true);
+    sleep(Duration::from_secs(30)).await;
+    host.link.set_cut(false);
+    sleep(Duration::from_secs(1)).await;
+    let sent = writer.end();
+    let guest = exported(&container);
+    let held = host.end().await;
+    held.check(&guest);
+    assert!(
+        guest.len() > 30_000,
+        "{sent} sent, {} in the guest",
+        guest.len()
+    );
+    assert_eq!((held.missing(), held.resets), (0, 0));
+}
