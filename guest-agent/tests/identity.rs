@@ -8,14 +8,9 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt},
-        net::UnixStream,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::Command,
 };
 
 use age_core::{format::FileKey, secrecy::ExposeSecret};
@@ -30,11 +25,8 @@ use age_tpm::{
 };
 use seed_agent::identity::{Holder, Identity, IdentityError, Origin, Socket};
 
-/// How long swtpm may take to listen on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(20);
-
 struct Swtpm {
-    child: Child,
+    _process: seed_container::Swtpm,
     directory: tempfile::TempDir,
 }
 
@@ -42,27 +34,17 @@ impl Swtpm {
     /// A TPM as it comes from the factory; `None` where there is no swtpm.
     fn start() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name).display().to_string();
-        let child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .args(["--tpmstate", &format!("dir={}", directory.path().display())])
-            .args(["--server", &format!("type=unixio,path={}", at("tpm"))])
-            .args(["--ctrl", &format!("type=unixio,path={}", at("control"))])
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = child else {
+        if Command::new("swtpm").arg("--version").output().is_err() {
             // Past libtest's capture, and in one write: a skip must be seen.
             let line = "SKIPPED identity: swtpm is not installed\n";
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return None;
-        };
-        let swtpm = Self { child, directory };
-        let begin = Instant::now();
-        while UnixStream::connect(swtpm.path("control")).is_err() {
-            assert!(begin.elapsed() < START_LIMIT, "swtpm does not listen");
-            thread::sleep(Duration::from_millis(10));
         }
-        Some(swtpm)
+        let _process = seed_container::Swtpm::start(directory.path()).unwrap();
+        Some(Self {
+            _process,
+            directory,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,14 +73,6 @@ impl Swtpm {
         let holder = Holder::with_tpm(file.to_owned(), self.tcti());
         holder.provision().await.unwrap();
         holder.get().unwrap()
-    }
-}
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        // It may have ended by itself; a drop must not panic.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -291,7 +291,7 @@ fn the_journal_is_pulled_from_its_first_entry_and_then_as_it_grows() {
 }
 
 /// The messages of a batch; gives the position after it.
-fn take(batch: &v1::JournalBatch, messages: &mut Vec<String>) -> v1::Position {
+pub(crate) fn take(batch: &v1::JournalBatch, messages: &mut Vec<String>) -> v1::Position {
     let mut position = v1::Position {
         seqnum_id: batch.seqnum_id.clone(),
         ..v1::Position::default()

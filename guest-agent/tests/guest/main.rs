@@ -9,6 +9,7 @@
 mod agent;
 mod container;
 mod exec;
+mod kills;
 mod systemd;
 
 use std::{fs, future::Future, io::Write, time::Duration};

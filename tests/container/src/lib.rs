@@ -3,13 +3,14 @@
 //!
 //! The root stays as it is: an overlay in memory takes what is written. `/sys` and `/proc/sys` are read-only, `/dev`
 //! has the harmless nodes only, and there is no network, so nothing in there reaches the machine but what
-//! [`Spec::bind`] hands in. The units `seed-agent.service` and `app.service` are masked: they belong to a real boot.
+//! [`Spec::bind`] hands in ([`Loop`] and [`Swtpm`] are devices for that). The units `seed-agent.service` and `app.service` are masked: they belong to a real boot.
 //! What a container holds beside that is its user's matter; nothing here knows the agent.
 //!
 //! Needs root, `unshare(1)`, `nsenter(1)`, and a root as `cargo xtask image` makes it.
 
 #![forbid(unsafe_code)]
 
+mod device;
 mod layer;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use device::{Loop, Swtpm};
 use layer::Layer;
 
 /// Names a guest's root.
@@ -202,9 +204,9 @@ impl Container {
         Ok(output.stdout)
     }
 
-    /// Starts a unit, and blocks until a socket of its is there.
+    /// Starts a unit, and blocks until a socket of its is there. It need not have started by then.
     pub fn serve(&self, unit: &str, socket: &str, limit: Duration) -> Result<()> {
-        self.run(&["systemctl", "start", unit])?;
+        self.run(&["systemctl", "start", "--no-block", unit])?;
         let path = self.inside(socket);
         wait_for(socket, limit, || Ok(path.exists()))
     }

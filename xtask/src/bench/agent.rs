@@ -6,14 +6,14 @@
 //! (x86-64 with glibc, release, idle on a Unix socket, four cores; size stripped; 5000 Version calls by a synchronous client).
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use seed_container::{Container, Spec, wait_for};
+use seed_container::{Container, Loop, Spec, Swtpm};
 use serde_json::Value;
 
 use super::{Options, Results, Row, boot, machine, median};
@@ -65,7 +65,7 @@ const SOCKET: &str = "/run/seed/bench.sock";
 const SERVICE: &str = "\
 [Service]
 ExecStart=/opt/release/seed-agent --listen unix:/run/seed/bench.sock
-Environment=AGE_TPM_TCTI=swtpm:path=/opt/tpm/server
+Environment=AGE_TPM_TCTI=swtpm:path=/opt/tpm/tpm
 RuntimeDirectory=seed
 KillMode=process
 ";
@@ -144,18 +144,18 @@ fn native(places: &Places, guest: &Path) -> Result<Vec<Row>> {
 }
 
 fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row>> {
-    let tpm = Tpm::start(&scratch.join("tpm"))?;
+    let tpm = Swtpm::start(&scratch.join("tpm"))?;
     let disks = [
-        Loop::make(&scratch.join("a"))?,
-        Loop::make(&scratch.join("b"))?,
+        Loop::make(&scratch.join("a"), VOLUME_BYTES)?,
+        Loop::make(&scratch.join("b"), VOLUME_BYTES)?,
     ];
-    let nodes = [&disks[0].0, &disks[1].0].map(|node| node.display().to_string());
+    let nodes = disks.each_ref().map(Loop::node);
     let container = Spec::new(guest)?
         .file(&format!("/etc/systemd/system/{UNIT}"), SERVICE)?
         .show(&release(places), "/opt/release")
-        .bind(&tpm.folder, "/opt/tpm")
-        .bind(&disks[0].0, &nodes[0])
-        .bind(&disks[1].0, &nodes[1])
+        .bind(tpm.folder(), "/opt/tpm")
+        .bind(Path::new(nodes[0]), nodes[0])
+        .bind(Path::new(nodes[1]), nodes[1])
         .boot()?;
     let figures = places.programs().join("examples/agent_figures");
     let ask = |words: &[&str]| -> Result<Value> {
@@ -168,7 +168,7 @@ fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row
     let (mut first, mut later) = (0.0, Vec::new());
     for round in 0..=PROVISIONINGS {
         container.serve(UNIT, SOCKET, LISTEN_LIMIT)?;
-        let found = ask(&["provision", &nodes[0], &nodes[1]])?;
+        let found = ask(&["provision", nodes[0], nodes[1]])?;
         let made = if round == 0 { 2 } else { 0 };
         ensure!(found["made"] == made, "boot {round}: {found}");
         let ms = found["ms"].as_f64().context("no ms")?;
@@ -239,67 +239,6 @@ impl Idle {
             private_mb: mb("Anonymous:")?,
             threads: f64::from(u32::try_from(threads)?),
         })
-    }
-}
-
-/// A swtpm of our own, which ends with this.
-struct Tpm {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Tpm {
-    fn start(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        let at = |name: &str| folder.join(name).display().to_string();
-        let child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .args(["--tpmstate", &format!("dir={}", folder.display())])
-            .args(["--server", &format!("type=unixio,path={}", at("server"))])
-            .args(["--ctrl", &format!("type=unixio,path={}", at("control"))])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start swtpm")?;
-        let tpm = Self {
-            child,
-            folder: folder.to_owned(),
-        };
-        let socket = tpm.folder.join("server");
-        wait_for("swtpm", LISTEN_LIMIT, || Ok(socket.exists()))?;
-        Ok(tpm)
-    }
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        // It may have ended by itself; a drop must not panic.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A loop device on a new file, let go when this is dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn make(file: &Path) -> Result<Self> {
-        File::create(file)
-            .and_then(|image| image.set_len(VOLUME_BYTES))
-            .with_context(|| format!("make {}", file.display()))?;
-        let mut losetup = Command::new("losetup");
-        let node = util::read(losetup.args(["--find", "--show"]).arg(file))?;
-        Ok(Self(node.trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // Mounted still, it goes with the container.
-        let _ = Command::new("losetup")
-            .arg("--detach")
-            .arg(&self.0)
-            .status();
     }
 }
 
