@@ -14,6 +14,7 @@ mod exec;
 mod failure;
 mod identity;
 mod journal;
+mod kata;
 mod lifecycle;
 mod one_boot;
 mod refusal;
@@ -28,12 +29,14 @@ fn main() -> ExitCode {
             refusal::run(&mut runner, &lab);
             one_boot::run(&mut runner, &lab);
             failure::run(&mut runner, &lab);
+            kata::run(&mut runner, &lab);
         }
         Err(reason) => {
             for name in refusal::NAMES
                 .iter()
                 .chain(&one_boot::NAMES)
                 .chain(&failure::NAMES)
+                .chain(&kata::NAMES)
             {
                 runner.skip(name, &reason);
             }

@@ -12,10 +12,12 @@ pub mod cri;
 pub mod instance;
 pub mod lab;
 pub mod limit;
+pub mod machine;
 pub mod runner;
 
 pub use containerd::{Containerd, Version};
 pub use cri::Cri;
 pub use instance::{Instance, Spec};
 pub use lab::Lab;
+pub use machine::Machine;
 pub use runner::Runner;

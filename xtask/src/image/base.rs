@@ -17,8 +17,10 @@ use crate::util::{self, Fingerprint, Places, read};
 
 /// The release that stands in for a closure: systemd 257, kernel 6.12.
 const SUITE: &str = "trixie";
-/// What a guest needs beyond the essential packages.
-const PACKAGES: &str = "age,dbus,e2fsprogs,iproute2,kmod,systemd,systemd-sysv,udev";
+/// What a guest needs beyond the essential packages. A closure has the programs of the file systems that it uses;
+/// this one stands in for all closures.
+const PACKAGES: &str =
+    "age,btrfs-progs,dbus,e2fsprogs,erofs-utils,iproute2,kmod,systemd,systemd-sysv,udev,xfsprogs";
 /// Where Debian is when the host's apt does not say.
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// Settings of the host's apt that say how to reach a mirror and what to accept.
@@ -48,8 +50,8 @@ for package in *.deb; do dpkg-deb -x "$package" unpacked; done
 "#;
 /// Loaded by the initrd, so that devices and vsock are there before systemd starts.
 const EARLY_MODULES: &[&str] = &["virtio_blk", "virtio_rng", "vmw_vsock_virtio_transport"];
-/// Also in the root, for udev to load when the device is there.
-const ROOT_MODULES: &[&str] = &["virtio_net", "vsock_loopback"];
+/// Also in the root, for udev to load when the device is there, and for the kernel when it is to be mounted.
+const ROOT_MODULES: &[&str] = &["virtio_net", "vsock_loopback", "xfs", "btrfs", "erofs"];
 /// What the initrd's shell script calls.
 const APPLETS: &[&str] = &["sh", "mount", "insmod", "switch_root", "cat", "sleep"];
 const INITRD_INIT: &str = include_str!("../../guest-initrd/init");
