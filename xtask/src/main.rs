@@ -42,6 +42,8 @@ Usage: cargo xtask COMMAND
   test vm [FILTER]   only the VM cases whose name contains FILTER
   bench boot         the stages of a boot, with the agent in the guest and without
                        --runs N  medians of so many     --json   the same as data
+  bench agent        the guest agent's size, memory, calls, provisioning, and what it costs a boot
+                       --runs N  boots                  --json   the same as data
   bench age          age-plugin-tpm beside the Go plugin of that name
   bench journal      the journal's way from the guest's files to text on the host, beside journalctl
                        --entries N  the corpus's size   --json   the same as data

@@ -118,7 +118,7 @@ fn row(name: &str, unit: &'static str, ours: f64, stock: Option<f64>) -> Row {
 }
 
 fn release(places: &Places) -> PathBuf {
-    places.root.join("target/release")
+    places.target.join("release")
 }
 
 fn size(places: &Places) -> Result<f64> {
