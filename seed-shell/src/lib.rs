@@ -11,6 +11,8 @@
 //! | [`instances`] | the instances themselves, through `seed-shim`'s client library |
 //! | [`follow`] | tells those who follow a log that it has grown |
 //! | [`commands`] | one file a command |
+//! | [`tools`] | what `seed-identity`, `seed-sign` and `seed-plant` do |
+//! | [`tui`] | the dashboard |
 //! | [`ssh`] | the server: connections, limits, authentication, channels |
 //!
 //! Nothing here talks to a guest, or is root: it asks management sockets and reads log segments, both of which
@@ -29,6 +31,7 @@ pub mod registry;
 pub mod source;
 pub mod ssh;
 pub mod tools;
+pub mod tui;
 
 use std::{
     io::{self, Write},

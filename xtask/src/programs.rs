@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::util::{self, Places};
 
 /// The crates whose programs run in guests and on the host.
-const CRATES: &[&str] = &["seed-agent", "age-tpm", "seed-shim"];
+const CRATES: &[&str] = &["seed-agent", "age-tpm", "seed-shim", "seed-shell"];
 
 /// Builds them. Quick when nothing changed.
 pub(crate) fn build(places: &Places) -> Result<()> {

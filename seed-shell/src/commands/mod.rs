@@ -18,13 +18,14 @@ use crate::{
         channel::{Request, Session},
         output::Gone,
     },
+    tui,
 };
 
 pub mod parse;
 
 mod help;
 mod keys;
-mod logs;
+pub mod logs;
 mod plant;
 mod restart;
 pub mod status;
@@ -195,7 +196,7 @@ pub async fn run(session: &Session, request: &Request) -> u8 {
         Err(failure) => return fail(session, &failure).await,
     };
     let ended = match line {
-        None if session.output.terminal() => help::help(session, false).await,
+        None if session.output.terminal() => dashboard(session).await,
         None => help::help(session, false).await,
         Some(line) => command(session, &line).await,
     };
@@ -203,6 +204,15 @@ pub async fn run(session: &Session, request: &Request) -> u8 {
         Ok(status) => status,
         Err(failure) => fail(session, &failure).await,
     }
+}
+
+/// Who sees nothing gets help instead.
+async fn dashboard(session: &Session) -> Result<u8, Failure> {
+    let access = Access::of(&session.shared.registry, &session.who)?;
+    if access.repos("", true).is_empty() {
+        return help::help(session, false).await;
+    }
+    tui::run(session).await
 }
 
 /// What is to be run: the forced command, else what was asked for.

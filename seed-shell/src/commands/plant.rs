@@ -13,6 +13,9 @@ use crate::{
 
 pub(super) async fn plant(context: &Context<'_>, plant: &Plant) -> Result<u8, Failure> {
     let session = context.session;
+    if plant.keys {
+        session.want_input();
+    }
     let source = source(&plant.uri)?;
     let cid = identity(context, plant)?;
     let keys = if plant.keys {

@@ -77,13 +77,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// The next piece of input. Before the first call input is thrown away, and Ctrl-C ends the command.
+    /// The next piece of input. To be wanted first.
     pub async fn input(&self) -> Option<Input> {
-        self.want_input();
         self.input.lock().await.recv().await
     }
 
-    /// From now on input is kept.
+    /// From now on input is kept; until then it is thrown away, and Ctrl-C ends the command. To be called before the
+    /// command waits for anything.
     pub fn want_input(&self) {
         self.wants_input.store(true, Ordering::Relaxed);
     }
@@ -108,6 +108,8 @@ pub(super) async fn serve(shared: Shared, who: Who, channel: Channel<Msg>) {
         wants_input: AtomicBool::new(false),
     };
     let ended = tokio::select! {
+        // The command first: until it waits for something it may say that it wants input.
+        biased;
         status = commands::run(&session, &request) => Some(status),
         status = pump(&mut read, &session, input, resize) => status,
     };
