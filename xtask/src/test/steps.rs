@@ -222,11 +222,20 @@ pub(super) fn agent_with_systemd(run: &mut Run<'_>) -> Result<Tally> {
 pub(super) fn journal_with_guest(run: &mut Run<'_>) -> Result<Tally> {
     let places = run.places;
     let guest = run.guest.as_deref().context("there is no guest root")?;
-    let program = test_program(places, "journal")?;
     let guest = guest.to_string_lossy();
-    let mut command = util::privileged(&program, &[(VM_VARIABLES[1], &*guest)]);
-    command.arg("--test-threads=1").current_dir(&places.root);
-    test_step(places, WITH_GUEST, &mut command)
+    let mut tally = Tally::default();
+    // The reader alone, then the whole way to the host.
+    for name in ["live", "journal"] {
+        let program = test_program(places, name)?;
+        let mut command = util::privileged(&program, &[(VM_VARIABLES[1], &*guest)]);
+        command.arg("--test-threads=3").current_dir(&places.root);
+        tally.add(test_step(
+            places,
+            &format!("{WITH_GUEST}: {name}"),
+            &mut command,
+        )?);
+    }
+    Ok(tally)
 }
 
 pub(super) fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
