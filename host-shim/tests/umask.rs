@@ -31,6 +31,7 @@ fn the_guests_root_is_open_to_its_users_and_the_rest_to_nobody() {
         size: None,
         accel: None,
         network: None,
+        publish: Vec::new(),
         kernel_params: Vec::new(),
         env: Vec::new(),
         volumes: Vec::new(),

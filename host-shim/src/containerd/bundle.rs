@@ -146,6 +146,8 @@ fn config(record: &Record, sources: &[PathBuf], hostname: &str) -> Value {
     annotate("size", record.size.clone());
     annotate("accel", record.accel.map(|accel| accel.as_str().to_owned()));
     annotate("network", record.network.clone());
+    let publish = &record.publish;
+    annotate("publish", (!publish.is_empty()).then(|| publish.join(",")));
     let params = &record.kernel_params;
     annotate(
         "kernel_params",

@@ -64,6 +64,9 @@ pub struct Record {
     pub accel: Option<Accel>,
     /// `none` or `user`, where the shim's default is not to be taken.
     pub network: Option<String>,
+    /// Published ports.
+    #[serde(default)]
+    pub publish: Vec<String>,
     /// More kernel parameters.
     pub kernel_params: Vec<String>,
     /// `NAME=value`. Secret.
@@ -150,6 +153,7 @@ pub(super) mod tests {
             size: Some("xs".into()),
             accel: Some(Accel::Tcg),
             network: None,
+            publish: Vec::new(),
             kernel_params: vec!["quiet".into(), "loglevel=3".into()],
             env: vec!["SECRET=hush".into()],
             volumes: Vec::new(),

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::{MemoryMib, Network, Size, Vcpus};
+use super::{Forward, MemoryMib, Network, Size, Vcpus};
 use crate::config::Accel;
 
 /// The prefix of ours.
 pub const PREFIX: &str = "seed.loom.farm/";
 
-const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, max_vcpus, max_memory_mib, accel, network or kernel_params";
+const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, max_vcpus, max_memory_mib, accel, network, publish or kernel_params";
 
 /// What an annotation may say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Annotations {
     pub accel: Option<Accel>,
     /// `network`: `none` or `user`.
     pub network: Option<Network>,
+    /// `publish`: ports of the host that lead into the guest, separated by commas. Only with network `user`.
+    pub publish: Vec<Forward>,
     /// `kernel_params`: more kernel parameters, separated by spaces. The host's own still win.
     pub kernel_params: Vec<String>,
 }
@@ -86,6 +88,10 @@ impl Annotations {
                     "user" => Network::User,
                     _ => return Err("use none or user".into()),
                 });
+            }
+            "publish" => {
+                let parsed = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                self.publish = parsed?;
             }
             "kernel_params" => self.kernel_params = words(value)?,
             _ => return Err(UNKNOWN.into()),

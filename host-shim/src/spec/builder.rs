@@ -123,6 +123,9 @@ pub enum SpecError {
         "the environment has {0} bytes, at most {MAX_TOTAL_BYTES} are possible: give large values as files on a volume"
     )]
     EnvTotal(usize),
+    /// Ports without a network that they could lead into.
+    #[error("ports are published over the user-mode network alone: set annotation network to user")]
+    Publish,
     /// A limit of the container.
     #[error("the container's {what} limit: {problem}")]
     Limit {
@@ -226,6 +229,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     let beacon_port = ports::BEACON;
     paths.check_sockets(beacon_port)?;
     let network = annotations.network.unwrap_or(Network::None);
+    if network != Network::User && !annotations.publish.is_empty() {
+        return Err(SpecError::Publish);
+    }
     let spec = VmSpec {
         namespace: namespace.clone(),
         id: id.clone(),
@@ -249,6 +255,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         rootfs: rootfs.to_owned(),
         volumes,
         network,
+        forwards: annotations.publish,
         beacon_port,
         hostname: hostname(bundle, &boot, id),
         dns: match network {

@@ -14,6 +14,7 @@ mod builder;
 mod bundle;
 mod cri;
 mod environment;
+mod forward;
 mod inside;
 mod kata;
 mod resources;
@@ -29,6 +30,7 @@ pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
 pub use cri::{Role, pod_name, state_name};
 pub use environment::host_address;
+pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};
 pub use kata::{KNOWN as KATA_ANNOTATIONS, PREFIX as KATA_PREFIX};
 pub use resources::Resources;
@@ -196,6 +198,8 @@ pub struct VmSpec {
     pub volumes: Vec<VolumeSpec>,
     /// The network card.
     pub network: Network,
+    /// Ports of the host that lead into the guest, over the user-mode network.
+    pub forwards: Vec<Forward>,
     /// The host port of the beacon.
     pub beacon_port: u32,
     /// The guest's host name.
@@ -254,6 +258,7 @@ pub(crate) mod tests {
                 "/var/lib/seed/volumes/default/demo/data.img",
             )],
             network: Network::None,
+            forwards: Vec::new(),
             beacon_port: 1030,
             hostname: "demo".into(),
             dns: Vec::new(),

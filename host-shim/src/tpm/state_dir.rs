@@ -117,7 +117,7 @@ impl Drop for StateDir {
 }
 
 /// Reads the machine id, or makes one: machine-id(5).
-fn machine_id(path: &Path) -> Result<String, StateDirError> {
+pub(super) fn machine_id(path: &Path) -> Result<String, StateDirError> {
     let io = |source| StateDirError::Io {
         path: path.to_owned(),
         source,
@@ -149,7 +149,7 @@ fn machine_id(path: &Path) -> Result<String, StateDirError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         config::Config,
@@ -157,7 +157,7 @@ mod tests {
         paths::Paths,
     };
 
-    fn paths(dir: &Path) -> InstancePaths {
+    pub(in crate::tpm) fn paths(dir: &Path) -> InstancePaths {
         let config = Config {
             run_dir: dir.join("run"),
             state_dir: dir.join("state"),

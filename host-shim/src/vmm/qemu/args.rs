@@ -39,7 +39,7 @@ pub fn args(spec: &VmSpec, machine_id: &str) -> Vec<OsString> {
     boot(&mut args, spec, machine_id);
     devices(&mut args, spec);
     disks(&mut args, spec);
-    network(&mut args, spec.network);
+    network(&mut args, spec);
     let qmp = escaped(&spec.paths.qmp_socket());
     args.pair("-qmp", format!("unix:{qmp},server=on,wait=off"));
     args.0
@@ -49,6 +49,11 @@ fn machine(args: &mut Args, spec: &VmSpec) {
     args.pair("-name", spec.id.as_str());
     args.flag("-nodefaults");
     args.flag("-no-user-config");
+    // It starts no programs, gains no rights and changes no limits of its own: seccomp(2) sees to it.
+    args.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
     args.pair("-display", "none");
     // A reboot ends the VM: the host's files of this start (swtpm, vsock) are for one start only.
     args.flag("-no-reboot");
@@ -154,11 +159,16 @@ fn disks(args: &mut Args, spec: &VmSpec) {
     }
 }
 
-fn network(args: &mut Args, network: Network) {
-    match network {
+fn network(args: &mut Args, spec: &VmSpec) {
+    match spec.network {
         Network::None => args.pair("-nic", "none"),
         Network::User => {
-            args.pair("-netdev", "user,id=net0");
+            let mut user = "user,id=net0".to_owned();
+            for forward in &spec.forwards {
+                user.push(',');
+                user.push_str(&forward.hostfwd());
+            }
+            args.pair("-netdev", user);
             args.pair("-device", "virtio-net-pci,netdev=net0,romfile=");
         }
     }
@@ -211,6 +221,16 @@ mod tests {
         ] {
             assert!(line.contains(pair), "{line}");
         }
+    }
+
+    #[test]
+    fn published_ports_lead_into_the_users_network() {
+        let mut spec = sample();
+        spec.network = Network::User;
+        spec.forwards = vec!["8080:80".parse().unwrap(), "5353:53/udp".parse().unwrap()];
+        let line = line(&spec);
+        let wanted = "user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53\n";
+        assert!(line.contains(wanted), "{line}");
     }
 
     #[test]

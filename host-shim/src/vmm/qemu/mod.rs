@@ -76,7 +76,8 @@ impl Vmm for Qemu {
             (VIRTIOFSD, spec.paths.virtiofs_socket()),
             (VSOCK, spec.paths.vhost_socket()),
         ];
-        for (name, socket) in &sockets {
+        let ours = |name: &str| daemons.iter().any(|daemon| daemon.info().name == name);
+        for (name, socket) in sockets.iter().filter(|(name, _)| ours(name)) {
             let log = spec.paths.helper_log(name);
             wait_socket(name, socket, &log, self.limits.daemon(), &mut ended).await?;
         }
@@ -163,7 +164,9 @@ fn start_daemons(
         ),
     ];
     let mut daemons = Vec::new();
-    for (name, program, args) in launches {
+    // A swtpm that somebody else runs is not ours to start.
+    let wanted = |name| name != SWTPM || spec.tpm_socket.is_none();
+    for (name, program, args) in launches.into_iter().filter(|(name, ..)| wanted(*name)) {
         let log = paths.helper_log(name);
         let launch = Launch {
             name,

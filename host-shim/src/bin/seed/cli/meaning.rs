@@ -12,11 +12,11 @@ use seed_shim::{
         when,
     },
     names::ContainerId,
-    spec::Size,
+    spec::{Forward, Size},
 };
 
 use super::{
-    Boot, Command, EnvArg, ExecArgs, LogsArgs, MetricsTo, RunArgs, WaitFor, Which,
+    Boot, Command, EnvArg, ExecArgs, LogsArgs, MetricsTo, RunArgs, TpmCommand, WaitFor, Which,
     parse::{Given, text},
 };
 use crate::error::CliError;
@@ -65,11 +65,34 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             let id = id.ok_or_else(|| CliError::usage("which instance is not said", name))?;
             Command::Rm { id, yes }
         }
+        "tpm" => tpm(given)?,
         "metrics" => Command::Metrics(metrics(given)?),
         _ => {
             given.no_words(name)?;
             Command::Doctor
         }
+    })
+}
+
+fn tpm(given: &mut Given) -> Result<Command, CliError> {
+    const TPM: &str = "tpm";
+    let words = std::mem::take(&mut given.words);
+    let [what, id, file] = &words[..] else {
+        let what = "write backup or restore, an instance and a file";
+        return Err(CliError::usage(what, TPM));
+    };
+    let what = match what.as_str() {
+        "backup" => TpmCommand::Backup,
+        "restore" => TpmCommand::Restore,
+        other => {
+            let what = format!("{other:?} is unknown: use backup or restore");
+            return Err(CliError::usage(what, TPM));
+        }
+    };
+    Ok(Command::Tpm {
+        what,
+        id: ContainerId::try_from(id.as_str())?,
+        file: file.into(),
     })
 }
 
@@ -152,6 +175,19 @@ fn run(given: &mut Given) -> Result<RunArgs, CliError> {
             "--network {other:?} is unknown: use none or user"
         )));
     }
+    let publish = given.all("publish", RUN)?;
+    for text in &publish {
+        text.parse::<Forward>()
+            .map_err(|problem| wrong(format!("--publish {text:?}: {problem}")))?;
+    }
+    // A port leads nowhere without a network.
+    let network = match (network, publish.is_empty()) {
+        (None, false) => Some("user".to_owned()),
+        (Some(network), false) if network != "user" => {
+            return Err(wrong("--publish needs --network user".to_owned()));
+        }
+        (network, _) => network,
+    };
     let env = given
         .values(&["env", "env-file"], RUN)
         .map(|found| {
@@ -181,6 +217,7 @@ fn run(given: &mut Given) -> Result<RunArgs, CliError> {
         size,
         accel: accel.map_err(|error| wrong(error.to_string()))?,
         network,
+        publish,
         kernel_params: given.all("kernel-param", RUN)?,
         env,
         volumes,

@@ -104,10 +104,28 @@ pub(crate) enum Command {
         /// Really.
         yes: bool,
     },
+    /// `seed tpm`
+    Tpm {
+        /// What to do.
+        what: TpmCommand,
+        /// Which instance.
+        id: ContainerId,
+        /// The file; `-` for standard output or input.
+        file: PathBuf,
+    },
     /// `seed metrics`
     Metrics(MetricsTo),
     /// `seed doctor`
     Doctor,
+}
+
+/// `seed tpm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TpmCommand {
+    /// Write the identity to a file.
+    Backup,
+    /// Make the identity of a file.
+    Restore,
 }
 
 /// Where `seed metrics` puts them.
@@ -147,6 +165,8 @@ pub(crate) struct RunArgs {
     pub(crate) accel: Option<Accel>,
     /// `none` or `user`.
     pub(crate) network: Option<String>,
+    /// Ports of the host that lead into it.
+    pub(crate) publish: Vec<String>,
     /// More kernel parameters.
     pub(crate) kernel_params: Vec<String>,
     /// `NAME=value` and files of such lines, in order: a later one wins.

@@ -168,6 +168,12 @@ pub(super) const COMMANDS: &[Info] = &[
                 "none, or user: outgoing connections only",
             ),
             with(
+                "p",
+                "publish",
+                ("[ADDRESS:]PORT:GUESTPORT[/udp]", Kind::Text),
+                "a port of the host that leads into the instance, and --network user; default address 127.0.0.1; may be repeated",
+            ),
+            with(
                 "",
                 "kernel-param",
                 ("PARAM", Kind::Text),
@@ -365,6 +371,18 @@ pub(super) const COMMANDS: &[Info] = &[
             "Deletes volumes, TPM state and logs of a stopped instance. The TPM state is its identity: secrets encrypted to it can never be read again.",
         ],
         options: &[flag("y", "yes", "really")],
+    },
+    Info {
+        name: "tpm",
+        words: "backup|restore NAME FILE",
+        word: Kind::OneOf(&["backup", "restore"]),
+        passes_words_on: false,
+        summary: "save and bring back an instance's identity",
+        about: &[
+            "Writes the TPM state and machine id of a stopped instance to FILE, a tar archive that only its owner may read, or makes them of one. Nothing that is there is overwritten. Whoever has FILE is the instance.",
+            "FILE may be - : seed tpm backup NAME - | age -r RECIPIENT > FILE; age -d -i KEY FILE | seed tpm restore NAME -",
+        ],
+        options: &[],
     },
     Info {
         name: "metrics",

@@ -27,6 +27,7 @@ mod rm;
 mod run;
 mod status;
 mod stop;
+mod tpm;
 mod wait;
 
 /// What every command works with.
@@ -66,6 +67,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Stop { which, kill, limit } => stop::stop(&context, which, kill, limit).await,
         Command::Rm { id, yes } => rm::rm(&context, id, yes),
+        Command::Tpm { what, id, file } => tpm::tpm(&context, what, id, &file),
         Command::Metrics(to) => metrics::metrics(&context, to).await,
         Command::Doctor => doctor::doctor(&context),
     }

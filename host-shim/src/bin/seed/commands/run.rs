@@ -135,6 +135,7 @@ fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId
         size: args.size.clone(),
         accel: args.accel,
         network: args.network.clone(),
+        publish: args.publish.clone(),
         kernel_params: args.kernel_params.clone(),
         env,
         volumes,
