@@ -5,6 +5,9 @@ let
   seed = import ./lib;
 in
 {
+  # A name stays what the kernel or the host gives it: udev renames nothing, so that what the host says to the agent (Kata's
+  # UpdateInterface) is the last word. (This is `net.ifnames=0`.)
+  networking.usePredictableInterfaceNames = lib.mkDefault false;
   networking.useNetworkd = lib.mkDefault true;
   networking.useDHCP = lib.mkDefault false;
   # The agent writes /etc/resolv.conf from what the host says, unless it is somebody's link.

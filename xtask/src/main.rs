@@ -8,6 +8,7 @@ mod bench;
 mod chaos;
 mod containerd;
 mod demo;
+mod documents;
 mod fuzz;
 mod image;
 mod lab;
@@ -29,7 +30,7 @@ use lexopt::prelude::*;
 use setup::Need;
 use util::Places;
 
-const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   setup              install what is missing on this machine (apt, and cargo into the cache)
@@ -132,6 +133,8 @@ fn run() -> Result<ExitCode> {
             let guest = parser.value()?.into();
             return chaos::torment(&places, guest, &chaos::Options::parse(&mut parser)?);
         }
+        // Internal: the part of `test` that runs the documents' commands as root.
+        "documents-of" => return documents::run(&places, parser.value()?.into()),
         "release" => return supply::release::run(&places, &mut parser),
         "test" => return test::run(&places, what_to_test(&mut parser)?),
         other => bail!("there is no command {other:?}\n\n{USAGE}"),

@@ -71,10 +71,51 @@ impl View {
         }
     }
 
-    /// The furthest stage.
+    /// The furthest stage. Of the last two, which may follow each other at any time (a unit fails and is
+    /// mended), the one that the guest named last.
     pub fn stage(&self) -> Stage {
-        self.stages
+        let furthest = self
+            .stages
             .last()
-            .map_or(Stage::STAGE_UNSPECIFIED, |(stage, _)| *stage)
+            .map_or(Stage::STAGE_UNSPECIFIED, |(stage, _)| *stage);
+        let is_up = |stage| matches!(stage, Stage::STAGE_RUNNING | Stage::STAGE_DEGRADED);
+        let said = self.guest.as_ref();
+        match said.map(|guest| guest.stage.enum_value_or_default()) {
+            Some(now) if is_up(now) && is_up(furthest) => now,
+            _ => furthest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_was_degraded_and_is_mended_is_running() {
+        let mut view = View::new();
+        let guest = |stage: Stage| {
+            Some(GuestStatus {
+                stage: stage.into(),
+                ..GuestStatus::default()
+            })
+        };
+        assert_eq!(view.stage(), Stage::STAGE_UNSPECIFIED);
+        view.stages = vec![(Stage::STAGE_PROVISIONED, Duration::from_secs(1))];
+        view.guest = guest(Stage::STAGE_RUNNING);
+        assert_eq!(view.stage(), Stage::STAGE_PROVISIONED, "not reached yet");
+        for stage in [Stage::STAGE_RUNNING, Stage::STAGE_DEGRADED] {
+            view.stages.push((stage, Duration::from_secs(2)));
+            view.guest = guest(stage);
+            assert_eq!(view.stage(), stage);
+        }
+        view.guest = guest(Stage::STAGE_RUNNING);
+        assert_eq!(view.stage(), Stage::STAGE_RUNNING);
+        view.guest = None;
+        assert_eq!(
+            view.stage(),
+            Stage::STAGE_DEGRADED,
+            "nothing newer is known"
+        );
     }
 }

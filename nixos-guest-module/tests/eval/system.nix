@@ -150,6 +150,9 @@ in
       want = [ ];
     };
     "a root that the host names is writable" = yes (lib.elem "rw" plain.config.boot.kernelParams);
+    "links keep the names that the host gives them" = yes (
+      lib.elem "net.ifnames=0" plain.config.boot.kernelParams
+    );
     "it is a machine with a kernel and no loader" = {
       got = {
         inherit (plain.config.boot) isContainer;

@@ -83,6 +83,17 @@ impl Options {
         Ok(options)
     }
 
+    /// What the test command does: the same faults each time, so that a failure is this change's.
+    pub(crate) fn of_the_test() -> Self {
+        let accel = std::env::var("SEED_TEST_ACCEL").unwrap_or_else(|_| "auto".to_owned());
+        Self {
+            minutes: MINUTES,
+            seed: 1,
+            plan: false,
+            accel,
+        }
+    }
+
     /// The command that runs as root, with a guest's root that is built.
     pub(crate) fn command(&self, places: &Places, guest: &Path) -> Result<Command> {
         let program = std::env::current_exe().context("find our own program")?;

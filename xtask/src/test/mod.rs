@@ -53,6 +53,8 @@ const STEPS: &[Step] = &[
     (WITH_GUEST, steps::journal_with_guest),
     ("VM cases", steps::vm_cases),
     ("containerd", steps::containerd),
+    ("documents", steps::documents),
+    ("chaos", steps::chaos),
     ("clean tree", steps::clean_tree),
 ];
 const VM_STEPS: &[Step] = &[

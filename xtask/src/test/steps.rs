@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Run, WITH_GUEST, WITH_SYSTEMD};
 use crate::{
-    containerd, image, nix, programs,
+    chaos, containerd, documents, image, nix, programs,
     report::{self, Tally},
     setup,
     supply::{self, libraries, licences},
@@ -192,6 +192,24 @@ pub(crate) fn agents_crates(places: &Places) -> Result<usize> {
 pub(super) fn guest(run: &mut Run<'_>) -> Result<Tally> {
     programs::build(run.places)?;
     run.guest = Some(image::build(run.places)?);
+    Ok(Tally::one())
+}
+
+/// Documents whose commands are run need an instance, and so root.
+pub(super) fn documents(run: &mut Run<'_>) -> Result<Tally> {
+    let places = run.places;
+    let mut tally = documents::check(places)?;
+    let guest = run.guest.as_deref().context("there is no guest root")?;
+    let mut command = documents::command(places, guest)?;
+    tally.add(counted(places, "documents", &mut command, &|_| true)?);
+    Ok(tally)
+}
+
+/// Ten minutes of things that go wrong, always in the same order.
+pub(super) fn chaos(run: &mut Run<'_>) -> Result<Tally> {
+    let guest = run.guest.as_deref().context("there is no guest root")?;
+    let mut command = chaos::Options::of_the_test().command(run.places, guest)?;
+    util::step_showing(run.places, "chaos", &mut command, &|_| true)?;
     Ok(Tally::one())
 }
 

@@ -1,0 +1,154 @@
+//! The documents' commands, run: what a reader is told to type is typed by a test.
+//!
+//! Every fenced block says what it is, after its language ([`blocks`]):
+//!
+//! | mark | what is done |
+//! |---|---|
+//! | `sh run` | run, all of a document in one shell, in their order, as root on folders of its own ([`shell`]) |
+//! | `sh xtask` | each line is a command of this program, which the test command or its steps run |
+//! | `toml shim` | checked by the shim itself |
+//! | `nix` | parsed by Nix |
+//! | `text` | nothing: no command |
+//! | anything, then `not-run: WHY` | nothing, for that reason |
+//!
+//! Commands and links in the running text are looked at as well: `cargo xtask WORD` and `seed WORD` must be commands, a relative
+//! link must lead to a file, and a message in a table of messages must be one that a program says ([`words`]).
+
+mod blocks;
+mod shell;
+mod words;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    report::Tally,
+    util::{self, Places, print, read, say},
+};
+use blocks::{Block, Kind};
+
+/// What is read.
+const DOCUMENTS: [&str; 5] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/operator.md",
+    "docs/security.md",
+];
+
+/// A document that was read.
+struct Document {
+    path: &'static str,
+    text: String,
+    blocks: Vec<Block>,
+}
+
+fn all(places: &Places) -> Result<Vec<Document>> {
+    let read = |path: &'static str| {
+        let file = places.root.join(path);
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let blocks = blocks::of(&text).with_context(|| path.to_owned())?;
+        Ok(Document { path, text, blocks })
+    };
+    DOCUMENTS.into_iter().map(read).collect()
+}
+
+/// All that needs no instance.
+pub(crate) fn check(places: &Places) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for document in all(places)? {
+        words::check(places, document.path, &document.text)?;
+        tally.add(Tally::one());
+        for block in &document.blocks {
+            let place = format!("{}:{}", document.path, block.line);
+            static_check(places, block).context(place)?;
+            tally.add(Tally::one());
+        }
+    }
+    Ok(tally)
+}
+
+fn static_check(places: &Places, block: &Block) -> Result<()> {
+    match &block.kind {
+        Kind::Run | Kind::Text | Kind::NotRun(_) => Ok(()),
+        Kind::Xtask => block.text.lines().try_for_each(|line| {
+            let command = line.split(" #").next().unwrap_or_default().trim();
+            let words = command.strip_prefix("cargo xtask ");
+            words::xtask(words.with_context(|| format!("{line:?} is no `cargo xtask`"))?)
+        }),
+        Kind::ShimConfig => {
+            let shim = places.programs().join("containerd-shim-seed-v2");
+            with_file(&block.text, "toml", |file| {
+                read(Command::new(&shim).arg("-check-config").arg(file)).map(drop)
+            })
+        }
+        Kind::Nix => with_file(&block.text, "nix", |file| {
+            let mut nix = Command::new("nix-instantiate");
+            nix.args(["--parse", "--store", "dummy://"]).arg(file);
+            read(&mut nix).map(drop)
+        }),
+    }
+}
+
+/// A file of its own for a moment.
+fn with_file(text: &str, extension: &str, check: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = format!("seed-document-{}.{extension}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    let result = check(&path);
+    fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    result
+}
+
+/// The command that runs as root: the blocks that are run.
+pub(crate) fn command(places: &Places, guest: &Path) -> Result<Command> {
+    let program = std::env::current_exe().context("find our own program")?;
+    let mut command = util::privileged(program, &[]);
+    command.args(places.words()).arg("documents-of").arg(guest);
+    Ok(command)
+}
+
+/// As root. One line for each document, and the closing line that the test command reads.
+pub(crate) fn run(places: &Places, guest: PathBuf) -> Result<ExitCode> {
+    let (mut passed, mut failed) = (0, 0);
+    for document in all(places)? {
+        for block in &document.blocks {
+            if let Kind::NotRun(why) = &block.kind {
+                print(&format!("not run: {}:{}: {why}", document.path, block.line))?;
+            }
+        }
+        let script: String = document
+            .blocks
+            .iter()
+            .filter(|block| block.kind == Kind::Run)
+            .map(|block| block.text.as_str())
+            .collect();
+        if script.is_empty() {
+            continue;
+        }
+        let result = shell::run(places, &guest, &script);
+        let name = document.path;
+        match result {
+            Ok(seconds) => {
+                passed += 1;
+                print(&format!("test {name} ... ok ({seconds:.1} s)"))?;
+            }
+            Err(error) => {
+                failed += 1;
+                print(&format!("test {name} ... FAILED\n  {error:#}"))?;
+            }
+        }
+    }
+    ensure!(passed + failed > 0, "no document has a command that is run");
+    print(&format!("{passed} passed, {failed} failed, 0 skipped"))?;
+    if failed > 0 {
+        bail!("{failed} documents tell their readers what does not work");
+    }
+    say("  every command of the documents was run, or says why not");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,174 @@
+//! Commands, links and messages in a document's running text: that they exist. Pure but for looking whether a file is there and
+//! what the sources say.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::util::{self, Places};
+
+/// Where programs say their messages.
+const SOURCES: [&str; 4] = [
+    "host-shim/src",
+    "guest-agent/src",
+    "age-tpm/src",
+    "seed-shell/src",
+];
+/// The head of a table of messages.
+const MESSAGES: &str = "| message |";
+
+/// Everything in one document.
+pub(super) fn check(places: &Places, document: &str, text: &str) -> Result<()> {
+    let prose = without_blocks(text);
+    for span in spans(&prose) {
+        if let Some(words) = span.strip_prefix("cargo xtask ") {
+            xtask(words).with_context(|| format!("{document}: `{span}`"))?;
+        } else if let Some(words) = span.strip_prefix("seed ") {
+            seed(places, words).with_context(|| format!("{document}: `{span}`"))?;
+        }
+    }
+    let folder = Path::new(document).parent().unwrap_or(Path::new(""));
+    for link in links(&prose) {
+        let file = link.split('#').next().unwrap_or_default();
+        let there = file.is_empty() || places.root.join(folder).join(file).exists();
+        ensure!(there, "{document}: the link to {link} leads nowhere");
+    }
+    let wanted = messages(&prose);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let said = sources(places)?;
+    for message in wanted {
+        let known = message
+            .split('…')
+            .all(|part| said.contains(&squeezed(part)));
+        ensure!(known, "{document}: no program says {message:?}");
+    }
+    Ok(())
+}
+
+/// Words after `cargo xtask`: the first is a command in the usage text.
+pub(super) fn xtask(words: &str) -> Result<()> {
+    let word = words.split([' ', '\n', '[']).next().unwrap_or_default();
+    let known = crate::USAGE.lines().any(|line| {
+        let mut parts = line.split_whitespace();
+        line.starts_with("  ") && !line.starts_with("   ") && parts.next() == Some(word)
+    });
+    ensure!(known, "there is no command {word:?}");
+    Ok(())
+}
+
+/// Words after `seed`: the first is a command of the program.
+fn seed(places: &Places, words: &str) -> Result<()> {
+    let word = words.split(' ').next().unwrap_or_default();
+    if word.starts_with('-') || word.chars().all(|c| c.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    let mut help = Command::new(places.programs().join("seed"));
+    let output = util::output(help.args(["help", word]))?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn without_blocks(text: &str) -> String {
+    let parts = text.split("```").step_by(2);
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands between single backquotes.
+fn spans(prose: &str) -> Vec<&str> {
+    prose
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+/// Relative targets of links and pictures.
+fn links(prose: &str) -> Vec<&str> {
+    let targets = prose.split("](").skip(1);
+    targets
+        .filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+        .filter(|target| !target.contains("://"))
+        .collect()
+}
+
+/// The first cells of tables of messages; `…` stands for what differs.
+fn messages(prose: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut inside = false;
+    for line in prose.lines() {
+        if line.starts_with(MESSAGES) {
+            inside = true;
+        } else if !line.starts_with('|') {
+            inside = false;
+        } else if inside && let Some(message) = line.split('`').nth(1) {
+            found.push(message.to_owned());
+        }
+    }
+    found
+}
+
+/// All sources as one text, as a message in it would be: strings that go over several lines are joined.
+fn sources(places: &Places) -> Result<String> {
+    let mut text = String::new();
+    let mut open: Vec<PathBuf> = SOURCES
+        .iter()
+        .map(|folder| places.root.join(folder))
+        .collect();
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = fs::read_to_string(&path)
+                    .with_context(|| format!("read {}", path.display()))?;
+                text.push_str(&squeezed(
+                    &source.replace("\\\n", " ").replace("\\\"", "\""),
+                ));
+                text.push('\n');
+            }
+        }
+    }
+    ensure!(!text.is_empty(), "there are no sources");
+    Ok(text)
+}
+
+/// One blank wherever there are several.
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_of_this_program_is_known_and_another_is_not() {
+        for good in [
+            "test",
+            "bench all --json",
+            "chaos [--minutes N]",
+            "test vm FILTER",
+        ] {
+            assert!(xtask(good).is_ok(), "{good}");
+        }
+        assert!(xtask("deploy").is_err());
+        assert!(xtask("Each").is_err());
+    }
+
+    #[test]
+    fn spans_links_and_messages_are_found_outside_of_blocks() {
+        let text = "a `seed ps` [b](c.md#d) [e](https://x)\n```sh run\n`not this`\n```\n| message | why |\n|---|---|\n| `cannot … it` | `x` |\n\n| other |\n| `no` |\n";
+        let prose = without_blocks(text);
+        assert_eq!(spans(&prose)[..2], ["seed ps", "cannot … it"]);
+        assert_eq!(links(&prose), ["c.md#d"]);
+        assert_eq!(messages(&prose), ["cannot … it"]);
+    }
+}
