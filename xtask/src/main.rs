@@ -59,6 +59,7 @@ Usage: cargo xtask COMMAND
                        --minutes N  so long (10)   --seed S   that run again   --plan   only what would happen
   release            the programs as they ship, their checksums, and what they are made of
                        --twice  build them again elsewhere, and compare
+  documents          every command that the documents tell, checked and run
 
 Each command does what it needs of the ones above it.
 ";
@@ -133,7 +134,11 @@ fn run() -> Result<ExitCode> {
             let guest = parser.value()?.into();
             return chaos::torment(&places, guest, &chaos::Options::parse(&mut parser)?);
         }
-        // Internal: the part of `test` that runs the documents' commands as root.
+        "documents" => {
+            no_more(&mut parser)?;
+            return documents::all_of_them(&places);
+        }
+        // Internal: the part of it that needs root.
         "documents-of" => return documents::run(&places, parser.value()?.into()),
         "release" => return supply::release::run(&places, &mut parser),
         "test" => return test::run(&places, what_to_test(&mut parser)?),

@@ -27,7 +27,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    image, programs,
     report::Tally,
+    setup,
     util::{self, Places, print, read, say},
 };
 use blocks::{Block, Kind};
@@ -56,6 +58,24 @@ fn all(places: &Places) -> Result<Vec<Document>> {
         Ok(Document { path, text, blocks })
     };
     DOCUMENTS.into_iter().map(read).collect()
+}
+
+/// Checks, then runs.
+pub(crate) fn all_of_them(places: &Places) -> Result<ExitCode> {
+    setup::run(places, setup::Need::Test)?;
+    programs::build(places)?;
+    let guest = image::build(places)?;
+    let checked = check(places)?;
+    say(&format!(
+        "  {} blocks and texts are as they should be",
+        checked.passed
+    ));
+    let status = util::status(&mut command(places, &guest)?)?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// All that needs no instance.
