@@ -93,7 +93,10 @@ mod tests {
 
     #[test]
     fn a_guest_that_was_degraded_and_is_mended_is_running() {
-        let mut view = View::new();
+        let mut view = View::new(MachineSize {
+            vcpus: 1,
+            memory_mib: 512,
+        });
         let guest = |stage: Stage| {
             Some(GuestStatus {
                 stage: stage.into(),
