@@ -138,6 +138,8 @@ pub struct Limits {
     pub poweroff_seconds: u64,
     /// The last pull of the journal.
     pub drain_seconds: u64,
+    /// How long the output of an exec may be without a reader until the command is hung up on.
+    pub exec_reader_seconds: u64,
 }
 
 impl Default for Limits {
@@ -148,6 +150,7 @@ impl Default for Limits {
             provision_seconds: 180,
             poweroff_seconds: 90,
             drain_seconds: 10,
+            exec_reader_seconds: 10,
         }
     }
 }
@@ -173,14 +176,19 @@ impl Limits {
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
     }
+    /// [`Limits::exec_reader_seconds`].
+    pub fn exec_reader(&self) -> Duration {
+        Duration::from_secs(self.exec_reader_seconds)
+    }
 
-    fn named(&self) -> [(&'static str, u64); 5] {
+    fn named(&self) -> [(&'static str, u64); 6] {
         [
             ("limits.daemon_seconds", self.daemon_seconds),
             ("limits.hello_seconds", self.hello_seconds),
             ("limits.provision_seconds", self.provision_seconds),
             ("limits.poweroff_seconds", self.poweroff_seconds),
             ("limits.drain_seconds", self.drain_seconds),
+            ("limits.exec_reader_seconds", self.exec_reader_seconds),
         ]
     }
 }

@@ -517,6 +517,43 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 }
 
 #[tokio::test]
+async fn a_command_whose_reader_is_gone_for_good_is_hung_up_on() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let out = bench.dir.path().join("out");
+    fifo(&out);
+    let request = ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        stdout: out.to_string_lossy().into_owned(),
+        spec: Some(Any {
+            value: json!({"args": ["sleep"], "cwd": "/"})
+                .to_string()
+                .into_bytes(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    bench.client.exec(soon(), &request).await.unwrap();
+    let reader = pipe::OpenOptions::new().open_receiver(&out).unwrap();
+    bench.start("demo", "one").await.unwrap();
+    {
+        let ended = bench.wait("demo", "one");
+        tokio::pin!(ended);
+        // As long as somebody reads, it runs, however little it says.
+        timeout(Duration::from_millis(1500), &mut ended)
+            .await
+            .unwrap_err();
+        drop(reader);
+        assert_eq!(ended.await.unwrap().exit_status, 128 + 1);
+    }
+    // Nobody asked for it: its id is free again.
+    bench.client.exec(soon(), &request).await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_crowd_of_execs_is_started_in_turns() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;

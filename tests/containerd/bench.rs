@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,9 +10,8 @@ use anyhow::{Context, Result, ensure};
 use seed_tests::{
     Containerd, Version,
     containerd::{Options, Programs, image::Image},
-    limit,
+    limit, stub,
 };
-use serde_json::json;
 
 /// An image with which a stub boots.
 pub(crate) const STUB: &str = "localhost/stub:1";
@@ -22,15 +20,7 @@ pub(crate) const STUB: &str = "localhost/stub:1";
 pub(crate) const RUNTIME: &str = "io.containerd.seed.v2";
 
 /// The init program in [`STUB`].
-pub(crate) const INIT: &str = "/seed-system/init";
-
-/// Keys of the shim's configuration, and the names under which the stub is called.
-const STUBS: [(&str, &str); 4] = [
-    ("qemu", "stub-qemu"),
-    ("virtiofsd", "stub-virtiofsd"),
-    ("swtpm", "stub-swtpm"),
-    ("vhost_device_vsock", "stub-vsock"),
-];
+pub(crate) use seed_tests::stub::INIT;
 
 /// A containerd with stubs in place of QEMU and its daemons, and an image for them.
 pub(crate) fn stubs(
@@ -40,43 +30,17 @@ pub(crate) fn stubs(
 ) -> Result<Containerd> {
     let mut containerd = Containerd::make(programs, version, options)?;
     let names = containerd.dir().join("stubs");
-    fs::create_dir(&names)?;
-    let mut config = "accel = \"tcg\"\n[programs]\n".to_owned();
-    for (key, name) in STUBS {
-        symlink(env!("CARGO_BIN_EXE_stub-vm"), names.join(name))?;
-        config.push_str(&format!("{key} = {:?}\n", names.join(name)));
-    }
-    containerd.write_shim_config(&config)?;
+    let programs = stub::programs(&names, env!("CARGO_BIN_EXE_stub-vm"))?;
+    containerd.write_shim_config(&format!("accel = \"tcg\"\n{programs}"))?;
     containerd.run()?;
     let root = containerd.dir().join("stub-root");
-    stub_root(&root)?;
+    stub::root(&root)?;
     containerd.import(&Image {
         name: STUB,
         root: &root,
         entrypoint: &[INIT],
     })?;
     Ok(containerd)
-}
-
-/// The smallest closure that the shim takes.
-fn stub_root(root: &Path) -> Result<()> {
-    let system = root.join("seed-system");
-    fs::create_dir_all(&system)?;
-    let mut kernel = vec![0; 1024];
-    // The magic of the Linux boot protocol.
-    kernel[0x202..0x206].copy_from_slice(b"HdrS");
-    fs::write(system.join("kernel"), kernel)?;
-    for name in ["initrd", "init"] {
-        fs::write(system.join(name), name)?;
-    }
-    let boot = json!({
-        "org.nixos.bootspec.v1": {
-            "init": INIT, "kernel": "/seed-system/kernel",
-            "initrd": "/seed-system/initrd", "kernelParams": ["quiet"],
-        },
-        "farm.loom.seed.v1": {"name": "stub", "size": "xs"},
-    });
-    fs::write(system.join("boot.json"), boot.to_string()).context("write boot.json")
 }
 
 /// Waits until no process, mount, socket or folder of an instance is left.

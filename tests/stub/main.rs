@@ -4,7 +4,9 @@
 //!
 //! What it cannot show: that the real programs take these command lines. The cases that boot a guest do.
 //!
-//! With the variable `STUB_RECORD` it writes what the agent was told into that folder, as `<container>.txt`.
+//! Variables make it misbehave: `STUB_DIE` names the program that ends at once, `STUB_HOLD` the step that never
+//! comes (`hello`, `orders`, `poweroff`). With `STUB_RECORD` it writes what the agent was told into that folder, as
+//! `<container>.txt`.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a stub ends at the first surprise")]
@@ -17,7 +19,7 @@
 #[allow(dead_code, reason = "the shim's own tests use more of it")]
 mod agent;
 
-use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{env, fs, path::PathBuf, process::ExitCode, sync::atomic::Ordering, time::Duration};
 
 use agent::FakeAgent;
 use seed_protocol::{
@@ -37,6 +39,10 @@ fn main() -> ExitCode {
     let mut args = env::args();
     let program = args.next().unwrap_or_default();
     let args: Vec<String> = args.collect();
+    if env::var("STUB_DIE").is_ok_and(|name| program.ends_with(&name)) {
+        eprintln!("stub was told to die");
+        return ExitCode::from(3);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -93,7 +99,9 @@ async fn qemu(args: &[String]) {
         .find_map(|arg| arg.strip_prefix("unix:")?.split(',').next())
         .expect("a QMP socket on the command line");
     let folder = PathBuf::from(qmp).parent().unwrap().to_owned();
+    let hold = env::var("STUB_HOLD").unwrap_or_default();
     let agent = FakeAgent::serve_with(&folder.join("vsock.sock"), &LINES);
+    agent.hold_orders.store(hold == "orders", Ordering::Relaxed);
     let monitor = UnixListener::bind(qmp).unwrap();
     let (stream, _) = monitor.accept().await.unwrap();
     let (read, mut write) = stream.into_split();
@@ -110,12 +118,12 @@ async fn qemu(args: &[String]) {
                     return;
                 }
             }
-            () = agent.poweroff.notified() => {
+            () = agent.poweroff.notified(), if hold != "poweroff" => {
                 let event = r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#;
                 write.write_all(format!("{event}\n").as_bytes()).await.unwrap();
                 return;
             }
-            _ = hello.tick() => if !said {
+            _ = hello.tick() => if !said && hold != "hello" {
                 say_hello(&folder).await;
                 said = record(&agent);
             },

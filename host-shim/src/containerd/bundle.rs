@@ -73,10 +73,7 @@ fn make_dir(path: &Path) -> Result<(), BundleError> {
 
 /// The mounts of the root, for `CreateTaskRequest.rootfs`. Makes the layer's folders.
 pub fn root_mounts(record: &Record, paths: &InstancePaths) -> Result<Vec<Mount>, BundleError> {
-    let (upper, work) = (
-        paths.layers_dir().join("upper"),
-        paths.layers_dir().join("work"),
-    );
+    let (upper, work) = (upper(paths), paths.layers_dir().join("work"));
     make_dir(paths.layers_dir())?;
     for dir in [&upper, &work] {
         match DirBuilder::new().mode(0o755).create(dir) {
@@ -102,6 +99,11 @@ pub fn root_mounts(record: &Record, paths: &InstancePaths) -> Result<Vec<Mount>,
         ],
         ..Default::default()
     }])
+}
+
+/// What the guest writes to its root.
+pub(super) fn upper(paths: &InstancePaths) -> PathBuf {
+    paths.layers_dir().join("upper")
 }
 
 /// Whether overlayfs takes this path in its options.

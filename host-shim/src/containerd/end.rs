@@ -1,13 +1,13 @@
 //! The end of an instance: the calls that ask its shim for it, and what is done about a shim that is stuck.
 //! What is cleaned up afterwards is not decided here.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use containerd_shim_protos::{
     api::{StateResponse, Status},
     ttrpc::Code,
 };
-use tokio::time::timeout;
+use tokio::{net::UnixStream, time::timeout};
 
 use super::{
     instance::StopOptions,
@@ -19,7 +19,7 @@ use crate::{paths::InstancePaths, shim::delete};
 const KILLED: Duration = Duration::from_secs(30);
 
 /// How long a shim may be silent until it counts as stuck, where it is to be killed anyway.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
@@ -65,11 +65,27 @@ pub(super) async fn orderly(
     Ok(())
 }
 
-/// Kills a stuck shim and what it runs. Whether they are gone.
-pub(super) async fn kill_hung(paths: &InstancePaths) -> bool {
+/// Kills a stuck shim and what it runs. Whether they are gone. A shim that is stuck before it wrote down who runs is
+/// known by its socket: the kernel names who listens there (unix(7), `SO_PEERCRED`).
+pub(super) async fn kill_hung(paths: &InstancePaths, socket: &Path) -> bool {
+    let listener = match UnixStream::connect(socket).await {
+        Ok(stream) => stream.peer_cred().ok().and_then(|peer| peer.pid()),
+        Err(_) => None,
+    };
+    let listener = listener.and_then(|pid| u32::try_from(pid).ok());
+    // A server in this very process is no stuck shim.
+    let listener = listener.filter(|pid| *pid != std::process::id());
     let paths = paths.clone();
-    let killed = tokio::task::spawn_blocking(move || delete::kill_with_shim(&paths));
+    let killed = tokio::task::spawn_blocking(move || delete::kill_with_shim(&paths, listener));
     killed.await.unwrap_or(false)
+}
+
+/// Whether the guest has its orders and has not ended.
+pub(super) fn is_running(state: &StateResponse) -> bool {
+    matches!(
+        state.status.enum_value(),
+        Ok(Status::RUNNING | Status::PAUSED | Status::PAUSING)
+    )
 }
 
 /// Whether the task has ended.

@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::task::{TaskClient, TaskError};
+use crate::sys;
 
 /// The type of a process in an Exec request, as containerd's client names it.
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -31,6 +32,9 @@ const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Pr
 /// How long output may still be silent after the command's end before it is given up: a process that the
 /// command left behind may hold the stream open for ever.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// How the ids of our commands begin; the pid of who made them follows.
+const EXEC_PREFIX: &str = "exec-";
 
 /// Why a command did not run.
 #[derive(Debug, Error)]
@@ -96,6 +100,7 @@ impl Drop for Fifos {
 
 impl Fifos {
     fn make(parent: &Path, id: &str) -> Result<Self, ExecError> {
+        sweep(parent);
         let dir = parent.join(id);
         let fault = |source| ExecError::Io {
             path: dir.clone(),
@@ -118,6 +123,24 @@ impl Fifos {
             }
         })?;
         Ok(path)
+    }
+}
+
+/// Removes the folders of commands that were killed: their names have the pid of who made them.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| {
+            name.strip_prefix(EXEC_PREFIX)?
+                .split('-')
+                .next()?
+                .parse()
+                .ok()
+        });
+        if pid.is_some_and(|pid: u32| sys::start_time(pid).is_none()) {
+            // Best effort: the run folder goes with the instance.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -265,7 +288,7 @@ fn exec_id() -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    format!("exec-{}-{:x}", process::id(), now.as_nanos())
+    format!("{EXEC_PREFIX}{}-{:x}", process::id(), now.as_nanos())
 }
 
 fn copy_out(path: PathBuf, mut to: impl Write + Send + 'static) -> Output {
@@ -319,4 +342,29 @@ fn copy_in(path: PathBuf) -> oneshot::Receiver<()> {
         let _ = end.send(());
     });
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_command_left_goes_with_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ended = process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let (left, lives) = (
+            dir.path().join(format!("{EXEC_PREFIX}{}-1", ended.id())),
+            dir.path().join(format!("{EXEC_PREFIX}{}-1", process::id())),
+        );
+        for folder in [&left, &lives] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("stdout"), "").unwrap();
+        }
+        let next = Fifos::make(dir.path(), &exec_id()).unwrap();
+        assert!(!left.exists() && lives.exists());
+        let made = next.0.clone();
+        drop(next);
+        assert!(!made.exists());
+    }
 }

@@ -1,35 +1,32 @@
-//! Start, stop, remove: the order of calls that containerd would make, for one instance.
+//! One instance, its stop and its removal: the order of calls that containerd would make. How it starts is in
+//! `begin.rs`.
 //!
 //! ```text
-//! start:  claim the name -> layer, volumes, bundle -> shim start -> Create -> Start
 //! stop:   Kill TERM -> Wait (limit) -> Kill KILL -> Wait -> Delete -> Shutdown -> shim delete -> clean up
 //! ```
 //!
-//! The run folder is the claim: it is made with one mkdir, which fails for the second. A start that fails
-//! takes everything back. A stop takes every step that still has something to act on, so it works on what a
-//! killed shim or a killed machine left as well. Commands that meet at one instance wait for each other where a
-//! shim would get lost otherwise, and never touch a later instance of the same name (`claim.rs`).
+//! The run folder is the claim on the name, made first and removed last. A stop takes every step that still has
+//! something to act on, so it works on what a killed shim, a killed command or a killed machine left as well.
+//! Commands that meet at one instance wait for each other where a shim would get lost otherwise, and never touch a
+//! later instance of the same name (`claim.rs`).
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use containerd_shim_protos::api::CreateTaskRequest;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use super::{
     bundle::{self, BundleError, OverlayError},
     claim::Claim,
-    end::{self, is_stopped},
+    end,
     record::{Record, RecordError},
-    shim::{self, Address, ShimBinary, ShimError},
+    shim::{Address, ShimBinary, ShimError},
     task::{TaskClient, TaskError},
-    volumes::{self, ImageError},
+    volumes::ImageError,
 };
 use crate::{
     names::{ContainerId, Namespace},
@@ -51,6 +48,9 @@ pub enum InstanceError {
     /// The name is taken by a living instance.
     #[error("instance {0} is running already")]
     Running(ContainerId),
+    /// The name is taken by an instance that is not up yet.
+    #[error("instance {0} is not up yet")]
+    Starting(ContainerId),
     /// The name is taken by an instance whose guest has ended.
     #[error("instance {0} has ended but was not stopped")]
     Ended(ContainerId),
@@ -139,9 +139,9 @@ pub fn instances(paths: &Paths, namespace: &Namespace) -> Vec<ContainerId> {
 /// One instance by its name.
 #[derive(Debug, Clone)]
 pub struct Instance {
-    namespace: Namespace,
-    id: ContainerId,
-    paths: InstancePaths,
+    pub(super) namespace: Namespace,
+    pub(super) id: ContainerId,
+    pub(super) paths: InstancePaths,
     /// Where its shim listens, whatever the record says.
     socket: PathBuf,
 }
@@ -191,163 +191,27 @@ impl Instance {
 
     /// A connection to its shim.
     pub async fn task(&self, record: &Record) -> Result<TaskClient, InstanceError> {
-        match &record.address {
-            Some(address) => match TaskClient::connect(address).await {
-                Err(TaskError::Absent(_)) => Err(InstanceError::Left(self.id.clone())),
-                other => Ok(other?),
-            },
-            None => Err(InstanceError::Left(self.id.clone())),
+        match TaskClient::connect(&self.address(Some(record))).await {
+            Err(TaskError::Absent(_)) => Err(InstanceError::Left(self.id.clone())),
+            other => Ok(other?),
         }
     }
 
-    /// Starts it and returns when the guest is provisioned. `progress` hears how far it is. What fails is
-    /// taken back; with `keep` the layer and the record stay all the same.
-    pub async fn start(
-        &self,
-        mut record: Record,
-        keep: bool,
-        mut progress: impl FnMut(Phase),
-    ) -> Result<(), InstanceError> {
-        bundle::check_overlay_path(&record.root)?;
-        bundle::check_overlay_path(self.paths.layers_dir())?;
-        let claim = self.claim(keep).await?;
-        let mut made = Vec::new();
-        match self
-            .launch(&mut record, &claim, &mut made, &mut progress)
-            .await
-        {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let options = StopOptions {
-                    kill: true,
-                    limit: Duration::ZERO,
-                    keep,
-                };
-                self.take_back_images(&claim, &made).await;
-                // Where somebody stopped it meanwhile, nothing of ours is left, and perhaps a later one is there.
-                if claim.is_current()
-                    && let Err(second) = self.take_back(&claim, Some(&record), options).await
-                {
-                    tracing::warn!(%second, "failed start is not cleaned up");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes the run folder, which is the claim on the name; with `again` it is there already. Locked.
-    async fn claim(&self, again: bool) -> Result<Claim, InstanceError> {
-        let dir = self.paths.run_dir();
-        if let Some(parent) = dir.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)
-                .map_err(self.fault())?;
-        }
-        match DirBuilder::new().mode(0o700).create(dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && again => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(self.taken().await);
-            }
-            other => other.map_err(self.fault())?,
-        }
-        match Claim::open(dir) {
-            Ok(claim) if claim.try_lock().map_err(self.fault())? && claim.is_current() => Ok(claim),
-            Ok(_) => Err(InstanceError::Busy(self.id.clone())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(InstanceError::Busy(self.id.clone()))
-            }
-            Err(error) => Err(self.fault()(error)),
-        }
+    /// Where its shim listens, or would listen where no record says so.
+    pub(super) fn address(&self, record: Option<&Record>) -> Address {
+        let known = record.and_then(|record| record.address.clone());
+        known.unwrap_or_else(|| Address {
+            socket: self.socket.clone(),
+            version: 2,
+        })
     }
 
     /// A fault of the run folder.
-    fn fault(&self) -> impl Fn(io::Error) -> InstanceError + use<> {
+    pub(super) fn fault(&self) -> impl Fn(io::Error) -> InstanceError + use<> {
         let path = self.paths.run_dir().to_owned();
         move |source| InstanceError::Io {
             path: path.clone(),
             source,
-        }
-    }
-
-    /// By what the name is taken.
-    async fn taken(&self) -> InstanceError {
-        let id = self.id.clone();
-        let claim = Claim::open(self.paths.run_dir());
-        if claim.is_ok_and(|claim| matches!(claim.try_lock(), Ok(false))) {
-            return InstanceError::Busy(id);
-        }
-        let Ok(record) = self.record() else {
-            let managed = crate::management::Client::connect(&self.paths.management_socket()).await;
-            return if managed.is_ok() {
-                InstanceError::Foreign(id)
-            } else {
-                InstanceError::Left(id)
-            };
-        };
-        let Ok(task) = self.task(&record).await else {
-            return InstanceError::Left(id);
-        };
-        match task.state(id.as_str()).await {
-            Ok(state) if is_stopped(&state) => InstanceError::Ended(id),
-            _ => InstanceError::Running(id),
-        }
-    }
-
-    async fn launch(
-        &self,
-        record: &mut Record,
-        claim: &Claim,
-        made: &mut Vec<PathBuf>,
-        progress: &mut impl FnMut(Phase),
-    ) -> Result<(), InstanceError> {
-        let paths = &self.paths;
-        record.address = None;
-        record.write(&paths.record())?;
-        let mounts = bundle::root_mounts(record, paths)?;
-        let sources = record
-            .volumes
-            .iter()
-            .map(|volume| volumes::provide(volume, paths, made))
-            .collect::<Result<Vec<_>, _>>()?;
-        let bundle = bundle::write(record, &sources, self.id.as_str(), paths)?;
-        let options = record.config.as_deref().map(shim::options);
-        let binary = ShimBinary::at(record.shim.clone());
-        let address = binary
-            .start(&self.namespace, &self.id, &bundle, options.as_ref())
-            .await?;
-        record.address = Some(address.clone());
-        record.write(&paths.record())?;
-        // From here on a stop finds the shim.
-        claim.unlock();
-        let task = TaskClient::connect(&address).await?;
-        let request = CreateTaskRequest {
-            id: self.id.to_string(),
-            bundle: bundle.to_string_lossy().into_owned(),
-            rootfs: mounts,
-            options: options.into(),
-            ..Default::default()
-        };
-        task.create(&request).await?;
-        // A guest may write to them from now on.
-        made.clear();
-        progress(Phase::Created);
-        task.start(self.id.as_str(), "").await?;
-        progress(Phase::Started);
-        Ok(())
-    }
-
-    /// Removes the images that a start has made in vain.
-    async fn take_back_images(&self, claim: &Claim, made: &[PathBuf]) {
-        if self.lock(claim).await.is_ok() {
-            // A later instance of this name has the same images.
-            if claim.is_current()
-                && let Err(error) = volumes::take_back(made, &self.paths)
-            {
-                tracing::warn!(%error, "an empty volume image is left");
-            }
-            claim.unlock();
         }
     }
 
@@ -377,7 +241,7 @@ impl Instance {
         self.take_back(&claim, record.as_ref(), options).await
     }
 
-    async fn lock(&self, claim: &Claim) -> Result<(), InstanceError> {
+    pub(super) async fn lock(&self, claim: &Claim) -> Result<(), InstanceError> {
         if claim.lock(OTHERS).await.map_err(self.fault())? {
             return Ok(());
         }
@@ -385,22 +249,20 @@ impl Instance {
     }
 
     /// Ends what runs and cleans up. Without a record its shim is looked for where it would listen.
-    async fn take_back(
+    pub(super) async fn take_back(
         &self,
         claim: &Claim,
         record: Option<&Record>,
         options: StopOptions,
     ) -> Result<(), InstanceError> {
-        let address = record.and_then(|record| record.address.clone());
-        let address = address.unwrap_or_else(|| Address {
-            socket: self.socket.clone(),
-            version: 2,
-        });
+        let address = self.address(record);
         match TaskClient::connect(&address).await {
             // A later instance of this name listens there too.
             Ok(task) if claim.is_current() => {
                 match end::orderly(&task, self.id.as_str(), options).await {
-                    Err(TaskError::Late(_)) if options.kill => self.kill_hung(claim).await?,
+                    Err(TaskError::Late(_)) if options.kill => {
+                        self.kill_hung(claim, &address.socket).await?;
+                    }
                     Err(TaskError::Late(_)) => return Err(InstanceError::Hung(self.id.clone())),
                     other => other?,
                 }
@@ -426,10 +288,10 @@ impl Instance {
     }
 
     /// Ends a shim that does not answer, and what it runs.
-    async fn kill_hung(&self, claim: &Claim) -> Result<(), InstanceError> {
+    async fn kill_hung(&self, claim: &Claim, socket: &Path) -> Result<(), InstanceError> {
         // Locked, so that the pids are not those of a later instance.
         self.lock(claim).await?;
-        if claim.is_current() && !end::kill_hung(&self.paths).await {
+        if claim.is_current() && !end::kill_hung(&self.paths, socket).await {
             return Err(InstanceError::Hung(self.id.clone()));
         }
         Ok(())
@@ -445,7 +307,8 @@ impl Instance {
         }
     }
 
-    /// Removes run folder and layer. With `keep` the record and the layer stay.
+    /// Removes layer and run folder; the run folder is the claim, and so the last. With `keep` the record and the layer
+    /// stay.
     fn clean_up(&self, keep: bool) -> Result<(), InstanceError> {
         let fault = |path: &Path| {
             let path = path.to_owned();
@@ -455,6 +318,7 @@ impl Instance {
         if keep {
             return self.remove_all_but_the_record().map_err(fault(run));
         }
+        bundle::remove_layer(&self.paths).map_err(fault(self.paths.layers_dir()))?;
         match fs::remove_dir_all(run) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(run)(error)),
             _ => {}
@@ -463,7 +327,7 @@ impl Instance {
         if let Some(namespace) = run.parent() {
             let _ = fs::remove_dir(namespace);
         }
-        bundle::remove_layer(&self.paths).map_err(fault(self.paths.layers_dir()))
+        Ok(())
     }
 
     fn remove_all_but_the_record(&self) -> io::Result<()> {

@@ -9,13 +9,15 @@
 //! | [`record`] | how an instance was started: `instance.json` |
 //! | [`volumes`] | volumes as a user names them; their image files |
 //! | [`bundle`] | `config.json`, the overlay layer, the mounts of the root |
-//! | [`instance`] | start, stop, remove: the order of it all |
+//! | [`instance`] | stop, remove: the order of it all |
+//! | `begin` | start: the same |
 //! | `claim` | who may act on an instance, when commands meet |
 //! | [`exec`] | one command in the guest, with its streams |
 //!
 //! It keeps no process: between two commands the shim alone runs, and what is known is on disk. Nothing here
 //! knows VMs or guests.
 
+mod begin;
 pub mod bundle;
 mod claim;
 mod end;

@@ -16,7 +16,7 @@ use seed_protocol::seed::v1::{Beacon, GuestStatus, Stage};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -41,6 +41,10 @@ use crate::{
 
 /// SIGTERM.
 const SIGTERM: u32 = 15;
+
+/// How much later the end of a VM may be seen than that its agent fell silent: a VMM whose daemon died is given
+/// some seconds to end by itself.
+const END_IS_SEEN: Duration = Duration::from_secs(5);
 
 /// What the guest may still say when it is killed without being asked.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -357,9 +361,15 @@ impl Driver {
     fn provision(&mut self) {
         let (agent, spec) = (self.agent.clone(), Arc::clone(&self.spec));
         let limits = self.limits.clone();
-        self.report(
-            async move { Input::Provisioned(start::provision(&agent, &spec, &limits).await) },
-        );
+        let mut alive = self.alive.subscribe();
+        self.report(async move {
+            let done = start::provision(&agent, &spec, &limits).await;
+            if done.as_ref().is_err_and(|error| error.code().is_none()) {
+                // The agent fell silent. If its VM is ending, that is the reason, and it is seen a little later.
+                let _ = timeout(END_IS_SEEN, alive.wait_for(|alive| !alive)).await;
+            }
+            Input::Provisioned(done)
+        });
     }
 
     fn ask_poweroff(&mut self) {

@@ -94,10 +94,15 @@ fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
         .unwrap_or_default()
 }
 
-/// Kills what the instance runs, and then its shim, which is stuck. Whether they are all gone: where nobody
-/// wrote down who runs, nobody is found.
-pub(crate) fn kill_with_shim(paths: &InstancePaths) -> bool {
-    let (shim, others): (Vec<_>, Vec<_>) = read_pids(paths).into_iter().partition(is_shim);
+/// Kills what the instance runs, and then its shim, which is stuck: the one that is written down, and `listener`, who
+/// listens on its socket. Whether they are all gone. What a shim runs that is not written down yet dies with it.
+pub(crate) fn kill_with_shim(paths: &InstancePaths, listener: Option<u32>) -> bool {
+    let (mut shim, others): (Vec<_>, Vec<_>) = read_pids(paths).into_iter().partition(is_shim);
+    shim.extend(listener.map(|pid| PidEntry {
+        name: "shim".into(),
+        pid,
+        start: sys::start_time(pid),
+    }));
     kill_all(&others);
     kill(&shim);
     !shim.is_empty() && !others.iter().chain(&shim).any(is_alive)

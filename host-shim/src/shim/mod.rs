@@ -14,6 +14,7 @@ pub mod info;
 pub mod instance;
 pub mod logging;
 pub mod options;
+mod outlet;
 pub mod pod;
 pub mod process;
 pub mod restart;

@@ -1,11 +1,16 @@
 //! An exec: a process in the guest whose streams are pumped between the agent and containerd's FIFOs.
 //!
 //! The output is read until the agent says that it is at its end, and only then the exit status is asked for,
-//! so that no byte is behind it. FIFOs are opened without blocking: a peer that is late or gone stops nobody.
+//! so that no byte is behind it. FIFOs are opened without blocking: a peer that is late or gone stops nobody, and a
+//! command whose reader stays away is hung up on ([`super::outlet`]).
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -16,16 +21,16 @@ use containerd_shim_protos::{
 use seed_protocol::kata::oci;
 use serde::Deserialize;
 use tokio::{
-    io::AsyncWriteExt,
     net::unix::pipe,
     sync::{Notify, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{
     TaskError,
     events::{Publisher, timestamp},
+    outlet::{Outlet, unread},
     task::Stdio,
 };
 use crate::{
@@ -39,6 +44,12 @@ const CHUNK_BYTES: u32 = 32 * 1024;
 
 /// The pause before input is offered again.
 const NOTHING_TAKEN: Duration = Duration::from_millis(20);
+
+/// How long a command may go on that was hung up on, until it is killed.
+const HANGUP_GRACE: Duration = Duration::from_secs(5);
+
+const SIGHUP: u32 = 1;
+const SIGKILL: u32 = 9;
 
 /// The status of a process whose end nobody saw.
 const LOST: u32 = 137;
@@ -63,6 +74,8 @@ pub struct Exec {
     process: Mutex<Option<oci::Process>>,
     phase: watch::Sender<ExecPhase>,
     close_stdin: Arc<Notify>,
+    /// Nobody reads it any more, and nobody will ask for its end.
+    given_up: AtomicBool,
 }
 
 /// `process` of the OCI runtime configuration, as far as it means something in the guest.
@@ -160,6 +173,7 @@ impl Exec {
             process,
             phase,
             close_stdin: Arc::default(),
+            given_up: AtomicBool::new(false),
         })
     }
 
@@ -171,6 +185,11 @@ impl Exec {
     /// Where in its life it is.
     pub fn phase(&self) -> ExecPhase {
         self.phase.borrow().clone()
+    }
+
+    /// Whether it has ended after everybody had left it.
+    pub fn is_abandoned(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) && matches!(self.phase(), ExecPhase::Stopped(_))
     }
 
     /// Its end.
@@ -191,11 +210,12 @@ impl Exec {
         self.close_stdin.notify_one();
     }
 
-    /// Starts it. Returns when the guest has taken it.
+    /// Starts it. Returns when the guest has taken it. `reader` is how long its output may be without one.
     pub async fn start(
         self: &Arc<Self>,
         sandbox: &Sandbox,
         publisher: &Publisher,
+        reader: Duration,
     ) -> Result<u32, TaskError> {
         let taken = self
             .process
@@ -226,7 +246,7 @@ impl Exec {
         let publisher = publisher.clone();
         tokio::spawn(async move {
             let ended = tokio::select! {
-                ended = exec.run(&agent, streams) => ended,
+                ended = exec.run(&agent, streams, reader) => ended,
                 _ = sandbox.wait() => lost("the VM has ended"),
             };
             publisher.publish(&TaskExit {
@@ -246,20 +266,36 @@ impl Exec {
         self.phase.send_replace(ExecPhase::Stopped(ended));
     }
 
-    async fn run(&self, agent: &Agent, streams: Streams) -> Ended {
+    async fn run(&self, agent: &Agent, streams: Streams, reader: Duration) -> Ended {
         let Streams {
             stdin,
             mut stdout,
             mut stderr,
+            probes,
         } = streams;
         let input = self.pump_input(agent.clone(), stdin);
-        let output = self.pump_output(agent, Stream::Stdout, &mut stdout);
-        // A terminal has one output; asking for the other would wait for nothing.
-        if self.stdio.terminal {
-            output.await;
-        } else {
-            let errors = self.pump_output(agent, Stream::Stderr, &mut stderr);
-            tokio::join!(output, errors);
+        let outputs = async {
+            let output = self.pump_output(agent, Stream::Stdout, &mut stdout);
+            // A terminal has one output; asking for the other would wait for nothing.
+            if self.stdio.terminal {
+                output.await;
+            } else {
+                let errors = self.pump_output(agent, Stream::Stderr, &mut stderr);
+                tokio::join!(output, errors);
+            }
+        };
+        tokio::pin!(outputs);
+        tokio::select! {
+            () = &mut outputs => {}
+            () = unread(&probes, reader) => {
+                tracing::warn!(exec_id = %self.id, "exec's reader is gone: it is hung up on");
+                self.given_up.store(true, Ordering::Relaxed);
+                self.signal(agent, SIGHUP).await;
+                if timeout(HANGUP_GRACE, &mut outputs).await.is_err() {
+                    self.signal(agent, SIGKILL).await;
+                    outputs.await;
+                }
+            }
         }
         let waited = agent.wait(&self.container, &self.id).await;
         input.abort();
@@ -278,7 +314,13 @@ impl Exec {
         }
     }
 
-    async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<pipe::Sender>) {
+    async fn signal(&self, agent: &Agent, number: u32) {
+        if let Err(error) = agent.signal(&self.container, Some(&self.id), number).await {
+            tracing::debug!(exec_id = %self.id, number, %error, "exec was not signalled");
+        }
+    }
+
+    async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<Outlet>) {
         loop {
             let data = match agent
                 .read(&self.container, &self.id, stream, CHUNK_BYTES)
@@ -292,9 +334,9 @@ impl Exec {
                 }
             };
             if let Some(fifo) = to
-                && let Err(error) = fifo.write_all(&data).await
+                && let Err(error) = fifo.write(&data, &self.given_up).await
             {
-                tracing::warn!(exec_id = %self.id, ?stream, %error, "exec's output has no reader");
+                tracing::warn!(exec_id = %self.id, ?stream, %error, "exec's output cannot be written");
                 *to = None;
             }
         }
@@ -364,8 +406,10 @@ fn lost(why: &str) -> Ended {
 
 struct Streams {
     stdin: Option<pipe::Receiver>,
-    stdout: Option<pipe::Sender>,
-    stderr: Option<pipe::Sender>,
+    stdout: Option<Outlet>,
+    stderr: Option<Outlet>,
+    /// Of the outputs, to look for readers.
+    probes: Vec<OwnedFd>,
 }
 
 impl Streams {
@@ -374,14 +418,7 @@ impl Streams {
             let what = format!("FIFO {path}");
             move |source| TaskError::File { what, source }
         };
-        let sender = |path: &str| match path {
-            "" => Ok(None),
-            // Both ends: opening does not wait for a reader, and one that comes back finds it open.
-            path => {
-                let opened = pipe::OpenOptions::new().read_write(true).open_sender(path);
-                opened.map(Some).map_err(wrap(path))
-            }
-        };
+        let outlet = |path: &str| Outlet::open(path).map_err(wrap(path));
         let stdin = match stdio.stdin.as_str() {
             "" => None,
             // Only the reading end, so that the writer's end is an end.
@@ -391,15 +428,15 @@ impl Streams {
                     .map_err(wrap(path))?,
             ),
         };
-        let stderr = if stdio.terminal {
-            None
-        } else {
-            sender(&stdio.stderr)?
-        };
+        let stderr = if stdio.terminal { "" } else { &stdio.stderr };
+        let (stdout, stderr) = (outlet(&stdio.stdout)?, outlet(stderr)?);
+        let probes = [&stdout, &stderr].into_iter().flatten().map(Outlet::probe);
+        let probes = probes.collect::<io::Result<_>>();
         Ok(Self {
             stdin,
-            stdout: sender(&stdio.stdout)?,
+            stdout,
             stderr,
+            probes: probes.map_err(wrap("of an exec"))?,
         })
     }
 }

@@ -204,7 +204,8 @@ impl shim_async::Task for Service {
             task.sandbox.start().await.map_err(TaskError::from)?
         } else {
             let exec = task.exec(&request.exec_id)?;
-            exec.start(&task.sandbox, &self.environment.publisher)
+            let reader = self.environment.config.limits.exec_reader();
+            exec.start(&task.sandbox, &self.environment.publisher, reader)
                 .await?
         };
         Ok(StartResponse {

@@ -190,6 +190,8 @@ impl Task {
             )));
         }
         let mut execs = lock(&self.execs);
+        // Nobody is left who would forget these.
+        execs.retain(|_, exec| !exec.is_abandoned());
         if execs.contains_key(&id) {
             return Err(TaskError::Exists(format!(
                 "exec {id} of container {}",

@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -75,6 +78,8 @@ pub(crate) struct FakeAgent {
     pub(crate) told: Arc<Mutex<Told>>,
     /// Notified when it is asked to power off.
     pub(crate) poweroff: Arc<Notify>,
+    /// Set: its orders are never done.
+    pub(crate) hold_orders: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -93,9 +98,11 @@ impl FakeAgent {
     pub(crate) fn serve_with(socket: &Path, lines: &[&str]) -> Self {
         let told = Arc::default();
         let poweroff = Arc::new(Notify::new());
+        let hold_orders = Arc::new(AtomicBool::new(false));
         let agent = Arc::new(Agent {
             told: Arc::clone(&told),
             poweroff: Arc::clone(&poweroff),
+            hold_orders: Arc::clone(&hold_orders),
             processes: watch::channel(HashMap::new()).0,
             journal: journal(lines),
         });
@@ -122,6 +129,7 @@ impl FakeAgent {
         Self {
             told,
             poweroff,
+            hold_orders,
             task,
         }
     }
@@ -130,6 +138,7 @@ impl FakeAgent {
 struct Agent {
     told: Arc<Mutex<Told>>,
     poweroff: Arc<Notify>,
+    hold_orders: Arc<AtomicBool>,
     processes: watch::Sender<HashMap<String, Process>>,
     journal: JournalBatch,
 }
@@ -229,6 +238,9 @@ impl AgentService for Agent {
         request: CreateContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.told.lock().unwrap().container = Some(request);
+        if self.hold_orders.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         Ok(Empty::new())
     }
 

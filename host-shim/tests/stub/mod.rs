@@ -176,6 +176,7 @@ impl Bench {
             hello_seconds: 1,
             poweroff_seconds: 1,
             drain_seconds: 2,
+            exec_reader_seconds: 1,
             ..Limits::default()
         };
         let config = Config {

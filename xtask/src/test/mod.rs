@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
     ("libraries", steps::libraries),
     (WITH_SYSTEMD, steps::agent_with_systemd),
     (WITH_GUEST, steps::journal_with_guest),
+    ("life", steps::life),
     ("VM cases", steps::vm_cases),
     ("containerd", steps::containerd),
     ("documents", steps::documents),

@@ -260,6 +260,11 @@ pub(super) fn vm_cases(run: &mut Run<'_>) -> Result<Tally> {
     cases(run, "vm", "VM cases", &[])
 }
 
+/// Lives and deaths over a stub VM.
+pub(super) fn life(run: &mut Run<'_>) -> Result<Tally> {
+    cases(run, "life", "life cases", &[])
+}
+
 /// The shim under containerd of three releases.
 pub(super) fn containerd(run: &mut Run<'_>) -> Result<Tally> {
     let folder = containerd::folder(run.places);
@@ -301,7 +306,7 @@ fn cases(run: &Run<'_>, name: &str, label: &str, more: &[(&str, &str)]) -> Resul
 fn test_program(places: &Places, name: &str) -> Result<PathBuf> {
     let label = format!("cargo test --no-run ({name})");
     let selected = match name {
-        "vm" | "containerd" => "--package seed-tests",
+        "vm" | "containerd" | "life" => "--package seed-tests",
         _ => CRATES,
     };
     let args = format!("test --locked {selected} --test {name} --no-run --message-format json");

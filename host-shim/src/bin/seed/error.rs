@@ -30,6 +30,9 @@ pub(crate) const INTERRUPTED: u8 = 130;
 /// The same for SIGTERM.
 pub(crate) const TERMINATED: u8 = 143;
 
+/// How the message of a call ends that met a full disk in the shim (strerror(3)).
+const FULL: &str = "No space left on device";
+
 /// A failure, ready to be shown.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -139,6 +142,9 @@ impl From<InstanceError> for CliError {
             InstanceError::Running(id) => {
                 format!("Choose another --name, or stop it first: seed stop {id}")
             }
+            InstanceError::Starting(id) => {
+                format!("See how far it is with 'seed status {id}', or end it: seed stop {id}")
+            }
             InstanceError::Ended(id) | InstanceError::Left(id) => {
                 format!(
                     "Start it again with 'seed restart {id}', or clean up with 'seed stop {id}'."
@@ -161,6 +167,9 @@ impl From<InstanceError> for CliError {
             // The shim has taken back what it began.
             InstanceError::Task(TaskError::Refused { .. }) if what.contains("console log") => {
                 "Nothing else was left behind; look there why it did not come up.".into()
+            }
+            InstanceError::Task(TaskError::Refused { .. }) if what.ends_with(FULL) => {
+                "Make room on that file system; nothing was left behind.".into()
             }
             InstanceError::Task(TaskError::Refused { .. }) => {
                 "Nothing was left behind; mend that and try again.".into()

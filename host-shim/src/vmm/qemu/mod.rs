@@ -224,9 +224,13 @@ impl Supervisor {
             }
         };
         // `ended` cannot be closed: each child's task holds a sender until it has sent.
-        let Some(first) = first else { return };
+        let Some(mut first) = first else { return };
         if first.name != QEMU {
-            self.stop_qemu().await;
+            let own = self.stop_qemu().await;
+            // A daemon that ended well had lost its client: it was QEMU, which was noticed later.
+            if let Some(own) = own.filter(|_| first.success) {
+                first = own;
+            }
         }
         // What it said last is still on its way: the channel ends with the socket.
         while let Some(event) = qmp_events.recv().await {
@@ -299,26 +303,29 @@ impl Supervisor {
         }
     }
 
-    /// Waits for QEMU, which may be ending by itself, and ends it if not.
-    async fn stop_qemu(&mut self) {
-        if self.wait_for(QEMU, Instant::now() + QEMU_OWN_END).await {
-            return;
+    /// Waits for QEMU, which may be ending by itself, and ends it if not. Its end where it was its own.
+    async fn stop_qemu(&mut self) -> Option<Ended> {
+        let own = self.wait_for(QEMU, Instant::now() + QEMU_OWN_END).await;
+        if own.is_none() {
+            for signal in [Signal::TERM, Signal::KILL] {
+                self.qemu.signal(signal);
+                let ended = self.wait_for(QEMU, Instant::now() + QEMU_GRACE).await;
+                if ended.is_some() {
+                    break;
+                }
+            }
         }
-        self.qemu.signal(Signal::TERM);
-        if !self.wait_for(QEMU, Instant::now() + QEMU_GRACE).await {
-            self.qemu.signal(Signal::KILL);
-            self.wait_for(QEMU, Instant::now() + QEMU_GRACE).await;
-        }
+        own
     }
 
-    async fn wait_for(&mut self, name: &str, until: Instant) -> bool {
+    async fn wait_for(&mut self, name: &str, until: Instant) -> Option<Ended> {
         while let Ok(Some(ended)) = timeout_at(until, self.ended.recv()).await {
             self.daemons.retain(|d| d.info().name != ended.name);
             if ended.name == name {
-                return true;
+                return Some(ended);
             }
         }
-        false
+        None
     }
 
     async fn stop_daemons(&mut self) {
