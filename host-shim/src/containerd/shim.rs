@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use crate::names::{ContainerId, Namespace};
+use crate::{
+    names::{ContainerId, Namespace},
+    sys,
+};
 
 /// The binary's name, as containerd derives it from `io.containerd.seed.v2`.
 pub const BINARY: &str = "containerd-shim-seed-v2";
@@ -169,7 +172,10 @@ impl ShimBinary {
             path: self.path.clone(),
             source,
         };
-        let mut child = Command::new(&self.path)
+        let mut program = Command::new(&self.path);
+        // Who is killed in the middle of a start must not leave a shim that comes up later: without `start` it ends.
+        sys::die_with_parent(&mut program);
+        let mut child = program
             .args(arguments)
             .current_dir(dir)
             // As under containerd 1.6: the answer is a bare address.

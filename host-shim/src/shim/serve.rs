@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -15,6 +16,7 @@ use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::Notify,
+    time::sleep,
 };
 use ttrpc::r#async::{Server, transport::Listener};
 
@@ -31,6 +33,12 @@ use crate::{spec, sys, vmm::qemu::Qemu};
 
 /// The line that says "I listen".
 pub(super) const READY: &str = "ready\n";
+
+/// How long a shim may be without a task. containerd creates one right after `start`, and says Shutdown after the last.
+const UNUSED: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether there is one.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Where containerd takes events.
 const EVENTS_ENV: &str = "TTRPC_ADDRESS";
@@ -100,7 +108,10 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
         Arc::new(qemu(&state)),
         Arc::new(host_mounts),
     ));
-    remove_socket(&state.socket);
+    // Where it could not be made it is somebody else's.
+    if !matches!(result, Err(ServeError::Socket { .. })) {
+        remove_socket(&state.socket);
+    }
     result
 }
 
@@ -147,11 +158,28 @@ async fn serve(
             tracing::info!(sandbox_id = %target.id, "host ends: instance is powered off");
             service.power_off(state.config.limits.poweroff()).await;
         }
+        () = unused(&pod) => {
+            tracing::warn!(sandbox_id = %target.id, "shim has nothing to do, and nobody to do it for");
+        }
     }
     tracing::info!(sandbox_id = %target.id, "shim ends");
     // The answer to Shutdown is on its way: this waits for it.
     let _ = server.shutdown().await;
     Ok(())
+}
+
+/// Waits until the shim has had no task for [`UNUSED`], or has none and its bundle is gone: whoever started it was
+/// killed before it could say what for, or before it could say that it is over.
+async fn unused(pod: &Pod) {
+    let mut idle = Duration::ZERO;
+    while idle < UNUSED && (!pod.is_empty() || std::env::current_dir().is_ok()) {
+        sleep(LOOK).await;
+        idle = if pod.is_empty() {
+            idle + LOOK
+        } else {
+            Duration::ZERO
+        };
+    }
 }
 
 fn listen(path: &Path) -> Result<UnixListener, ServeError> {
@@ -163,8 +191,10 @@ fn listen(path: &Path) -> Result<UnixListener, ServeError> {
         fs::create_dir_all(dir).map_err(wrap)?;
     }
     let listener = match UnixListener::bind(path) {
+        // `start` has found nobody behind it, but may have been overtaken.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && connects(path) => Err(error),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            // `start` has found nobody behind it: it is of a shim that was killed.
+            // It is of a shim that was killed.
             fs::remove_file(path).map_err(wrap)?;
             UnixListener::bind(path)
         }
@@ -173,6 +203,10 @@ fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     .map_err(wrap)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(wrap)?;
     Ok(listener)
+}
+
+fn connects(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
 /// Tells `start`, and lets go of its pipes: containerd waits until nobody holds them.

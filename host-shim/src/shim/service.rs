@@ -75,6 +75,11 @@ impl Service {
             .clone()
     }
 
+    /// Whether there is no instance.
+    pub fn is_empty(&self) -> bool {
+        self.current().is_none()
+    }
+
     /// Powers the instance off, if there is one that runs: the host is going down. Ends it after `limit`.
     pub async fn power_off(&self, limit: Duration) {
         let Some(task) = self.current() else { return };

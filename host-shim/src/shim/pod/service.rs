@@ -67,6 +67,11 @@ impl Pod {
         both
     }
 
+    /// Whether there is neither a sandbox nor an instance.
+    pub fn is_empty(&self) -> bool {
+        self.current().is_none() && self.machine.is_empty()
+    }
+
     fn current(&self) -> Option<Arc<Pause>> {
         self.pause
             .read()
