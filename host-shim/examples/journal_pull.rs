@@ -1,6 +1,7 @@
 //! Pulls the journal of an agent that listens on a Unix socket into segments, as the shim does, and prints as
-//! one JSON object what that cost: `journal_pull SOCKET DIRECTORY SECONDS`. It ends so many seconds after it has caught up;
-//! entries of that time give the latency from journald's time stamp to the host's segment.
+//! one JSON object what that cost: `journal_pull SOCKET DIRECTORY SECONDS [one-at-a-time | zstd]`. It ends so many seconds after
+//! it has caught up; entries of that time give the latency from journald's time stamp to the host's segment. `one-at-a-time`
+//! plays a guest that knows no turns, so that one request is under way and not two; `zstd` packs the segments.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -19,6 +20,7 @@ use seed_protocol::seed::{v1::ReadJournalRequest, v1_ttrpc::GuestClient};
 use seed_shim::logs::{
     JournalSource, Reading, SourceError,
     entry::{Record, for_each},
+    pack::Compression,
     puller::spawn_with,
     reader::{Item, Reader},
     store::Limits,
@@ -33,13 +35,14 @@ const LIMITS: Limits = Limits {
 
 struct Agent {
     socket: PathBuf,
+    turns: bool,
     client: Arc<OnceCell<GuestClient>>,
 }
 
 impl JournalSource for Agent {
     fn read(&mut self, request: ReadJournalRequest) -> Reading {
         let address = format!("unix://{}", self.socket.display());
-        let client = Arc::clone(&self.client);
+        let (client, turns) = (Arc::clone(&self.client), self.turns);
         Box::pin(async move {
             let unreachable = |error: ttrpc::Error| SourceError::Unreachable(error.to_string());
             let connect = async || {
@@ -53,33 +56,59 @@ impl JournalSource for Agent {
                 .map_err(unreachable)?
                 .read_journal(context, &request)
                 .await;
-            batch.map_err(unreachable)
+            let mut batch = batch.map_err(unreachable)?;
+            if !turns {
+                batch.turn = 0;
+            }
+            Ok(batch)
         })
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [socket, dir, seconds] = arguments.as_slice() else {
-        return Err("usage: journal_pull SOCKET DIRECTORY SECONDS".into());
+    let (socket, dir, seconds, how) = match arguments.as_slice() {
+        [socket, dir, seconds] => (socket, dir, seconds, ""),
+        [socket, dir, seconds, how] if how == "one-at-a-time" || how == "zstd" => {
+            (socket, dir, seconds, how.as_str())
+        }
+        _ => {
+            let usage = "usage: journal_pull SOCKET DIRECTORY SECONDS [one-at-a-time | zstd]";
+            return Err(usage.into());
+        }
+    };
+    let source = Agent {
+        socket: socket.into(),
+        turns: how != "one-at-a-time",
+        client: Arc::default(),
+    };
+    let limits = if how == "zstd" {
+        Limits {
+            compression: Compression::Zstd,
+            ..LIMITS
+        }
+    } else {
+        LIMITS
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(pull(
-        socket.into(),
+        source,
+        limits,
         Path::new(dir),
         Duration::from_secs(seconds.parse()?),
     ))
 }
 
-async fn pull(socket: PathBuf, dir: &Path, more: Duration) -> Result<(), Box<dyn Error>> {
-    let source = Agent {
-        socket,
-        client: Arc::default(),
-    };
+async fn pull(
+    source: Agent,
+    limits: Limits,
+    dir: &Path,
+    more: Duration,
+) -> Result<(), Box<dyn Error>> {
     let begin = (Instant::now(), cpu_seconds()?);
-    let handle = spawn_with(source, dir, None, LIMITS);
+    let handle = spawn_with(source, dir, None, limits);
     let counters = handle.counters();
     let mut last = (0, Instant::now());
     // Caught up: nothing came for a while.

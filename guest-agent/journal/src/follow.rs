@@ -16,12 +16,16 @@ const QUIET_AFTER: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(10);
 const IDLE_AFTER: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_millis(50);
+/// A rotation shows in the header of the file that is closed; what shows only in a directory (a first file, a mount, a
+/// deletion) is looked for this often.
+const DIRECTORIES: Duration = Duration::from_millis(40);
 
 /// What the active files said last, and when that changed.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     seen: u64,
     changed_at: Option<Instant>,
+    directories_at: Option<Instant>,
 }
 
 impl Pace {
@@ -46,6 +50,17 @@ impl Pace {
         changed
     }
 
+    /// Each look at a directory is a system call; they are most of what waiting costs.
+    fn directories_are_due(&mut self) -> bool {
+        let is_due = self
+            .directories_at
+            .is_none_or(|at| at.elapsed() >= DIRECTORIES);
+        if is_due {
+            self.directories_at = Some(Instant::now());
+        }
+        is_due
+    }
+
     fn step(&self) -> Duration {
         match self.changed_at.map(|at| at.elapsed()) {
             Some(quiet) if quiet >= IDLE_AFTER => IDLE,
@@ -62,7 +77,7 @@ impl Journal {
     pub fn wait_for_change(&mut self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         loop {
-            if self.directories.may_have_changed() {
+            if self.pace.directories_are_due() && self.directories.may_have_changed() {
                 return true;
             }
             self.slots.look_at_active();

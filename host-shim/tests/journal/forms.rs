@@ -1,6 +1,8 @@
-//! What a journal may hold: a field of 10 MiB, notices of dropped messages, a file in a form that nobody knows.
+//! What a journal may hold: a field of 10 MiB, notices of dropped messages, a file in a form that nobody knows, and
+//! whatever JSON has to say in another way.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fs::File,
     io::{IoSlice, Write},
@@ -18,6 +20,7 @@ use seed_protocol::journal::MAX_VALUE_BYTES;
 use seed_shim::logs::{
     entry::{Record, for_each},
     reader::{Item, Reader},
+    render::Json,
 };
 use tokio::time::sleep;
 
@@ -196,4 +199,81 @@ async fn a_file_in_an_unknown_form_has_journalctl_read_until_it_is_gone() {
     let held = host.end().await;
     held.check(&guest);
     assert_eq!((held.missing(), held.resets), (0, 0));
+}
+
+/// Entries that a printer of JSON can get wrong.
+fn strange_entries() -> Vec<Vec<u8>> {
+    let plain = |text: &str| format!("{text}\nSYSLOG_IDENTIFIER=strange\n").into_bytes();
+    let binary = |name: &str, value: &[u8]| {
+        let mut entry = format!("SYSLOG_IDENTIFIER=strange\n{name}\n").into_bytes();
+        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        entry.extend_from_slice(value);
+        entry.push(b'\n');
+        entry
+    };
+    vec![
+        plain("MESSAGE=quotes \" and \\ and / and tab\tand é 漢 \u{1f600}"),
+        plain("MESSAGE="),
+        plain("MESSAGE=twice\nTAG=b\nTAG=a\nTAG=b\nTAG=c"),
+        plain(&format!("MESSAGE=long {}", "x".repeat(9000))),
+        plain(
+            "MESSAGE=\u{7f} \u{85} \u{a0} \u{200b} \u{2028} \u{202e} \u{feff} \u{e000} \u{10ffff}",
+        ),
+        binary("MESSAGE", b"two\nlines"),
+        binary("MESSAGE", b"NUL \0 in it"),
+        binary("MESSAGE", b"\xff\xfe no UTF-8"),
+        binary("MESSAGE", b"bell \x07 escape \x1b[31m"),
+        binary("MESSAGE", "surrogate \u{d7ff} end".as_bytes()),
+        binary("MESSAGE", b"overlong \xc0\x80 and half \xe2\x82"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hosts_json_has_field_by_field_what_journalctl_prints() {
+    let Some(container) = boot("1G") else { return };
+    let mut host = Host::begin(&container);
+    let socket = container.journal_socket();
+    for entry in strange_entries() {
+        socket.send(&entry).unwrap();
+    }
+    container.run(&["journalctl", "--sync"]);
+    let words = ["journalctl", "--quiet", "--no-pager", "--all", "-o", "json"];
+    let text = container.output(&words);
+    let by_cursor = |line: &[u8]| {
+        let value: serde_json::Value = serde_json::from_slice(line).unwrap();
+        (value["__CURSOR"].as_str().unwrap().to_owned(), value)
+    };
+    let lines = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let theirs: BTreeMap<String, serde_json::Value> = lines.map(by_cursor).collect();
+    wait_for_entries(&host, theirs.len() as u64).await;
+    host.puller
+        .take()
+        .unwrap()
+        .drain(Duration::from_secs(20))
+        .await;
+
+    let mut json = Json::default();
+    let mut ours = Vec::new();
+    let mut reader = Reader::from_start(&host.logs());
+    while let Some(item) = reader.next().unwrap() {
+        let Item::Frame(frame) = item else {
+            panic!("segments are missing")
+        };
+        let Ok(()) = for_each(&frame, |record| {
+            json.render(record, &mut ours);
+            Ok::<(), Infallible>(())
+        });
+    }
+    let lines = ours
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    let ours: BTreeMap<String, serde_json::Value> = lines.map(by_cursor).collect();
+    let mut strange = 0;
+    for (cursor, theirs) in &theirs {
+        assert_eq!(ours.get(cursor), Some(theirs), "{cursor}");
+        strange += usize::from(theirs["SYSLOG_IDENTIFIER"] == "strange");
+    }
+    assert_eq!(strange, strange_entries().len());
 }

@@ -32,8 +32,10 @@ pub(super) const ENTRIES: u32 = 200_000;
 pub(super) const SIZES: RangeInclusive<u32> = 8_000..=10_000_000;
 /// How long the agent may take to listen.
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
-/// How long the live part lasts: some 400 lines and as much time with nothing to do.
-const LIVE_SECONDS: u64 = 6;
+/// How long the live part lasts: some 400 lines, and then nothing to do.
+const LIVE_SECONDS: u64 = 10;
+/// The agent looks most often just after a line: idle is what comes this long after the last one.
+const SETTLE: Duration = Duration::from_secs(2);
 /// The corpus's machine id, which names its folder.
 const MACHINE_ID: &str = "5eed5eed5eed5eed5eed5eed5eed5eed";
 /// The name of the instance whose log the segments are.
@@ -153,6 +155,7 @@ fn readers(container: &Container) -> Result<Vec<Row>> {
             "us",
             of("encode")?,
             &[
+                ("sdjournal", of("sdjournal")?),
                 ("journalctl json", of("journalctl -o json")?),
                 ("journalctl export", of("journalctl -o export")?),
             ],
@@ -193,6 +196,7 @@ fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<
     })?;
     let after = used(container)?;
     container.run(&["systemctl", "start", "live.service"])?;
+    thread::sleep(SETTLE);
     let quiet = used(container)?;
     let quiet_from = Instant::now();
     let output = puller.wait_with_output()?;
@@ -209,6 +213,10 @@ fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<
     let entries = number("entries")?;
     ensure!(number("missing")? == 0.0, "entries are missing: {text}");
     ensure!(number("live")? > 100.0, "hardly a live line: {text}");
+    // The same again in other ways.
+    let single = pull_again(places, &socket, &scratch.join("single"), "one-at-a-time")?;
+    let packed = pull_again(places, &socket, &scratch.join("packed"), "zstd")?;
+    let bytes = |folder: &Path| -> Result<f64> { Ok(size(folder)? / entries) };
     Ok(vec![
         row(
             "agent: CPU per entry pulled",
@@ -220,13 +228,19 @@ fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<
             "puller: CPU per entry",
             "us",
             1e6 * number("cpu_s")? / entries,
-            &[],
+            &[("with zstd", packed.cpu_us)],
+        ),
+        row(
+            "segments: on disk per entry",
+            "B",
+            bytes(&segments)?,
+            &[("with zstd", bytes(&scratch.join("packed"))?)],
         ),
         row(
             "pull of everything: wall per entry",
             "us",
             1e6 * number("wall_s")? / entries,
-            &[],
+            &[("one at a time", single.wall_us)],
         ),
         row(
             "agent: private memory on top of idle",
@@ -259,6 +273,39 @@ fn pulled(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<
             &[],
         ),
     ])
+}
+
+/// What a whole corpus costs for each entry.
+struct Pulled {
+    cpu_us: f64,
+    wall_us: f64,
+}
+
+/// Another pull of everything, by the same agent.
+fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &str) -> Result<Pulled> {
+    let mut puller = Command::new(places.programs().join("examples/journal_pull"));
+    puller.args([socket, folder]).args(["0", how]);
+    let text = util::read(&mut puller)?;
+    let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
+    let number = |name: &str| {
+        found[name]
+            .as_f64()
+            .with_context(|| format!("no {name} in {text}"))
+    };
+    let entries = number("entries")?;
+    Ok(Pulled {
+        cpu_us: 1e6 * number("cpu_s")? / entries,
+        wall_us: 1e6 * number("wall_s")? / entries,
+    })
+}
+
+/// The bytes of a folder's files.
+fn size(folder: &Path) -> Result<f64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(f64::from(u32::try_from(bytes)?))
 }
 
 /// `seed logs` on the segments against journalctl on the files.
