@@ -79,7 +79,9 @@ impl Context {
     /// Starts the parts that have a task or a thread of their own. Must be called inside the runtime.
     pub fn start(config: Config) -> Arc<Self> {
         let status = Board::new();
-        let systemd = systemd::Handle::spawn(status.clone());
+        let keeper = config.keeper.clone();
+        let systemd = systemd::Handle::spawn(status.clone(), keeper.clone());
+        let memory = exec::Memory::new(config.paths.exec_dir.clone(), keeper);
         let record = sandbox::read_record(&config.paths.record_file).unwrap_or_else(|error| {
             warn!(%error, "the record of this boot cannot be read");
             None
@@ -99,7 +101,7 @@ impl Context {
             console: Console::new(journal.clone(), end.clone(), render::human),
             oom: oom::Watch::new(&config.paths.cgroup),
             sandbox: sandbox::Handle::new(record.as_ref()),
-            execs: exec::Sessions::new(systemd.clone()),
+            execs: exec::Sessions::new(systemd.clone(), memory),
             identity,
             journal,
             end,

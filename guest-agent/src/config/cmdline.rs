@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use seed_protocol::ports;
 
+use crate::sys::descriptors::Keeper;
+
 use super::{Config, ConfigError, Host, Instance, Listen, Paths, number};
 
 /// Kata's limit for a device that was just attached.
@@ -29,6 +31,7 @@ impl Config {
             link_limit: LINK_LIMIT,
             log_port: None,
             ignored: Vec::new(),
+            keeper: Keeper::Systemd,
             drop_privileges: true,
             instance,
             paths: Paths::default(),

@@ -14,7 +14,7 @@ use thiserror::Error;
 pub use instance::{BakedVolume, Instance};
 pub use paths::Paths;
 
-use crate::storage::SpecError;
+use crate::{storage::SpecError, sys::descriptors::Keeper};
 
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
@@ -95,6 +95,8 @@ pub struct Config {
     pub log_port: Option<u32>,
     /// Kernel parameters for a Kata agent that mean nothing here.
     pub ignored: Vec<String>,
+    /// Who holds descriptors for an agent that starts again.
+    pub keeper: Keeper,
     /// Give up capabilities after provisioning.
     pub drop_privileges: bool,
     /// What the closure says.

@@ -16,6 +16,8 @@ pub struct Paths {
     pub key_socket: PathBuf,
     /// What has been done at this boot, for an agent that starts again.
     pub record_file: PathBuf,
+    /// What runs because the host asked for it, for an agent that starts again.
+    pub exec_dir: PathBuf,
     /// The resolver's configuration.
     pub resolv_conf: PathBuf,
     /// Where journal files are looked for.
@@ -52,6 +54,7 @@ impl Default for Paths {
             identity_file: paths::IDENTITY_FILE.into(),
             key_socket: held::DEFAULT_SOCKET.into(),
             record_file: "/run/seed/agent.json".into(),
+            exec_dir: "/run/seed/execs".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             journal_dirs: vec!["/var/log/journal".into(), "/run/log/journal".into()],
             sys_block: "/sys/block".into(),

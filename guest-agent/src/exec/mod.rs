@@ -1,21 +1,26 @@
 //! Processes that the host starts in the guest: `ctr task exec`, `kubectl exec`, `seed exec`.
 //!
 //! Each is a transient systemd service with a cgroup of its own, and ends with all of its processes. The
-//! agent holds the other ends of its standard streams and nothing in between: a pipe that is not read
-//! holds the process up, and nothing is lost. Needs the system bus; before that the answer is "not yet".
+//! agent holds the other ends of its standard streams, and systemd a copy of each end: a pipe that is not read
+//! holds the process up, nothing is lost, and an agent that starts again goes on where the last one was. Needs
+//! the system bus; before that the answer is "not yet".
 //!
 //! | file | owns |
 //! |---|---|
 //! | [`command`] | what to run: the program's file, the environment, the user |
 //! | [`stream`] | reading until the streams are truly drained, writing |
 //! | [`terminal`] | the pseudo-terminal |
+//! | [`spool`] | bytes that the host has not had yet, kept for the next agent |
+//! | [`record`] | what the next agent needs to know of an exec |
 //! | [`session`] | one process from its start to its exit status |
 //! | [`run`] | programs that a request of the host's needs |
 //! | [`table`] | all of them by id, and how many there may be |
 
 mod command;
+mod record;
 mod run;
 mod session;
+mod spool;
 mod stream;
 mod table;
 mod terminal;
@@ -26,6 +31,7 @@ use thiserror::Error;
 
 pub use self::{
     command::{ProcessSpec, User},
+    record::Memory,
     run::Ran,
     table::{ExecKey, MAX_RUNNING, Sessions},
     terminal::Size,

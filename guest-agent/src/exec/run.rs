@@ -42,17 +42,17 @@ impl Sessions {
             terminal: None,
         };
         let id = arguments.first().copied().unwrap_or_default();
-        let session = Session::start(id, self.unit_name()?, &spec, &self.systemd).await?;
+        let session = Session::start(id, self.unit_name()?, &spec, &self.systemd, None).await?;
         let feed = async {
             // A program that ends before it has read everything has its reasons.
-            let _ = session.write_input(input).await;
+            let _ = session.write_input(input, None).await;
             session.close_input().await
         };
         let all = async {
             let (fed, output, error) = join!(
                 feed,
-                drain(|| session.read_output(READ_BYTES)),
-                drain(|| session.read_error(READ_BYTES))
+                drain(|| session.read_output(READ_BYTES, None)),
+                drain(|| session.read_error(READ_BYTES, None))
             );
             fed?;
             Ok(Ran {

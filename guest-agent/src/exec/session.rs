@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -13,18 +13,24 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     ExecError, ProcessSpec, Size, User,
     command::Command,
+    record::{self, Connections, Memory, Part, Record},
+    spool::{Ahead, Spool},
     stream::{Input, Output, WriteError},
     terminal::{self, Terminal},
 };
 use crate::{
     storage::owner::{self, OwnerNames},
+    sys::descriptors::Held,
     systemd::{Exit, Handle, ServiceSpec, Standard, SystemdError, Transient, UnitName},
 };
+
+/// How and when it ended, once it has.
+type End = Option<(Exit, Instant)>;
 
 /// A process that was started.
 #[derive(Debug)]
@@ -36,25 +42,25 @@ pub(super) struct Session {
     error: Output,
     /// For its size; `None` without a terminal.
     terminal: Option<OwnedFd>,
-    end: watch::Receiver<Option<(Exit, Instant)>>,
+    end: watch::Receiver<End>,
+    /// Where its descriptors are held; `None` for one that ends with the agent.
+    memory: Option<Memory>,
 }
 
-/// Our ends of the standard streams, and the process's.
-struct Streams {
-    input: Input,
-    output: Output,
-    error: Output,
-    terminal: Option<OwnedFd>,
-    theirs: Theirs,
-}
+/// Our ends of the standard streams, by their part.
+struct Ours(Vec<(Part, OwnedFd)>);
 
+/// The process's ends.
 enum Theirs {
     Pipes {
         input: OwnedFd,
         output: OwnedFd,
         error: OwnedFd,
     },
-    Terminal(Terminal),
+    Terminal {
+        far_end: OwnedFd,
+        path: PathBuf,
+    },
 }
 
 impl Session {
@@ -64,6 +70,7 @@ impl Session {
         unit: UnitName,
         spec: &ProcessSpec,
         systemd: &Handle,
+        memory: Option<(&Memory, &Record)>,
     ) -> Result<Arc<Self>, ExecError> {
         let command = spec.resolve(id)?;
         let failed = |source| ExecError::Stream {
@@ -71,45 +78,91 @@ impl Session {
             what: "making the streams",
             source,
         };
-        let streams = match spec.terminal {
-            None => Streams::pipes(&spec.user).map_err(failed)?,
-            Some(size) => Streams::terminal(size).map_err(failed)?,
+        let made = match spec.terminal {
+            None => Ours::pipes(&spec.user),
+            Some(size) => Ours::terminal(size),
         };
-        let Streams {
-            input,
-            output,
-            error,
-            terminal,
-            theirs,
-        } = streams;
-        let service = service(unit, command, spec.no_new_privileges, &theirs);
-        let transient = systemd.start_transient(service).await?;
-        info!(exec_id = id, unit = %transient.unit(), "exec started");
-
-        let (sender, end) = watch::channel(None);
-        let unit = transient.unit().clone();
+        let (ours, theirs) = made.map_err(failed)?;
+        if let Some((memory, _)) = memory {
+            ours.hold(memory, &unit);
+        }
+        let service = service(unit.clone(), command, spec.no_new_privileges, &theirs);
+        let transient = match systemd.start_transient(service).await {
+            Ok(transient) => transient,
+            Err(error) => {
+                if let Some((memory, _)) = memory {
+                    memory.let_go_of_all(&unit);
+                }
+                return Err(error.into());
+            }
+        };
+        info!(exec_id = id, unit = %unit, "exec started");
         // Pipes: the process's ends are its own now. A terminal's is held until the end.
-        let held = match theirs {
+        let far_end = match theirs {
             Theirs::Pipes { .. } => None,
-            Theirs::Terminal(terminal) => Some(terminal.far_end),
+            Theirs::Terminal { far_end, .. } => Some(far_end),
         };
-        tokio::spawn(follow(
-            id.to_owned(),
-            transient,
-            systemd.clone(),
-            held,
+        let (session, sender) = ours
+            .session(id, unit, memory.map(|(memory, _)| memory))
+            .map_err(failed)?;
+        let memory = memory.map(|(memory, record)| (memory.clone(), record.clone()));
+        let follow = session.follow(far_end, sender, memory);
+        tokio::spawn(follow.run(transient, systemd.clone()));
+        Ok(Arc::new(session))
+    }
+
+    /// Takes over what an earlier agent started. `connections` are needed until systemd knows that
+    /// we refer to it, too.
+    pub(super) fn resume(
+        record: &Record,
+        unit: UnitName,
+        held: &mut Held,
+        systemd: &Handle,
+        memory: &Memory,
+        connections: &Arc<Connections>,
+    ) -> io::Result<Arc<Self>> {
+        let mut ours = Ours(Vec::new());
+        for part in Part::ALL {
+            ours.0
+                .extend(record::take(held, &unit, part).map(|descriptor| (part, descriptor)));
+        }
+        let far_end = ours.take(Part::FarEnd);
+        let (session, sender) = ours.session(&record.exec, unit.clone(), Some(memory))?;
+        info!(exec_id = record.exec, unit = %unit, "exec goes on");
+        let follow = session.follow(far_end, sender, Some((memory.clone(), record.clone())));
+        if let Some(status) = record.status {
+            follow.ended(Exit { status });
+            return Ok(Arc::new(session));
+        }
+        let (systemd, connections) = (systemd.clone(), Arc::clone(connections));
+        tokio::spawn(async move {
+            let adopted = systemd.adopt(unit).await;
+            Connections::done(connections);
+            if let Some(transient) = adopted {
+                follow.run(transient, systemd).await;
+            }
+        });
+        Ok(Arc::new(session))
+    }
+
+    /// Its service.
+    pub(super) fn unit(&self) -> &UnitName {
+        &self.unit
+    }
+
+    fn follow(
+        &self,
+        far_end: Option<OwnedFd>,
+        sender: watch::Sender<End>,
+        memory: Option<(Memory, Record)>,
+    ) -> Follow {
+        Follow {
+            id: self.id.clone(),
+            unit: self.unit.clone(),
+            memory,
+            far_end,
             sender,
-        ));
-        let id = id.to_owned();
-        Ok(Arc::new(Self {
-            id,
-            unit,
-            input,
-            output,
-            error,
-            terminal,
-            end,
-        }))
+        }
     }
 
     /// The exit status, as soon as the process and all that it left behind have ended.
@@ -131,19 +184,31 @@ impl Session {
         self.output.has_ended() && self.error.has_ended()
     }
 
-    pub(super) async fn read_output(&self, max: usize) -> Result<Vec<u8>, ExecError> {
-        let read = self.output.read(max, self.until_ended()).await;
+    pub(super) async fn read_output(
+        &self,
+        max: usize,
+        position: Option<u64>,
+    ) -> Result<Vec<u8>, ExecError> {
+        let read = self.output.read(max, position, self.until_ended()).await;
         read.map_err(|source| self.stream("reading standard output", source))
     }
 
-    pub(super) async fn read_error(&self, max: usize) -> Result<Vec<u8>, ExecError> {
-        let read = self.error.read(max, self.until_ended()).await;
+    pub(super) async fn read_error(
+        &self,
+        max: usize,
+        position: Option<u64>,
+    ) -> Result<Vec<u8>, ExecError> {
+        let read = self.error.read(max, position, self.until_ended()).await;
         read.map_err(|source| self.stream("reading standard error", source))
     }
 
-    pub(super) async fn write_input(&self, data: &[u8]) -> Result<(), ExecError> {
+    pub(super) async fn write_input(
+        &self,
+        data: &[u8],
+        position: Option<u64>,
+    ) -> Result<(), ExecError> {
         self.input
-            .write(data, self.until_ended())
+            .write(data, position, self.until_ended())
             .await
             .map_err(|error| match error {
                 WriteError::Closed => ExecError::InputClosed(self.id.clone()),
@@ -155,12 +220,16 @@ impl Session {
     /// Closes standard input. A terminal has no half to close: it gets its end-of-file character.
     pub(super) async fn close_input(&self) -> Result<(), ExecError> {
         if let Some(end) = self.terminal.as_ref().and_then(terminal::end_of_file) {
-            match self.write_input(&[end]).await {
+            match self.write_input(&[end], None).await {
                 Ok(()) | Err(ExecError::InputClosed(_) | ExecError::Ended(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         self.input.close().await;
+        // A terminal is held open by its master, which the output needs.
+        if let Some(memory) = self.memory.as_ref().filter(|_| self.terminal.is_none()) {
+            memory.let_go(&self.unit, Part::Input);
+        }
         Ok(())
     }
 
@@ -199,18 +268,39 @@ impl Session {
     }
 }
 
-/// Waits for the end of the service, and only then lets go of the terminal.
-async fn follow(
+/// What is done at the end of the service.
+struct Follow {
     id: String,
-    transient: Transient,
-    systemd: Handle,
-    held: Option<OwnedFd>,
-    end: watch::Sender<Option<(Exit, Instant)>>,
-) {
-    let exit = transient.ended(&systemd).await;
-    info!(exec_id = id, status = exit.status, "exec ended");
-    drop(held);
-    end.send_replace(Some((exit, Instant::now())));
+    unit: UnitName,
+    memory: Option<(Memory, Record)>,
+    far_end: Option<OwnedFd>,
+    sender: watch::Sender<End>,
+}
+
+impl Follow {
+    /// Waits for the end, writes it down, and only then lets systemd forget it.
+    async fn run(self, mut transient: Transient, systemd: Handle) {
+        let exit = transient.ended(&systemd).await;
+        if let Some((memory, record)) = &self.memory {
+            let status = Some(exit.status);
+            memory.remember(&Record {
+                status,
+                ..record.clone()
+            });
+        }
+        transient.release().await;
+        self.ended(exit);
+    }
+
+    /// Lets go of the terminal, which only now can come to its end, and tells everybody.
+    fn ended(self, exit: Exit) {
+        info!(exec_id = self.id, status = exit.status, "exec ended");
+        if let (Some((memory, _)), Some(_)) = (&self.memory, &self.far_end) {
+            memory.let_go(&self.unit, Part::FarEnd);
+        }
+        drop(self.far_end);
+        self.sender.send_replace(Some((exit, Instant::now())));
+    }
 }
 
 fn service(
@@ -249,7 +339,7 @@ fn service(
                 output: output.as_fd(),
                 error: error.as_fd(),
             },
-            Theirs::Terminal(terminal) => Standard::Terminal(&terminal.path),
+            Theirs::Terminal { path, .. } => Standard::Terminal(path),
         },
     }
 }
@@ -271,8 +361,8 @@ fn owner_of_pipes(user: &User) -> Option<(Uid, Option<Gid>)> {
     }
 }
 
-impl Streams {
-    fn pipes(user: &User) -> io::Result<Self> {
+impl Ours {
+    fn pipes(user: &User) -> io::Result<(Self, Theirs)> {
         let (their_input, our_input) = pipe_with(PipeFlags::CLOEXEC)?;
         let (our_output, their_output) = pipe_with(PipeFlags::CLOEXEC)?;
         let (our_error, their_error) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -283,27 +373,100 @@ impl Streams {
                 fchown(pipe, Some(uid), gid)?;
             }
         }
-        Ok(Self {
-            input: Input::new(our_input)?,
-            output: Output::new(our_output)?,
-            error: Output::new(our_error)?,
-            terminal: None,
-            theirs: Theirs::Pipes {
-                input: their_input,
-                output: their_output,
-                error: their_error,
-            },
-        })
+        let (output, error) = (Spool::new()?, Spool::new()?);
+        let ours = Self(vec![
+            (Part::Input, our_input),
+            (Part::Ahead, Ahead::new()?.file),
+            (Part::Output, our_output),
+            (Part::OutputTail, output.tail),
+            (Part::OutputHead, output.head),
+            (Part::Error, our_error),
+            (Part::ErrorTail, error.tail),
+            (Part::ErrorHead, error.head),
+        ]);
+        let theirs = Theirs::Pipes {
+            input: their_input,
+            output: their_output,
+            error: their_error,
+        };
+        Ok((ours, theirs))
     }
 
-    fn terminal(size: Size) -> io::Result<Self> {
-        let terminal = Terminal::open(size)?;
-        Ok(Self {
-            input: Input::new(terminal.master.try_clone()?)?,
-            output: Output::new(terminal.master.try_clone()?)?,
-            error: Output::none(),
-            terminal: Some(terminal.master.try_clone()?),
-            theirs: Theirs::Terminal(terminal),
-        })
+    fn terminal(size: Size) -> io::Result<(Self, Theirs)> {
+        let Terminal {
+            master,
+            far_end,
+            path,
+        } = Terminal::open(size)?;
+        let output = Spool::new()?;
+        let ours = Self(vec![
+            (Part::Ahead, Ahead::new()?.file),
+            (Part::Output, master),
+            (Part::OutputTail, output.tail),
+            (Part::OutputHead, output.head),
+            (Part::FarEnd, far_end.try_clone()?),
+        ]);
+        Ok((ours, Theirs::Terminal { far_end, path }))
+    }
+
+    fn hold(&self, memory: &Memory, unit: &UnitName) {
+        for (part, descriptor) in &self.0 {
+            if let Err(error) = memory.hold(unit, *part, descriptor.as_fd()) {
+                warn!(%unit, ?part, %error, "an exec will not outlive this agent");
+            }
+        }
+    }
+
+    fn take(&mut self, part: Part) -> Option<OwnedFd> {
+        let at = self.0.iter().position(|(each, _)| *each == part)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn output(&mut self, parts: [Part; 3]) -> io::Result<Output> {
+        let mut part = |part| self.take(part).ok_or(io::ErrorKind::NotFound);
+        let [source, tail, head] = parts;
+        let (source, tail, head) = (part(source)?, part(tail)?, part(head)?);
+        Output::new(source, Spool { tail, head })
+    }
+
+    /// The session that these are the streams of, and who will tell its end. It has a terminal when there is
+    /// nothing but an output.
+    fn session(
+        mut self,
+        id: &str,
+        unit: UnitName,
+        memory: Option<&Memory>,
+    ) -> io::Result<(Session, watch::Sender<End>)> {
+        let (sender, end) = watch::channel(None);
+        let has_errors = self.0.iter().any(|(part, _)| *part == Part::Error);
+        let terminal = match self.0.iter().find(|(part, _)| *part == Part::Output) {
+            Some((_, master)) if !has_errors => Some(master.try_clone()?),
+            _ => None,
+        };
+        let sink = match &terminal {
+            Some(master) => Some(master.try_clone()?),
+            None => self.take(Part::Input),
+        };
+        let input = match (sink, self.take(Part::Ahead)) {
+            (Some(sink), Some(file)) => Input::new(sink, Ahead { file })?,
+            // It was closed.
+            _ => Input::none(),
+        };
+        let output = self.output([Part::Output, Part::OutputTail, Part::OutputHead])?;
+        let error = match has_errors {
+            true => self.output([Part::Error, Part::ErrorTail, Part::ErrorHead])?,
+            false => Output::none(),
+        };
+        let session = Session {
+            id: id.to_owned(),
+            unit,
+            input,
+            output,
+            error,
+            terminal,
+            end,
+            memory: memory.cloned(),
+        };
+        Ok((session, sender))
     }
 }

@@ -1,9 +1,10 @@
 //! All execs by id. One that has ended stays until its output was read to the end; then its exit status
-//! alone is kept, for those who ask late. Nobody has to say that an exec can be forgotten: Kata's API has
+//! alone is kept, for those who ask late, also by the next agent. Nobody has to say that an exec can be forgotten: Kata's API has
 //! no word for it.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -11,11 +12,15 @@ use std::{
     time::Duration,
 };
 
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{ExecError, ProcessSpec, Size, session::Session};
+use super::{
+    ExecError, ProcessSpec, Size,
+    record::{Connections, Memory, Record},
+    session::Session,
+};
 use crate::{
-    sys::clock,
+    sys::{clock, descriptors::Held},
     systemd::{EXEC_UNIT_PREFIX, Handle, SystemdError, UnitName},
 };
 
@@ -48,13 +53,23 @@ pub struct Sessions {
     table: Arc<Mutex<Table>>,
     /// Numbers the services.
     next: Arc<AtomicU32>,
+    /// What the next agent finds.
+    memory: Memory,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     starting: HashSet<ExecKey>,
     open: HashMap<ExecKey, Arc<Session>>,
-    statuses: VecDeque<(ExecKey, i32)>,
+    statuses: VecDeque<Known>,
+}
+
+/// One that has ended and was read.
+#[derive(Debug)]
+struct Known {
+    key: ExecKey,
+    unit: String,
+    status: i32,
 }
 
 /// An id that is taken while its process starts.
@@ -69,12 +84,53 @@ enum Found {
 }
 
 impl Sessions {
-    /// An empty table.
-    pub fn new(systemd: Handle) -> Self {
-        Self {
+    /// The table that `memory` has: at the first start of an agent, an empty one. Must be called inside the
+    /// runtime.
+    pub fn new(systemd: Handle, memory: Memory) -> Self {
+        let sessions = Self {
             systemd,
             table: Arc::default(),
             next: Arc::default(),
+            memory,
+        };
+        sessions.resume();
+        sessions
+    }
+
+    /// Takes over what an earlier agent started.
+    fn resume(&self) {
+        let mut held = self.memory.keeper().handed_over().unwrap_or_else(|error| {
+            warn!(%error, "what an earlier agent held is lost");
+            Held::new()
+        });
+        let connections = Arc::new(Connections::take(&mut held, self.memory.keeper()));
+        let mut table = self.lock();
+        for record in self.memory.records() {
+            let key = record.key();
+            let unit = record.unit.clone();
+            let is_open = held.keys().any(|name| record.is_its(name));
+            if let Some(status) = record.status.filter(|_| !is_open) {
+                table.statuses.push_back(Known { key, unit, status });
+                continue;
+            }
+            let session = UnitName::try_from(unit.as_str())
+                .map_err(io::Error::other)
+                .and_then(|unit| {
+                    let (systemd, memory) = (&self.systemd, &self.memory);
+                    Session::resume(&record, unit, &mut held, systemd, memory, &connections)
+                });
+            match session {
+                Ok(session) => drop(table.open.insert(key, session)),
+                Err(error) => {
+                    warn!(exec_id = key.exec, %error, "an exec of an earlier agent is lost");
+                    self.memory.forget(&unit);
+                }
+            }
+        }
+        Connections::done(connections);
+        for name in held.keys() {
+            // Nobody's any more.
+            let _ = self.memory.keeper().let_go(name);
         }
     }
 
@@ -82,8 +138,21 @@ impl Sessions {
     pub async fn start(&self, key: ExecKey, spec: &ProcessSpec) -> Result<(), ExecError> {
         let reservation = self.reserve(key)?;
         let unit = self.unit_name()?;
-        let session = Session::start(&reservation.key.exec, unit, spec, &self.systemd).await?;
-        self.lock().open.insert(reservation.key.clone(), session);
+        let key = &reservation.key;
+        // Before it runs: an agent that ends in between leaves nothing that nobody knows.
+        let record = Record {
+            container: key.container.clone(),
+            exec: key.exec.clone(),
+            unit: unit.to_string(),
+            status: None,
+        };
+        self.memory.remember(&record);
+        let memory = Some((&self.memory, &record));
+        let started = Session::start(&key.exec, unit, spec, &self.systemd, memory).await;
+        if started.is_err() {
+            self.memory.forget(&record.unit);
+        }
+        self.lock().open.insert(key.clone(), started?);
         Ok(())
     }
 
@@ -95,11 +164,17 @@ impl Sessions {
         }
     }
 
-    /// The next bytes of standard output (all output, with a terminal). None: this was the end.
-    pub async fn read_stdout(&self, key: &ExecKey, max: usize) -> Result<Vec<u8>, ExecError> {
+    /// The next bytes of standard output (all output, with a terminal). None: this was the end. With `position`
+    /// they are those after so many; what comes before is let go.
+    pub async fn read_stdout(
+        &self,
+        key: &ExecKey,
+        max: usize,
+        position: Option<u64>,
+    ) -> Result<Vec<u8>, ExecError> {
         match self.find(key)? {
             Found::Open(session) => {
-                let data = session.read_output(max).await?;
+                let data = session.read_output(max, position).await?;
                 self.settle(key, &data);
                 Ok(data)
             }
@@ -108,10 +183,15 @@ impl Sessions {
     }
 
     /// The same for standard error. With a terminal it is at its end from the start.
-    pub async fn read_stderr(&self, key: &ExecKey, max: usize) -> Result<Vec<u8>, ExecError> {
+    pub async fn read_stderr(
+        &self,
+        key: &ExecKey,
+        max: usize,
+        position: Option<u64>,
+    ) -> Result<Vec<u8>, ExecError> {
         match self.find(key)? {
             Found::Open(session) => {
-                let data = session.read_error(max).await?;
+                let data = session.read_error(max, position).await?;
                 self.settle(key, &data);
                 Ok(data)
             }
@@ -119,9 +199,15 @@ impl Sessions {
         }
     }
 
-    /// Writes to standard input and returns when the process's pipe has taken it all.
-    pub async fn write_stdin(&self, key: &ExecKey, data: &[u8]) -> Result<(), ExecError> {
-        self.running(key)?.write_input(data).await
+    /// Writes to standard input and returns when the process's pipe has taken it all. With `position`, `data`
+    /// begins after so many bytes, and what was taken already is left out.
+    pub async fn write_stdin(
+        &self,
+        key: &ExecKey,
+        data: &[u8],
+        position: Option<u64>,
+    ) -> Result<(), ExecError> {
+        self.running(key)?.write_input(data, position).await
     }
 
     /// Closes standard input. Closed already, or ended, is fine.
@@ -154,7 +240,7 @@ impl Sessions {
 
     fn reserve(&self, key: ExecKey) -> Result<Reservation<'_>, ExecError> {
         let mut table = self.lock();
-        table.move_finished();
+        table.move_finished(&self.memory);
         if table.starting.contains(&key) || table.open.contains_key(&key) {
             return Err(ExecError::Exists(key.exec));
         }
@@ -166,10 +252,17 @@ impl Sessions {
         if running + table.starting.len() >= MAX_RUNNING {
             return Err(ExecError::TooMany);
         }
-        if table.open.len() + table.starting.len() >= MAX_OPEN && !table.forget_unread() {
+        if table.open.len() + table.starting.len() >= MAX_OPEN && !table.forget_unread(&self.memory)
+        {
             return Err(ExecError::TooMany);
         }
-        table.statuses.retain(|(known, _)| *known != key);
+        table.statuses.retain(|known| {
+            let same = known.key == key;
+            if same {
+                self.memory.forget(&known.unit);
+            }
+            !same
+        });
         table.starting.insert(key.clone());
         drop(table);
         Ok(Reservation {
@@ -183,8 +276,8 @@ impl Sessions {
         if let Some(session) = table.open.get(key) {
             return Ok(Found::Open(Arc::clone(session)));
         }
-        let status = table.statuses.iter().find(|(known, _)| known == key);
-        let status = status.map(|(_, status)| Found::Status(*status));
+        let status = table.statuses.iter().find(|known| known.key == *key);
+        let status = status.map(|known| Found::Status(known.status));
         status.ok_or_else(|| ExecError::NotFound(key.exec.clone()))
     }
 
@@ -198,7 +291,7 @@ impl Sessions {
     /// After a read: if that was the last end, the streams can go.
     fn settle(&self, key: &ExecKey, data: &[u8]) {
         if data.is_empty() {
-            self.lock().move_finished_one(key);
+            self.lock().move_finished_one(key, &self.memory);
         }
     }
 
@@ -208,23 +301,24 @@ impl Sessions {
 }
 
 impl Table {
-    fn move_finished(&mut self) {
+    fn move_finished(&mut self, memory: &Memory) {
         let keys: Vec<ExecKey> = self.open.keys().cloned().collect();
-        keys.iter().for_each(|key| self.move_finished_one(key));
+        keys.iter()
+            .for_each(|key| self.move_finished_one(key, memory));
     }
 
     /// Keeps only the exit status of one that has ended and was read to its end.
-    fn move_finished_one(&mut self, key: &ExecKey) {
+    fn move_finished_one(&mut self, key: &ExecKey, memory: &Memory) {
         let Some(session) = self.open.get(key) else {
             return;
         };
         if let Some((status, _)) = session.ended().filter(|_| session.is_drained()) {
-            self.close(key.clone(), status);
+            self.close(key.clone(), status, memory);
         }
     }
 
     /// Makes room for one; false if there is none.
-    fn forget_unread(&mut self) -> bool {
+    fn forget_unread(&mut self, memory: &Memory) -> bool {
         let ended = self.open.iter().filter_map(|(key, session)| {
             session
                 .ended()
@@ -238,16 +332,28 @@ impl Table {
             exec_id = key.exec,
             "exec forgotten with output that nobody read"
         );
-        self.close(key, status);
+        self.close(key, status, memory);
         true
     }
 
-    fn close(&mut self, key: ExecKey, status: i32) {
-        self.open.remove(&key);
-        if self.statuses.len() >= MAX_STATUSES {
-            self.statuses.pop_front();
+    fn close(&mut self, key: ExecKey, status: i32, memory: &Memory) {
+        let Some(session) = self.open.remove(&key) else {
+            return;
+        };
+        let unit = session.unit().to_string();
+        memory.remember(&Record {
+            container: key.container.clone(),
+            exec: key.exec.clone(),
+            unit: unit.clone(),
+            status: Some(status),
+        });
+        memory.let_go_of_all(session.unit());
+        if self.statuses.len() >= MAX_STATUSES
+            && let Some(oldest) = self.statuses.pop_front()
+        {
+            memory.forget(&oldest.unit);
         }
-        self.statuses.push_back((key, status));
+        self.statuses.push_back(Known { key, unit, status });
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod block;
 pub mod clock;
 pub mod command;
+pub mod descriptors;
 pub mod file;
 pub mod hotplug;
 pub mod machine;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    os::{fd::AsFd, unix::net::UnixStream},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,12 +17,18 @@ use tokio::{
     sync::{Notify, watch},
     time::timeout,
 };
+use tracing::warn;
 use zbus::{
-    Address, Connection, MatchRule, Message, MessageStream, Variant, connection, fdo::DBusProxy,
+    Connection, MatchRule, Message, MessageStream, Variant, connection, fdo::DBusProxy,
     message::Type, names::OwnedUniqueName, proxy::CacheProperties,
 };
 
 use super::{jobs::Jobs, proxy::ManagerProxy};
+use crate::sys::{clock, descriptors::Keeper};
+
+/// How the names of connections begin among descriptors that outlive the agent. Each has a name of its own: the
+/// last agent's is needed until the next one refers to all that the last one did.
+pub const HELD_CONNECTION: &str = "bus-";
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
@@ -44,7 +51,15 @@ pub(super) struct Bus {
     watchers: Arc<Watchers>,
     /// Something changed that may change the state of the whole system.
     pub(super) dirty: Arc<Notify>,
+    held: HeldConnection,
     closed: watch::Receiver<bool>,
+}
+
+/// A copy of the connection that outlives the agent.
+#[derive(Debug)]
+struct HeldConnection {
+    name: String,
+    keeper: Keeper,
 }
 
 /// Who wants to hear of changes of a unit, by the unit's object path.
@@ -70,18 +85,23 @@ pub(super) struct UnitWatch {
 
 impl Bus {
     /// Connects, subscribes to systemd's signals and starts the task that takes them.
-    pub(super) async fn connect(socket: &Path) -> zbus::Result<Self> {
-        match timeout(CONNECT_LIMIT, Self::connect_unlimited(socket)).await {
+    pub(super) async fn connect(socket: &Path, keeper: &Keeper) -> zbus::Result<Self> {
+        match timeout(CONNECT_LIMIT, Self::connect_unlimited(socket, keeper)).await {
             Ok(bus) => bus,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 
-    async fn connect_unlimited(socket: &Path) -> zbus::Result<Self> {
-        let address: Address = format!("unix:path={}", socket.display())
-            .as_str()
-            .try_into()?;
-        let connection = connection::Builder::address(address)
+    async fn connect_unlimited(socket: &Path, keeper: &Keeper) -> zbus::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        let held = HeldConnection {
+            name: format!("{HELD_CONNECTION}{:x}", clock::boottime_us()),
+            keeper: keeper.clone(),
+        };
+        if let Err(error) = keeper.hold(&held.name, stream.as_fd()) {
+            warn!(%error, "the connection to systemd cannot be held for another agent");
+        }
+        let connection = connection::Builder::unix_stream(stream)
             .method_timeout(CALL_LIMIT)
             .build()
             .await?;
@@ -108,6 +128,7 @@ impl Bus {
             jobs: Arc::default(),
             watchers: Arc::default(),
             dirty: Arc::default(),
+            held,
             closed,
         };
         let dispatcher = Dispatcher {
@@ -122,6 +143,13 @@ impl Bus {
             let _ = closing.send(true);
         });
         Ok(bus)
+    }
+
+    /// Lets go of the copy of a connection that is of no use any more.
+    pub(super) fn let_go(&self) {
+        if let Err(error) = self.held.keeper.let_go(&self.held.name) {
+            warn!(%error, "a connection to systemd that is gone is still held");
+        }
     }
 
     /// Whether the connection is of no use any more.

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use zbus::{Proxy, proxy::CacheProperties};
 
 use super::{EXEC_UNIT_PREFIX, Link, bus::Bus, proxy::ListedUnit, unit::kind_interface};
-use crate::status::Board;
+use crate::{status::Board, sys::descriptors::Keeper};
 
 /// How often we look whether the bus is there. Early boot has no event that would say so: inotify on
 /// `/run/dbus` cannot be set before the directory exists.
@@ -37,14 +37,21 @@ const MAX_FAILED_UNITS: usize = 64;
 pub(super) struct Follower {
     socket: PathBuf,
     board: Board,
+    keeper: Keeper,
     link: watch::Sender<Link>,
 }
 
 impl Follower {
-    pub(super) fn new(socket: PathBuf, board: Board, link: watch::Sender<Link>) -> Self {
+    pub(super) fn new(
+        socket: PathBuf,
+        board: Board,
+        keeper: Keeper,
+        link: watch::Sender<Link>,
+    ) -> Self {
         Self {
             socket,
             board,
+            keeper,
             link,
         }
     }
@@ -57,7 +64,7 @@ impl Follower {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            match Bus::connect(&self.socket).await {
+            match Bus::connect(&self.socket, &self.keeper).await {
                 Ok(bus) => {
                     self.follow(Arc::new(bus)).await;
                     pause = RECONNECT_PAUSE;
@@ -94,6 +101,7 @@ impl Follower {
             }
         }
         warn!("the connection to systemd was lost");
+        bus.let_go();
         self.link.send_replace(Link::Lost);
     }
 }

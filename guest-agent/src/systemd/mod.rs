@@ -21,10 +21,11 @@ use tokio::{sync::watch, time::timeout};
 
 use self::{bus::Bus, follow::Follower};
 pub use self::{
+    bus::HELD_CONNECTION,
     transient::{Exit, ServiceSpec, Standard, Transient},
     unit::{Action, Unit, UnitName},
 };
-use crate::status::Board;
+use crate::{status::Board, sys::descriptors::Keeper};
 
 /// Where the system bus listens, D-Bus specification, "Well-known Message Bus Instances".
 pub const SYSTEM_BUS_SOCKET: &str = "/run/dbus/system_bus_socket";
@@ -120,14 +121,17 @@ pub struct Handle {
 impl Handle {
     /// Starts the task that follows systemd on the system bus and writes what it learns to `board`.
     /// Must be called inside the runtime.
-    pub fn spawn(board: Board) -> Self {
-        Self::spawn_at(PathBuf::from(SYSTEM_BUS_SOCKET), board)
+    ///
+    /// `keeper` holds the connection for an agent that starts again: systemd forgets an exec that has ended
+    /// when nobody refers to it, and a reference is a connection's.
+    pub fn spawn(board: Board, keeper: Keeper) -> Self {
+        Self::spawn_at(PathBuf::from(SYSTEM_BUS_SOCKET), board, keeper)
     }
 
     /// The same for a bus that listens elsewhere.
-    pub fn spawn_at(socket: PathBuf, board: Board) -> Self {
+    pub fn spawn_at(socket: PathBuf, board: Board, keeper: Keeper) -> Self {
         let (sender, link) = watch::channel(Link::NotYet);
-        tokio::spawn(Follower::new(socket, board, sender).run());
+        tokio::spawn(Follower::new(socket, board, keeper, sender).run());
         Self { link }
     }
 

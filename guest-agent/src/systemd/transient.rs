@@ -119,21 +119,31 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// A service that an earlier agent started. Waits for the connection, however long; `None` when none comes
+    /// any more.
+    pub async fn adopt(&self, unit: UnitName) -> Option<Transient> {
+        let bus = self.next_bus().await.ok()?;
+        let watch = bus.watch_unit(unit.as_str());
+        if let Err(error) = bus.manager.ref_unit(unit.as_str()).await {
+            debug!(%unit, error = %error, "exec could not be held");
+        }
+        Some(Transient { unit, bus, watch })
+    }
+}
+
 impl Transient {
     /// The name of the unit.
     pub const fn unit(&self) -> &UnitName {
         &self.unit
     }
 
-    /// Waits until the service has ended, all of its processes included, and lets systemd forget it.
-    /// Survives the loss of the connection; `systemd` is asked for a new one.
-    pub async fn ended(mut self, systemd: &Handle) -> Exit {
+    /// Waits until the service has ended, all of its processes included. Until it is released, systemd
+    /// remembers how it ended. Survives the loss of the connection; `systemd` is asked for a new one.
+    pub async fn ended(&mut self, systemd: &Handle) -> Exit {
         loop {
             match self.exit().await {
-                Ok(Some(exit)) => {
-                    self.release().await;
-                    return exit;
-                }
+                Ok(Some(exit)) => return exit,
                 Ok(None) => {}
                 Err(error) if is_gone(&error) => {
                     warn!(unit = %self.unit, "systemd forgot an exec before its exit status was read");
@@ -212,7 +222,8 @@ impl Transient {
         }
     }
 
-    async fn release(&self) {
+    /// Lets systemd forget it.
+    pub async fn release(self) {
         if let Err(error) = self.bus.manager.unref_unit(self.unit.as_str()).await {
             debug!(unit = %self.unit, error = %error, "exec could not be released");
         }

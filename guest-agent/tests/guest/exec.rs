@@ -100,7 +100,11 @@ fn every_byte_of_100_mib_arrives_though_the_reader_stalls() {
         let (mut total, mut next, mut rest) = (0, 1, Vec::new());
         let mut stall = 0;
         loop {
-            let part = guest.execs.read_stdout(&key, 32 * 1024).await.unwrap();
+            let part = guest
+                .execs
+                .read_stdout(&key, 32 * 1024, None)
+                .await
+                .unwrap();
             if part.is_empty() {
                 break;
             }
@@ -145,14 +149,14 @@ fn input_reaches_the_process_and_its_end_too() {
         let data: Vec<u8> = (0..300_000_u32).map(|n| (n % 26) as u8 + b'a').collect();
         let write = async {
             for part in data.chunks(70_000) {
-                guest.execs.write_stdin(&key, part).await.unwrap();
+                guest.execs.write_stdin(&key, part, None).await.unwrap();
             }
             guest.execs.close_stdin(&key).await.unwrap();
         };
         let ((), seen) = tokio::join!(write, guest.all(&key, false));
         assert!(seen.as_bytes() == data);
         assert_eq!(guest.execs.wait(&key).await.unwrap(), 0);
-        let late = guest.execs.write_stdin(&key, b"x").await;
+        let late = guest.execs.write_stdin(&key, b"x", None).await;
         assert!(matches!(
             late,
             Err(ExecError::InputClosed(_) | ExecError::Ended(_))
@@ -173,7 +177,7 @@ fn a_terminal_is_the_controlling_one_and_is_resized() {
         let key = guest.start("tty", &with_terminal).await.unwrap();
         let mut seen = String::new();
         while !seen.contains("xterm-256color") {
-            let part = guest.execs.read_stdout(&key, 4096).await.unwrap();
+            let part = guest.execs.read_stdout(&key, 4096, None).await.unwrap();
             seen += std::str::from_utf8(&part).unwrap();
         }
         assert!(seen.starts_with("/dev/pts/\r\n24 80\r\n"), "{seen:?}");
@@ -187,7 +191,11 @@ fn a_terminal_is_the_controlling_one_and_is_resized() {
                 },
             )
             .unwrap();
-        guest.execs.write_stdin(&key, b"hello\n").await.unwrap();
+        guest
+            .execs
+            .write_stdin(&key, b"hello\n", None)
+            .await
+            .unwrap();
         guest.execs.close_stdin(&key).await.unwrap();
         let rest = guest.all(&key, false).await;
         assert!(
@@ -240,7 +248,7 @@ fn control_c_ends_what_runs_in_the_terminal() {
         let mut with_terminal = spec(&["sleep", "1000"]);
         with_terminal.terminal = Some(Size::default());
         let key = guest.start("interrupt", &with_terminal).await.unwrap();
-        guest.execs.write_stdin(&key, b"\x03").await.unwrap();
+        guest.execs.write_stdin(&key, b"\x03", None).await.unwrap();
         assert_eq!(guest.execs.wait(&key).await.unwrap(), 130);
     });
 }
@@ -370,7 +378,7 @@ fn an_exec_outlives_systemd_executing_itself_anew() {
         assert!(!guest.systemd.list_units(&[]).await.unwrap().is_empty());
         guest
             .execs
-            .write_stdin(&key, b"still here\n")
+            .write_stdin(&key, b"still here\n", None)
             .await
             .unwrap();
         assert_eq!(guest.all(&key, false).await, "still here\n");

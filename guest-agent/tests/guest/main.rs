@@ -10,13 +10,15 @@ mod agent;
 mod container;
 mod exec;
 mod kills;
+mod restart;
 mod systemd;
 
-use std::{fs, future::Future, io::Write, time::Duration};
+use std::{fs, future::Future, io::Write, sync::Arc, time::Duration};
 
 use seed_agent::{
-    exec::{ExecError, ExecKey, ProcessSpec, Sessions, User},
+    exec::{ExecError, ExecKey, Memory, ProcessSpec, Sessions, User},
     status::Board,
+    sys::descriptors::Keeper,
     systemd::{Handle, SYSTEM_BUS_SOCKET},
 };
 
@@ -25,21 +27,13 @@ struct Guest {
     board: Board,
     systemd: Handle,
     execs: Sessions,
+    /// What another agent would find.
+    _directory: Option<tempfile::TempDir>,
 }
 
 /// Runs a test, or says why not.
 fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
-    if let Some(reason) = missing() {
-        if seed_container::guest_root().is_ok() {
-            return;
-        }
-        // Past libtest's capture, and in one write: a skip must be seen.
-        let test = std::thread::current();
-        let line = format!(
-            "SKIPPED {}: {reason}\n",
-            test.name().unwrap_or("a guest test")
-        );
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    if is_skipped() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -52,6 +46,24 @@ fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
             .await
             .expect("the test ends within its limit");
     });
+}
+
+/// Says why a test cannot run here, if it cannot.
+fn is_skipped() -> bool {
+    let Some(reason) = missing() else {
+        return false;
+    };
+    if seed_container::guest_root().is_ok() {
+        return true;
+    }
+    // Past libtest's capture, and in one write: a skip must be seen.
+    let test = std::thread::current();
+    let line = format!(
+        "SKIPPED {}: {reason}\n",
+        test.name().unwrap_or("a guest test")
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    true
 }
 
 fn missing() -> Option<&'static str> {
@@ -67,9 +79,20 @@ fn missing() -> Option<&'static str> {
 
 impl Guest {
     async fn connect() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::Memory(Arc::default());
+        let memory = Memory::new(directory.path().join("execs"), keeper.clone());
+        Self {
+            _directory: Some(directory),
+            ..Self::connect_with(memory, keeper).await
+        }
+    }
+
+    /// What an agent finds that starts again.
+    async fn connect_with(memory: Memory, keeper: Keeper) -> Self {
         let board = Board::new();
-        let systemd = Handle::spawn(board.clone());
-        let execs = Sessions::new(systemd.clone());
+        let systemd = Handle::spawn(board.clone(), keeper);
+        let execs = Sessions::new(systemd.clone(), memory);
         while board.now().system_state.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -77,6 +100,7 @@ impl Guest {
             board,
             systemd,
             execs,
+            _directory: None,
         }
     }
 
@@ -111,8 +135,8 @@ impl Guest {
         let mut all = Vec::new();
         loop {
             let part = match error {
-                true => self.execs.read_stderr(key, 8192).await.unwrap(),
-                false => self.execs.read_stdout(key, 8192).await.unwrap(),
+                true => self.execs.read_stderr(key, 8192, None).await.unwrap(),
+                false => self.execs.read_stdout(key, 8192, None).await.unwrap(),
             };
             if part.is_empty() {
                 return String::from_utf8(all).unwrap();

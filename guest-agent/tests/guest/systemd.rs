@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use seed_agent::{
     status::Board,
+    sys::descriptors::Keeper,
     systemd::{Action, Handle, SystemdError, UnitName},
 };
 use seed_protocol::seed::v1::Stage;
@@ -47,7 +48,11 @@ fn before_the_bus_everything_is_not_yet() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let systemd = Handle::spawn_at(PathBuf::from("/nonexistent/bus"), Board::new());
+        let systemd = Handle::spawn_at(
+            PathBuf::from("/nonexistent/bus"),
+            Board::new(),
+            Keeper::Systemd,
+        );
         let error = systemd.list_units(&[]).await.unwrap_err();
         assert!(matches!(error, SystemdError::NotYet));
         assert_eq!(

@@ -30,7 +30,8 @@ pub(super) async fn write_stdin(
     if request.data.is_empty() {
         ctx.execs.close_stdin(&key).await?;
     } else {
-        ctx.execs.write_stdin(&key, &request.data).await?;
+        let data = &request.data;
+        ctx.execs.write_stdin(&key, data, request.position).await?;
     }
     // A frame has at most 4 MiB.
     let len = u32::try_from(request.data.len()).unwrap_or(u32::MAX);
@@ -51,7 +52,7 @@ pub(super) async fn read_stdout(
         Some(Container::Pause(pause)) => end_of(&pause).await,
         None => {
             let key = key(ctx, &request.container_id, &request.exec_id)?;
-            ctx.execs.read_stdout(&key, most).await?
+            ctx.execs.read_stdout(&key, most, request.position).await?
         }
     };
     Ok(ReadStreamResponse {
@@ -73,7 +74,8 @@ pub(super) async fn read_stderr(
         Some(Container::Pause(pause)) => end_of(&pause).await,
         None => {
             let key = key(ctx, &request.container_id, &request.exec_id)?;
-            ctx.execs.read_stderr(&key, max(request.len)).await?
+            let most = max(request.len);
+            ctx.execs.read_stderr(&key, most, request.position).await?
         }
     };
     Ok(ReadStreamResponse {
