@@ -150,17 +150,11 @@ impl Environment {
         self.variables.is_empty()
     }
 
-    /// The names whose values systemd does not pass on to services (`env_value_is_valid` of systemd 257:
-    /// UTF-8 without control characters other than tab and newline). A shell still reads them.
-    pub fn refused_by_systemd(&self) -> Vec<&str> {
-        let refused = |value: &[u8]| match std::str::from_utf8(value) {
-            Ok(text) => text
-                .chars()
-                .any(|c| c.is_ascii_control() && c != '\t' && c != '\n'),
-            Err(_) => true,
-        };
+    /// The names that are left out of the file: with a value that is no UTF-8 in it, systemd refuses the whole file
+    /// (`check_utf8ness_and_warn` of systemd 257), and no service that names it would start.
+    pub fn left_out(&self) -> Vec<&str> {
         self.iter()
-            .filter(|(_, value)| refused(value))
+            .filter(|(_, value)| std::str::from_utf8(value).is_err())
             .map(|(key, _)| key.as_str())
             .collect()
     }
@@ -225,9 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn values_that_systemd_will_not_pass_on_are_known() {
-        let environment =
-            Environment::parse(&[&b"A=\r"[..], b"B=\xff", b"C=\t\n ok", b"D=\x1b[0m"]).unwrap();
-        assert_eq!(environment.refused_by_systemd(), ["A", "B", "D"]);
+    fn values_that_would_spoil_the_whole_file_are_known() {
+        let environment = Environment::parse(&[&b"A=\r"[..], b"B=\xff", b"C=\t\n ok"]).unwrap();
+        assert_eq!(environment.left_out(), ["B"]);
     }
 }

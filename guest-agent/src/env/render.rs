@@ -8,10 +8,13 @@
 
 use super::Environment;
 
-/// The whole file.
+/// The whole file, without what no service could be started with ([`Environment::left_out`]).
 pub fn render(environment: &Environment) -> Vec<u8> {
     let mut text = Vec::new();
-    for (key, value) in environment.iter() {
+    let readable = environment
+        .iter()
+        .filter(|(_, value)| std::str::from_utf8(value).is_ok());
+    for (key, value) in readable {
         text.extend_from_slice(key.as_str().as_bytes());
         text.extend_from_slice(b"=\"");
         for byte in value {
@@ -34,5 +37,7 @@ mod tests {
         let environment = Environment::parse(&["A=it's \"$5\" `x` \\ \n#end", "B="]).unwrap();
         let expected = "A=\"it's \\\"\\$5\\\" \\`x\\` \\\\ \n#end\"\nB=\"\"\n";
         assert_eq!(String::from_utf8(render(&environment)).unwrap(), expected);
+        let environment = Environment::parse(&[&b"A=\xff"[..], b"B=b"]).unwrap();
+        assert_eq!(render(&environment), b"B=\"b\"\n");
     }
 }

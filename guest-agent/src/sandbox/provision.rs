@@ -1,7 +1,7 @@
-//! What happens between `CreateContainer` and its answer: environment, volumes, mounts, identity, in this
-//! order. Only an order that cannot be meant, an environment that cannot be written or a mount of the host's
-//! that cannot be made is refused. Everything
-//! else that goes wrong is a line on the status board, and the boot goes on.
+//! What happens between `CreateContainer` and its answer: the environment; then volumes and mounts, and beside
+//! them the identity. Only an order that cannot be meant, an environment that cannot be written or a mount of
+//! the host's that cannot be made is refused. Everything else that goes wrong is a line on the status board, and
+//! the boot goes on.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -65,10 +65,14 @@ pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), Provision
         mounts,
     } = order;
     write_environment(ctx, environment).await?;
-    bring_up(ctx, volumes, DEVICE_LIMIT).await;
-    bring_up_shares(ctx, shares).await;
-    bring_up_mounts(ctx, mounts).await?;
-    ctx.provision_identity().await;
+    let storage = async {
+        bring_up(ctx, volumes, DEVICE_LIMIT).await;
+        bring_up_shares(ctx, shares).await;
+        bring_up_mounts(ctx, mounts).await
+    };
+    // Disks and TPM know nothing of each other, and each takes its time.
+    let (mounted, ()) = tokio::join!(storage, ctx.provision_identity());
+    mounted?;
     drop_privileges(ctx);
     Ok(())
 }
@@ -82,15 +86,17 @@ pub async fn alone(ctx: &Arc<Context>) {
         ctx.status.problem("environment", error.to_string());
     }
     let volumes = storage::without_host(&ctx.config.instance.volumes);
-    bring_up(ctx, volumes, DEVICE_LIMIT_ALONE).await;
-    ctx.provision_identity().await;
+    tokio::join!(
+        bring_up(ctx, volumes, DEVICE_LIMIT_ALONE),
+        ctx.provision_identity()
+    );
     drop_privileges(ctx);
 }
 
 async fn write_environment(ctx: &Context, environment: Environment) -> Result<(), EnvError> {
-    for name in environment.refused_by_systemd() {
+    for name in environment.left_out() {
         let message = format!(
-            "{name} has control characters that systemd does not pass on; only a shell reads it"
+            "{name} is no UTF-8 and is left out: systemd would start no service with such a file"
         );
         ctx.status.problem("environment", message);
     }

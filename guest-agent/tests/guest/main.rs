@@ -8,6 +8,7 @@
 
 mod agent;
 mod container;
+mod env;
 mod exec;
 mod kills;
 mod restart;
