@@ -192,7 +192,15 @@ fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Resu
             });
         }
         let (flags, data) = (spec.options.flags, spec.options.data.as_str());
-        mount::mount(&node, mount_point, filesystem.name(), flags, data).map_err(mounting)?;
+        let mount = || mount::mount(&node, mount_point, filesystem.name(), flags, data);
+        match mount() {
+            // In good order by its own word, and damaged: the program mends it, or says what is wrong.
+            Err(_) if filesystem == Filesystem::Ext4 && !spec.options.read_only() => {
+                run_e2fsck(&node)?;
+                mount().map_err(mounting)?;
+            }
+            mounted => mounted.map_err(mounting)?,
+        }
     }
     volume.size_bytes = mount::size(mount_point).unwrap_or_default();
     let owned = own(spec, settings).and_then(|()| give_to_group(spec));
@@ -301,6 +309,15 @@ fn check(filesystem: Filesystem, node: &Path) -> Result<(), BlockError> {
     if filesystem != Filesystem::Ext4 {
         return Ok(());
     }
+    // A process costs more than everything else here; what cannot be read is the program's to explain.
+    if probe::ext4_is_clean(node).unwrap_or(false) {
+        return Ok(());
+    }
+    run_e2fsck(node)
+}
+
+/// Replays the journal, and mends what is safe to mend.
+fn run_e2fsck(node: &Path) -> Result<(), BlockError> {
     let arguments = ["-p".as_ref(), node.as_os_str()];
     let ended = command::run("e2fsck", &arguments, FSCK_LIMIT).map_err(BlockError::Fsck)?;
     match ended.status.code() {

@@ -190,14 +190,43 @@ impl Ext4Size {
     }
 }
 
+/// Whether the ext4 superblock on `path` says that `e2fsck -p` would have nothing to do: it was unmounted in good
+/// order, has seen no error, and no check is due (`check_if_skip` of e2fsck 1.47). In doubt it is not.
+pub fn ext4_is_clean(path: &Path) -> io::Result<bool> {
+    /// `s_state`: unmounted, no errors, no orphans.
+    const CLEAN: u32 = 1;
+    /// `s_feature_incompat`: the journal is to be replayed.
+    const NEEDS_RECOVERY: u32 = 0x4;
+    /// `s_feature_ro_compat`: the file of orphans has some.
+    const ORPHANS_PRESENT: u32 = 0x1_0000;
+    let file = File::open(path)?;
+    let word = |offset| superblock_word(&file, offset);
+    let state = word(0x38)? >> 16;
+    // s_mnt_count and s_max_mnt_count, of which -1 and 0 mean that it does not matter
+    let mounts = word(0x34)?;
+    let (mounts, most) = (mounts & 0xffff, mounts >> 16);
+    let mounts_are_few = most == 0 || most >= 0x8000 || mounts < most;
+    Ok(state == CLEAN
+        && mounts_are_few
+        && word(0x60)? & NEEDS_RECOVERY == 0
+        && word(0x64)? & ORPHANS_PRESENT == 0
+        // s_checkinterval, s_last_orphan, s_error_count
+        && word(0x44)? == 0
+        && word(0xe8)? == 0
+        && word(0x194)? == 0)
+}
+
+/// Four bytes of the ext4 superblock.
+fn superblock_word(file: &File, offset: u64) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, 1024 + offset)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
 /// Reads the size from the ext4 superblock on `path`.
 pub fn ext4_size(path: &Path) -> io::Result<Ext4Size> {
     let file = File::open(path)?;
-    let word = |offset: u64| {
-        let mut bytes = [0; 4];
-        file.read_exact_at(&mut bytes, 1024 + offset)?;
-        Ok::<u32, io::Error>(u32::from_le_bytes(bytes))
-    };
+    let word = |offset| superblock_word(&file, offset);
     // s_blocks_count_lo, s_log_block_size, s_feature_incompat (64BIT is 0x80), s_blocks_count_hi
     let wide = word(0x60)? & 0x80 != 0;
     let high = if wide { u64::from(word(0x150)?) } else { 0 };
@@ -231,6 +260,41 @@ mod tests {
             .arg(file.path())
             .status();
         assert!(done.expect("mkfs.ext4 comes with e2fsprogs").success());
+    }
+
+    #[test]
+    fn only_what_was_left_in_good_order_needs_no_check() {
+        let file = image(64 * MIB);
+        mkfs(&file);
+        assert!(ext4_is_clean(file.path()).unwrap());
+        // Mounted still; an error was seen; a journal to replay; an orphan; a check that is due.
+        let changes: [(u64, u8); 6] = [
+            (0x3a, 0),
+            (0x3a, 3),
+            (0x60, 0x4),
+            (0xe8, 7),
+            (0x194, 1),
+            (0x44, 1),
+        ];
+        for (offset, value) in changes {
+            let mut before = [0];
+            let at = 1024 + offset;
+            file.as_file().read_exact_at(&mut before, at).unwrap();
+            let changed = if offset == 0x60 {
+                before[0] | value
+            } else {
+                value
+            };
+            file.as_file().write_all_at(&[changed], at).unwrap();
+            assert!(!ext4_is_clean(file.path()).unwrap(), "{offset:#x}");
+            file.as_file().write_all_at(&before, at).unwrap();
+        }
+        assert!(ext4_is_clean(file.path()).unwrap());
+        file.as_file()
+            .write_all_at(&[5, 0, 5, 0], 1024 + 0x34)
+            .unwrap();
+        assert!(!ext4_is_clean(file.path()).unwrap(), "too many mounts");
+        assert!(!ext4_is_clean(image(64 * MIB).path()).unwrap());
     }
 
     #[test]

@@ -52,8 +52,8 @@ const CALLS: &str = "20000";
 const WARM_CALLS: &str = "2000";
 /// Boots after the first one, of which provisioning is the median.
 const PROVISIONINGS: usize = 15;
-/// How long the agent rests before its memory is read.
-const REST: Duration = Duration::from_secs(3);
+/// How long the agent rests before its memory is read: its threads for work that blocks go after ten seconds.
+const REST: Duration = Duration::from_secs(12);
 /// How long a daemon may take to listen, on a busy machine.
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
 /// Of each of the two volumes.
@@ -152,6 +152,8 @@ fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row
     let nodes = disks.each_ref().map(Loop::node);
     let container = Spec::new(guest)?
         .file(&format!("/etc/systemd/system/{UNIT}"), SERVICE)?
+        // The volumes are the bench's, not the closure's.
+        .file("/etc/seed/instance.json", "{}")?
         .show(&release(places), "/opt/release")
         .bind(tpm.folder(), "/opt/tpm")
         .bind(Path::new(nodes[0]), nodes[0])
