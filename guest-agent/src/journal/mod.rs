@@ -8,12 +8,13 @@
 
 mod export;
 mod journalctl;
+mod settings;
 mod turns;
 
 use std::{
     collections::HashSet,
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -203,6 +204,12 @@ impl Reader {
 
     fn run(mut self, mut requests: mpsc::Receiver<Waiting>) {
         let mut waiting = Vec::new();
+        for problem in settings::problems(Path::new("/")) {
+            warn!(
+                problem,
+                "journald is not set for a host that wants everything"
+            );
+        }
         loop {
             if waiting.is_empty() {
                 let Some(request) = requests.blocking_recv() else {
