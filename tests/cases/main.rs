@@ -16,6 +16,7 @@ mod identity;
 mod journal;
 mod kata;
 mod lifecycle;
+mod machine;
 mod one_boot;
 mod refusal;
 mod secrets;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             refusal::run(&mut runner, &lab);
             one_boot::run(&mut runner, &lab);
             failure::run(&mut runner, &lab);
+            machine::run(&mut runner, &lab);
             kata::run(&mut runner, &lab);
         }
         Err(reason) => {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
                 .iter()
                 .chain(&one_boot::NAMES)
                 .chain(&failure::NAMES)
+                .chain(&machine::NAMES)
                 .chain(&kata::NAMES)
             {
                 runner.skip(name, &reason);

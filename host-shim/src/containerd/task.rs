@@ -11,12 +11,14 @@ use containerd_shim_protos::{
     api::{
         CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
         DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, ResizePtyRequest,
-        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, WaitRequest,
-        WaitResponse,
+        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
+        UpdateTaskRequest, WaitRequest, WaitResponse,
     },
+    protobuf::well_known_types::any::Any,
     ttrpc::{self, Code, asynchronous::Client, asynchronous::transport::Socket},
 };
 use protobuf::Message;
+use serde_json::json;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -33,6 +35,12 @@ const START: Duration = Duration::from_secs(600);
 
 /// Delete may still drain the log.
 const DELETE: Duration = Duration::from_secs(60);
+
+/// The guest brings online what was added, and is waited for.
+const GROW: Duration = Duration::from_secs(120);
+
+/// The type of an Update's document, as containerd has it.
+const RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// Why a call failed.
 #[derive(Debug, Error)]
@@ -209,6 +217,38 @@ impl TaskClient {
             ..Default::default()
         };
         self.call::<_, Empty>("ResizePty", &request, Some(QUICK))
+            .await
+            .map(drop)
+    }
+
+    /// Gives a running task more processors or memory.
+    pub async fn grow(
+        &self,
+        id: &str,
+        vcpus: Option<u32>,
+        memory_mib: Option<u32>,
+    ) -> Result<(), TaskError> {
+        /// What a quota is a part of, in microseconds.
+        const PERIOD_US: u64 = 100_000;
+        let mut resources = serde_json::Map::new();
+        if let Some(vcpus) = vcpus {
+            let cpu = json!({ "period": PERIOD_US, "quota": u64::from(vcpus) * PERIOD_US });
+            resources.insert("cpu".into(), cpu);
+        }
+        if let Some(mib) = memory_mib {
+            resources.insert("memory".into(), json!({ "limit": u64::from(mib) << 20 }));
+        }
+        let resources = Any {
+            type_url: RESOURCES.into(),
+            value: serde_json::Value::from(resources).to_string().into_bytes(),
+            ..Any::default()
+        };
+        let request = UpdateTaskRequest {
+            id: id.into(),
+            resources: Some(resources).into(),
+            ..Default::default()
+        };
+        self.call::<_, Empty>("Update", &request, Some(GROW))
             .await
             .map(drop)
     }

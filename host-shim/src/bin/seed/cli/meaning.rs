@@ -12,7 +12,7 @@ use seed_shim::{
         when,
     },
     names::ContainerId,
-    spec::{Forward, Size},
+    spec::{Forward, MemoryMib, Size, Vcpus, parse_size},
 };
 
 use super::{
@@ -65,6 +65,7 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             let id = id.ok_or_else(|| CliError::usage("which instance is not said", name))?;
             Command::Rm { id, yes }
         }
+        "grow" => grow(given)?,
         "tpm" => tpm(given)?,
         "metrics" => Command::Metrics(metrics(given)?),
         _ => {
@@ -72,6 +73,34 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             Command::Doctor
         }
     })
+}
+
+fn grow(given: &mut Given) -> Result<Command, CliError> {
+    const GROW: &str = "grow";
+    let wrong = |what: String| CliError::usage(what, GROW);
+    let vcpus = given.last("vcpus", GROW)?.map(|text| {
+        let count: u32 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+        Vcpus::try_from(count)
+    });
+    let memory = given.last("memory", GROW)?.map(|text| {
+        let mib = parse_size(&text)?.div_ceil(1 << 20);
+        MemoryMib::try_from(u32::try_from(mib).unwrap_or(u32::MAX))
+    });
+    let vcpus = vcpus.transpose();
+    let memory = memory.transpose();
+    let command = Command::Grow {
+        which: which(given, GROW)?,
+        vcpus: vcpus.map_err(|problem| wrong(format!("--vcpus: {problem}")))?,
+        memory: memory.map_err(|problem| wrong(format!("--memory: {problem}")))?,
+    };
+    match command {
+        Command::Grow {
+            vcpus: None,
+            memory: None,
+            ..
+        } => Err(wrong("say how far: --vcpus or --memory".to_owned())),
+        command => Ok(command),
+    }
 }
 
 fn tpm(given: &mut Given) -> Result<Command, CliError> {

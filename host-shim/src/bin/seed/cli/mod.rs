@@ -10,6 +10,7 @@ use seed_shim::{
     containerd::volumes::VolumeArg,
     logs::{filter::Filter, show::Form},
     names::{ContainerId, Namespace},
+    spec::{MemoryMib, Vcpus},
 };
 
 mod completions;
@@ -103,6 +104,15 @@ pub(crate) enum Command {
         id: ContainerId,
         /// Really.
         yes: bool,
+    },
+    /// `seed grow`
+    Grow {
+        /// Which instance.
+        which: Which,
+        /// Processors.
+        vcpus: Option<Vcpus>,
+        /// Memory.
+        memory: Option<MemoryMib>,
     },
     /// `seed tpm`
     Tpm {

@@ -373,6 +373,30 @@ pub(super) const COMMANDS: &[Info] = &[
         options: &[flag("y", "yes", "really")],
     },
     Info {
+        name: "grow",
+        words: "[NAME]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "give a running instance more processors or memory",
+        about: &[
+            "As far as it was started with room: growth.max_vcpus and growth.max_memory_mib of the configuration. It does not shrink while it runs, and starts with its own size again.",
+        ],
+        options: &[
+            with(
+                "",
+                "vcpus",
+                ("N", Kind::Text),
+                "so many processors in all; needs KVM",
+            ),
+            with(
+                "",
+                "memory",
+                ("SIZE", Kind::Text),
+                "so much memory in all, as 768Mi or 2Gi; in steps of 128 MiB",
+            ),
+        ],
+    },
+    Info {
         name: "tpm",
         words: "backup|restore NAME FILE",
         word: Kind::OneOf(&["backup", "restore"]),

@@ -17,6 +17,7 @@ use crate::{
 
 mod doctor;
 mod exec;
+mod grow;
 mod inspect;
 mod keys;
 mod logs;
@@ -67,6 +68,11 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Stop { which, kill, limit } => stop::stop(&context, which, kill, limit).await,
         Command::Rm { id, yes } => rm::rm(&context, id, yes),
+        Command::Grow {
+            which,
+            vcpus,
+            memory,
+        } => grow::grow(&context, which, vcpus, memory).await,
         Command::Tpm { what, id, file } => tpm::tpm(&context, what, id, &file),
         Command::Metrics(to) => metrics::metrics(&context, to).await,
         Command::Doctor => doctor::doctor(&context),

@@ -1,0 +1,151 @@
+//! The machine from outside: what it uses, what it is given while it runs, its ports, and its identity as a file.
+
+use std::{io::Read, net::TcpStream, os::unix::fs::PermissionsExt, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{Instance, Lab, Runner, Spec, limit};
+
+/// For the skip list.
+pub(crate) const NAMES: [&str; 1] =
+    ["machine: figures, more memory, a published port, and an identity that is saved and restored"];
+
+/// Boots a guest of its own, twice.
+pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
+    runner.case(NAMES[0], || {
+        lab.write_config("[growth]\nmax_memory_mib = 768")?;
+        let result = machine(lab);
+        lab.write_config("")?;
+        result
+    });
+}
+
+fn machine(lab: &Lab) -> Result<()> {
+    // Nobody else has it: the system has just given it away and taken it back.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let publish = format!("{port}:80");
+    let instance = Instance::run(lab, &Spec::default().with(["--publish", &publish]))?;
+    let name = instance.name().to_owned();
+    figures(lab, &instance)?;
+    more_memory(lab, &instance)?;
+    published(&instance, port)?;
+    identity(lab, &instance)?;
+    ensure!(
+        lab.seed(&["status", &name], limit::COMMAND)?
+            .status
+            .success()
+    );
+    Ok(())
+}
+
+/// Guest and host are both counted, and `seed metrics` says the same.
+fn figures(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
+    let status = instance.status()?;
+    let usage = &status["usage"];
+    let total = usage["guest"]["memory_total_bytes"].as_u64();
+    ensure!(total.is_some_and(|bytes| bytes > 300 << 20), "{usage}");
+    ensure!(
+        usage["guest"]["cpu_ns"].as_u64().is_some_and(|ns| ns > 0),
+        "{usage}"
+    );
+    let processes = usage["processes"].as_array().context("no processes")?;
+    ensure!(processes.len() == 5, "{usage}");
+    let text = lab.seed_ok(&["metrics"], limit::COMMAND)?;
+    for family in [
+        "seed_up",
+        "seed_guest_cpu_seconds_total",
+        "seed_overhead_memory_bytes",
+    ] {
+        let begin = format!(
+            "{family}{{namespace=\"default\",instance=\"{}\"}} ",
+            instance.name()
+        );
+        let value = text.lines().find_map(|line| line.strip_prefix(&begin));
+        let value: f64 = value
+            .with_context(|| format!("no {family} in {text}"))?
+            .parse()?;
+        ensure!(value > 0.0, "{family} is {value}");
+    }
+    Ok(())
+}
+
+/// Memory comes while the guest runs; what it was not started with room for does not.
+fn more_memory(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
+    let kib = || -> Result<u64> {
+        let line = instance.sh("grep MemTotal /proc/meminfo")?;
+        let kib = line.split_whitespace().nth(1).context("no figure")?;
+        Ok(kib.parse()?)
+    };
+    let before = kib()?;
+    let name = instance.name();
+    lab.seed_ok(&["grow", name, "--memory", "700Mi"], limit::COMMAND)?;
+    let more = kib()?.saturating_sub(before);
+    // 256 MiB in two steps, less the table of their pages.
+    ensure!((200 << 10..=256 << 10).contains(&more), "{more} KiB more");
+    ensure!(
+        instance.status()?["memory_mib"] == 768,
+        "status does not say so"
+    );
+    let refused = lab.seed(&["grow", name, "--memory", "2Gi"], limit::COMMAND)?;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        !refused.status.success() && text.contains("max_memory_mib"),
+        "{text}"
+    );
+    Ok(())
+}
+
+/// A connection to the host's port arrives in the guest.
+fn published(instance: &Instance<'_>, port: u16) -> Result<()> {
+    instance.sh(
+        "link=$(ls /sys/class/net | grep -v lo) && ip addr add 10.0.2.15/24 dev $link && \
+         ip link set $link up && systemd-run -q --unit=port-80 \
+         systemd-socket-activate -l 80 --accept --inetd /bin/echo from the guest",
+    )?;
+    limit::until("an answer from the guest's port", limit::COMMAND, || {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        // Until something listens in the guest, the connection is reset.
+        let _ = stream.read_to_string(&mut answer);
+        Ok((answer == "from the guest\n").then_some(()))
+    })
+}
+
+/// Saved, deleted, restored: the same recipient and the same machine id.
+fn identity(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
+    let name = instance.name();
+    let (recipient, machine) = (instance.recipient()?, instance.sh("cat /etc/machine-id")?);
+    let file = lab.scratch("identity.tar");
+    let path = file.to_string_lossy().into_owned();
+    let running = lab.seed(&["tpm", "backup", name, &path], limit::COMMAND)?;
+    let text = String::from_utf8_lossy(&running.stderr).into_owned();
+    ensure!(
+        !running.status.success() && text.contains("seed stop"),
+        "{text}"
+    );
+    instance.stop()?;
+    lab.seed_ok(&["tpm", "backup", name, &path], limit::COMMAND)?;
+    let mode = std::fs::metadata(&file)?.permissions().mode();
+    ensure!(mode & 0o777 == 0o600, "the backup's mode is {mode:o}");
+    let list = Command::new("tar").args(["-tf", &path]).output()?;
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    ensure!(
+        list.contains("machine-id\n") && list.contains("tpm2-00.permall\n"),
+        "{list}"
+    );
+    let over = lab.seed(&["tpm", "restore", name, &path], limit::COMMAND)?;
+    ensure!(!over.status.success(), "a restore went over an identity");
+    lab.seed_ok(&["rm", name, "--yes"], limit::COMMAND)?;
+    lab.seed_ok(&["tpm", "restore", name, &path], limit::COMMAND)?;
+    let again = instance.try_run(&Spec::default())?;
+    ensure!(
+        again.status.success(),
+        "{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
+    let now = (instance.recipient()?, instance.sh("cat /etc/machine-id")?);
+    ensure!(now == (recipient, machine), "another identity: {now:?}");
+    Ok(())
+}
