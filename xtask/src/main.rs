@@ -52,7 +52,7 @@ Usage: cargo xtask COMMAND
                        --vms N  so many of them         --json   the same as data
   bench growth       time and memory as instances, execs and volumes become more
   bench all          all of these, to docs/benchmarks.md
-                       --runs N  of each (medians)
+                       --runs N  of each (medians)      --only NAME   that one anew, the others as kept
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
                        --minutes N  each for so long    --json   the same as data
   chaos              instances at work while things go wrong, and what must be true after each

@@ -81,6 +81,8 @@ pub(crate) struct Options {
     pub(crate) entries: u32,
     /// Instances at once.
     pub(crate) vms: usize,
+    /// Of all, measure this one anew.
+    pub(crate) only: Option<String>,
 }
 
 impl Options {
@@ -99,6 +101,7 @@ impl Options {
             accel: "auto".to_owned(),
             entries: journal::ENTRIES,
             vms: VMS,
+            only: None,
         };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -106,6 +109,11 @@ impl Options {
                 Long("runs") => options.runs = parser.value()?.parse()?,
                 Long("accel") => options.accel = parser.value()?.string()?,
                 Long("entries") => options.entries = parser.value()?.parse()?,
+                Long("only") if options.bench == Bench::All => {
+                    let name = parser.value()?.string()?;
+                    Bench::named(&name)?;
+                    options.only = Some(name);
+                }
                 Long("vms") => options.vms = parser.value()?.parse()?,
                 other => return Err(other.unexpected().into()),
             }

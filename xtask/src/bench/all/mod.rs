@@ -2,13 +2,15 @@
 //!
 //! Each bench is this program again with `--json`, so that the page holds what the commands on it print. A bench that fails
 //! is on the page with its error, and so is what it stands on: commit, machine, versions, how busy the machine was.
+//!
+//! What each printed is kept in `target/bench/`: `--only NAME` measures that bench anew and takes the others from there.
 
 mod page;
 mod plot;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
@@ -35,31 +37,49 @@ const VERSIONS: [(&str, &[&str]); 6] = [
 struct Part {
     /// The command that prints it.
     command: String,
+    /// When, at which commit, and how busy the machine was.
+    when: String,
     /// What it printed, or why it did not.
     found: Result<Value, String>,
 }
 
+impl Part {
+    fn data(&self) -> Value {
+        let (found, error) = match &self.found {
+            Ok(found) => (Some(found), None),
+            Err(error) => (None, Some(error)),
+        };
+        json!({ "command": self.command, "when": self.when, "found": found, "error": error })
+    }
+
+    fn of(data: &Value) -> Option<Self> {
+        let word = |name: &str| Some(data[name].as_str()?.to_owned());
+        Some(Self {
+            command: word("command")?,
+            when: word("when")?,
+            found: match word("error") {
+                Some(error) => Err(error),
+                None => Ok(data["found"].clone()),
+            },
+        })
+    }
+}
+
 pub(super) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     let about = about(places)?;
-    let runs = options.runs.to_string();
     let mut parts = Vec::new();
-    for (name, bench, _) in BENCHES {
-        match bench {
-            Bench::All => continue,
-            Bench::Journal => {
-                let sizes = ENTRIES.map(|count| count.to_string());
-                let each = sizes
-                    .iter()
-                    .map(|count| measured(places, &[name, "--entries", count]));
-                parts.extend(each);
-            }
-            // What it measures takes milliseconds; it has a count of its own.
-            Bench::Age => parts.push(measured(places, &[name])),
-            _ => parts.push(measured(places, &[name, "--runs", &runs])),
-        }
+    for (name, words) in commands(options) {
+        let wanted = options.only.as_ref().is_none_or(|only| only == name);
+        let part = if wanted {
+            let part = measured(places, &words)?;
+            keep(places, &words, &part)?;
+            Some(part)
+        } else {
+            kept(places, &words)
+        };
+        parts.extend(part);
     }
-    let docs = places.root.join("docs");
-    let failed = write(&docs, &about, &parts)?;
+    let failed = write(&places.root.join("docs"), &about, &parts)?;
     print(&format!(
         "{} benches, {failed} failed: docs/benchmarks.md",
         parts.len()
@@ -69,6 +89,45 @@ pub(super) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Each bench's name and its words after `cargo xtask bench`.
+fn commands(options: &Options) -> Vec<(&'static str, Vec<String>)> {
+    let runs = options.runs.to_string();
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let mut all = Vec::new();
+    for (name, bench, _) in BENCHES {
+        match bench {
+            Bench::All => {}
+            Bench::Journal => all.extend(ENTRIES.map(|count| {
+                let count = count.to_string();
+                (name, words(&[name, "--entries", &count]))
+            })),
+            // What it measures takes milliseconds; it has a count of its own.
+            Bench::Age => all.push((name, words(&[name]))),
+            _ => all.push((name, words(&[name, "--runs", &runs]))),
+        }
+    }
+    all
+}
+
+fn file(places: &Places, words: &[String]) -> PathBuf {
+    let name = format!("{}.json", words.join("_"));
+    places.target.join("bench").join(name)
+}
+
+fn keep(places: &Places, words: &[String], part: &Part) -> Result<()> {
+    let file = file(places, words);
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    fs::write(&file, part.data().to_string()).with_context(|| format!("write {}", file.display()))
+}
+
+/// What an earlier run found, if there was one.
+fn kept(places: &Places, words: &[String]) -> Option<Part> {
+    let text = fs::read_to_string(file(places, words)).ok()?;
+    Part::of(&serde_json::from_str(&text).ok()?)
 }
 
 /// Page and pictures; how many parts failed.
@@ -87,17 +146,39 @@ fn write(docs: &Path, about: &Value, parts: &[Part]) -> Result<usize> {
     Ok(parts.iter().filter(|part| part.found.is_err()).count())
 }
 
-fn measured(places: &Places, words: &[&str]) -> Part {
+fn measured(places: &Places, words: &[String]) -> Result<Part> {
     let command = format!("cargo xtask bench {}", words.join(" "));
     say(&command);
+    let when = when(places)?;
     let found = ask(places, words).map_err(|error| format!("{error:#}"));
     if let Err(error) = &found {
         say(&format!("  error: {error}"));
     }
-    Part { command, found }
+    Ok(Part {
+        command,
+        when,
+        found,
+    })
 }
 
-fn ask(places: &Places, words: &[&str]) -> Result<Value> {
+/// Date, commit and load before a bench.
+fn when(places: &Places) -> Result<String> {
+    let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(&places.root));
+    let changed = !git(&["status", "--porcelain"])?.is_empty();
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let load = fs::read_to_string("/proc/loadavg").context("read the load")?;
+    let load: Vec<_> = load.split(' ').take(3).collect();
+    let date = read(Command::new("date").args(["-u", "+%F"]))?;
+    let mark = if changed { " with changes" } else { "" };
+    Ok(format!(
+        "{}, commit {}{mark}, load before {}",
+        date.trim(),
+        commit.trim(),
+        load.join(" ")
+    ))
+}
+
+fn ask(places: &Places, words: &[String]) -> Result<Value> {
     let program = std::env::current_exe().context("find our own program")?;
     let mut bench = Command::new(program);
     bench
@@ -113,11 +194,6 @@ fn ask(places: &Places, words: &[&str]) -> Result<Value> {
 
 /// What the figures depend on beside the code.
 fn about(places: &Places) -> Result<Value> {
-    let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(&places.root));
-    let changed = !git(&["status", "--porcelain"])?.is_empty();
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let load = fs::read_to_string("/proc/loadavg").context("read the load")?;
-    let load: Vec<_> = load.split(' ').take(3).collect();
     let versions = VERSIONS.iter().map(|(name, words)| {
         let mut command = Command::new(words[0]);
         command
@@ -131,10 +207,7 @@ fn about(places: &Places) -> Result<Value> {
         ((*name).to_owned(), Value::String(line))
     });
     Ok(json!({
-        "date": read(Command::new("date").args(["-u", "+%F"]))?.trim(),
-        "commit": format!("{}{}", commit.trim(), if changed { " with changes" } else { "" }),
         "machine": machine(),
-        "load": load.join(" "),
         "versions": versions.collect::<serde_json::Map<_, _>>(),
     }))
 }
@@ -149,12 +222,14 @@ mod tests {
         let parts = [
             Part {
                 command: "cargo xtask bench a".to_owned(),
+                when: "today".to_owned(),
                 found: Ok(json!({ "machine": {}, "rows": [
                     { "name": "x", "unit": "ms", "ours": 1.0, "peers": { "p": 2.0 }, "ratio": 0.5 },
                 ] })),
             },
             Part {
                 command: "cargo xtask bench b".to_owned(),
+                when: "today".to_owned(),
                 found: Err("no disk".to_owned()),
             },
         ];
@@ -167,5 +242,9 @@ mod tests {
         assert!(page.contains("| x | ms | 1 | 2 | 0.5 |"), "{page}");
         assert!(page.contains("no disk"), "{page}");
         fs::remove_dir_all(&folder).expect("removed");
+        for part in &parts {
+            let again = Part::of(&part.data()).expect("what was kept");
+            assert_eq!(again.data(), part.data());
+        }
     }
 }

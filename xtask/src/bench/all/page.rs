@@ -39,16 +39,12 @@ impl Page {
     }
 
     fn head(&mut self, about: &Value) {
-        let word = |name: &str| about[name].as_str().unwrap_or("unknown").to_owned();
         self.line("# Benchmarks\n");
-        self.line(&format!(
-            "Written by `cargo xtask bench all` on {} from commit {}; nothing here is typed by hand. Figures are medians; \
-             a ratio is ours over the best peer in the same run, so below 1 ours is the smaller one. The machine's load \
-             before the run was {} (1, 5 and 15 minutes).\n",
-            word("date"),
-            word("commit"),
-            word("load")
-        ));
+        self.line(
+            "Written by `cargo xtask bench all`; nothing here is typed by hand. Figures are medians; a ratio is ours over the \
+             best peer in the same run, so below 1 ours is the smaller one. A busy machine, which the load shows, makes all \
+             times longer.\n",
+        );
         self.line("| | |\n|---|---|");
         for part in ["machine", "versions"] {
             for (name, value) in about[part].as_object().into_iter().flatten() {
@@ -59,7 +55,10 @@ impl Page {
 
     fn part(&mut self, part: &Part) {
         let title = part.command.trim_start_matches("cargo xtask bench ");
-        self.line(&format!("\n## {title}\n\n    {}\n", part.command));
+        self.line(&format!(
+            "\n## {title}\n\n`{}`; {}\n",
+            part.command, part.when
+        ));
         let found = match &part.found {
             Ok(found) => found,
             Err(error) => {
@@ -184,6 +183,7 @@ mod tests {
     fn a_failed_part_is_on_the_page() {
         let part = Part {
             command: "cargo xtask bench boot".to_owned(),
+            when: "today".to_owned(),
             found: Err("the disk\nis full".to_owned()),
         };
         let page = of(&json!({}), &[part]);
