@@ -9,9 +9,10 @@ pub(crate) mod release;
 mod sbom;
 
 /// Program, and the crate that it is built from.
-pub(crate) const PROGRAMS: [(&str, &str); 4] = [
+pub(crate) const PROGRAMS: [(&str, &str); 5] = [
     ("seed-agent", "seed-agent"),
     ("age-plugin-tpm", "age-tpm"),
     ("containerd-shim-seed-v2", "seed-shim"),
     ("seed", "seed-shim"),
+    ("seed-shell", "seed-shell"),
 ];

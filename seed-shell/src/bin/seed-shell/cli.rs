@@ -76,7 +76,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocati
                 return Ok(Invocation { config, action });
             }
             Long("version") => {
-                let action = Action::Text(format!("seed-shell {}\n", env!("CARGO_PKG_VERSION")));
+                let action = Action::Text(seed_protocol::version::line("seed-shell"));
                 return Ok(Invocation { config, action });
             }
             Long("config") => config = Some(PathBuf::from(parser.value()?)),
