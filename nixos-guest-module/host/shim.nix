@@ -1,4 +1,4 @@
-# The shim's configuration, its state, kernel modules, and `seed` in everybody's PATH.
+# The shim's configuration, which the shim itself checks at build time, its state, kernel modules, and `seed` in everybody's PATH.
 {
   config,
   lib,
@@ -9,13 +9,20 @@ let
   cfg = config.seed.host;
   runDir = cfg.settings.run_dir or "/run/seed";
   stateDir = cfg.settings.state_dir or "/var/lib/seed";
+  settings = (pkgs.formats.toml { }).generate "seed-shim.toml" cfg.settings;
+  inherit (pkgs.stdenv) buildPlatform hostPlatform;
 in
 {
   config = lib.mkIf cfg.enable {
     environment.systemPackages = [ cfg.package ];
     environment.etc."seed/shim.toml".source =
-      (pkgs.formats.toml { }).generate "seed-shim.toml"
-        cfg.settings;
+      pkgs.runCommand "seed-shim.toml" { preferLocalBuild = true; }
+        ''
+          cp ${settings} "$out"
+          ${lib.optionalString (buildPlatform.canExecute hostPlatform) ''
+            ${lib.getExe' cfg.package "containerd-shim-seed-v2"} -check-config "$out"
+          ''}
+        '';
     seed.host.settings.programs = lib.mapAttrs (_: lib.mkDefault) cfg.programs;
 
     boot.kernelModules = [
