@@ -358,6 +358,43 @@ async fn a_stdout_that_nobody_reads_stops_nothing_and_loses_no_line() {
 }
 
 #[tokio::test]
+async fn a_reader_of_stdout_that_goes_away_and_comes_back_misses_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path());
+    let output = Output::open(path.to_str().unwrap(), "").unwrap();
+    let total = 20_000;
+    let handle = spawn(Guest::new(total, 500, []), &dir.path().join("logs"), output);
+    // As containerd does that is killed and started again: each takes a part and is gone.
+    let take = |path: std::path::PathBuf, bytes: usize| {
+        let mut part = vec![0; bytes];
+        let mut file = std::fs::File::open(path).unwrap();
+        file.read_exact(&mut part).unwrap();
+        part
+    };
+    let mut text = Vec::new();
+    for bytes in [1, 5000, 70_000, 333] {
+        let path = path.clone();
+        let part = tokio::task::spawn_blocking(move || take(path, bytes));
+        text.extend(part.await.unwrap());
+        // Nobody has it open but us.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let rest = tokio::task::spawn_blocking(move || {
+        let mut rest = Vec::new();
+        let mut file = std::fs::File::open(path).unwrap();
+        file.read_to_end(&mut rest).unwrap();
+        rest
+    });
+    handle.drain(Duration::from_secs(20)).await;
+    text.extend(rest.await.unwrap());
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(text.lines().count(), 20_000);
+    for (line, number) in text.lines().zip(1..) {
+        assert!(line.ends_with(&format!(": entry {number}")), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn stdout_begins_with_this_boot() {
     let dir = tempfile::tempdir().unwrap();
     let logs = dir.path().join("logs");
