@@ -6,8 +6,9 @@
 //! | [`config`], [`paths`], [`names`] | the configuration file, every path on the host, validated names |
 //! | [`access`] | who besides root may look at instances |
 //! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
-//! | [`net`] | a pod's network: its namespace |
+//! | [`net`] | a pod's network: its namespace, and the wires from its links to the guest's cards |
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
+//! | [`share`] | files and folders of the host that the guest sees beside its root |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
 //! | [`agent`] | the connection to the guest's agent |
 //! | [`usage`] | what an instance uses, in its guest and on the host |
@@ -35,6 +36,7 @@ pub mod net;
 pub mod paths;
 pub mod rootfs;
 pub mod sandbox;
+pub mod share;
 pub mod shim;
 pub mod spec;
 pub mod sys;

@@ -176,6 +176,16 @@ impl InstancePaths {
         self.vm_dir().join("virtiofs.sock")
     }
 
+    /// The same, for what the host shares beside the root.
+    pub fn share_socket(&self) -> PathBuf {
+        self.vm_dir().join("share.sock")
+    }
+
+    /// Where that is put together. Not below [`InstancePaths::vm_dir`]: that is removed with its content.
+    pub fn share_dir(&self) -> PathBuf {
+        self.run.join("share")
+    }
+
     /// QEMU's monitor.
     pub fn qmp_socket(&self) -> PathBuf {
         self.vm_dir().join("qmp.sock")

@@ -199,7 +199,8 @@ fn options(words: &[String]) -> Options {
     all
 }
 
-fn apply(one: &RootMount, target: &OwnedFd) -> io::Result<()> {
+/// Makes one mount on what `target` is.
+pub(crate) fn apply(one: &RootMount, target: &OwnedFd) -> io::Result<()> {
     let Options { flags, bind, data } = options(&one.options);
     // The descriptor's own path, so that a link that appears now changes nothing.
     let path = format!("/proc/self/fd/{}", target.as_raw_fd());

@@ -55,6 +55,7 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
             has_device: true,
         },
         host_address: None,
+        nics: &[],
     })
 }
 

@@ -54,6 +54,7 @@ fn build(dir: &Path, image: &Path, option: &str) -> Result<VmSpec, SpecError> {
             has_device: false,
         },
         host_address: None,
+        nics: &[],
     })
 }
 

@@ -65,6 +65,8 @@ pub(crate) fn run(
         let passed = runner.case(&name(case), || test(&mut containerd, &cri));
         if !passed {
             runner.note(&bench::tail(&containerd.log()));
+            // What it left would be found by every later one.
+            break;
         }
         // A restart in between has taken the old connection.
         match Cri::connect(&containerd) {
@@ -182,6 +184,26 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
             "stub guest has nothing to do",
         ],
     )?;
+    let told = containerd.dir().join(format!("{id}.txt"));
+    let told = limit::until("what the guest was told", limit::COMMAND, || {
+        Ok(fs::read_to_string(&told).ok())
+    })?;
+    // A card with the pod's address, the way out, and the files that CRI gives every container.
+    for part in [
+        &format!("address: \"{address}\" mask: \"24\""),
+        "name: \"eth0\"",
+        "mtu: 1450",
+        "hwAddr:",
+        "gateway: \"10.",
+        "fd5e:",
+        "destination: \"/etc/hosts\" source: \"/run/kata-containers/shared/containers/",
+        "destination: \"/etc/resolv.conf\"",
+        "hostname: \"life\"",
+        "GREETING=hello",
+    ] {
+        ensure!(told.contains(part), "no {part:?} in {told}");
+    }
+
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
     let none = cri.exec_sync(&id, &["nonesuch"]);

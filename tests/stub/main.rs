@@ -164,7 +164,13 @@ fn record(agent: &FakeAgent) -> bool {
         return false;
     };
     if let Some(folder) = env::var_os("STUB_RECORD").map(PathBuf::from) {
-        let text = format!("{sandbox}\n{container}\n");
+        let mut text = format!("{sandbox}\n{container}\n");
+        for interface in &told.interfaces {
+            text.push_str(&format!("interface {interface}\n"));
+        }
+        for route in &told.routes {
+            text.push_str(&format!("route {route}\n"));
+        }
         let part = folder.join(format!("{}.part", container.container_id));
         fs::write(&part, text).unwrap();
         fs::rename(&part, part.with_extension("txt")).unwrap();

@@ -15,11 +15,13 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
+use seed_netlink::Conversation;
+
 use super::{
     NetworkError, converse, failed,
     words::{HARDWARE_BYTES, Network},
 };
-use crate::sys::{netlink::Conversation, pci::PciPath};
+use crate::sys::pci::PciPath;
 
 /// How often a device that shall appear is looked for.
 const POLL: Duration = Duration::from_millis(20);

@@ -11,9 +11,10 @@ pub mod words;
 
 use std::io;
 
+use seed_netlink::Conversation;
 use thiserror::Error;
 
-use crate::sys::{netlink::Conversation, pci::PciPath};
+use crate::sys::pci::PciPath;
 
 pub use link::{Interface, InterfaceOrder, list as interfaces, update as update_interface};
 pub use neighbour::{Neighbour, add as add_neighbour};

@@ -12,8 +12,9 @@ use netlink_packet_route::{
     },
 };
 
+use seed_netlink::Conversation;
+
 use super::{NetworkError, converse, failed, link, words::Network};
-use crate::sys::netlink::Conversation;
 
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,6 @@ pub mod hotplug;
 pub mod machine;
 pub mod modules;
 pub mod mount;
-pub mod netlink;
 pub mod pci;
 pub mod privileges;
 pub mod random;

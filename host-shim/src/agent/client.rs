@@ -187,7 +187,7 @@ impl Agent {
         Ok(client)
     }
 
-    async fn kata(&self) -> Result<AgentServiceClient, AgentError> {
+    pub(super) async fn kata(&self) -> Result<AgentServiceClient, AgentError> {
         self.kata_within(RECONNECT).await
     }
 

@@ -1,11 +1,14 @@
 //! From a spec to the Kata dialect's `CreateContainer`.
 
-use seed_protocol::kata::{
-    agent::{CreateContainerRequest, Storage},
-    oci,
+use seed_protocol::{
+    kata::{
+        agent::{CreateContainerRequest, Storage},
+        oci,
+    },
+    paths,
 };
 
-use crate::spec::{EnvVar, VmSpec, VolumeSpec};
+use crate::spec::{EnvVar, SharedMount, VmSpec, VolumeSpec};
 
 /// The order that a guest gets: environment and volumes.
 pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
@@ -19,14 +22,40 @@ pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
         Version: "1.2.0".into(),
         Process: Some(process).into(),
         Hostname: spec.hostname.clone(),
+        Mounts: spec.shared.iter().map(mount).collect(),
         Annotations: spec.annotations.clone().into_iter().collect(),
         ..Default::default()
     };
     CreateContainerRequest {
         container_id: spec.id.to_string(),
         exec_id: spec.id.to_string(),
-        storages: spec.volumes.iter().map(storage).collect(),
+        storages: share(spec)
+            .into_iter()
+            .chain(spec.volumes.iter().map(storage))
+            .collect(),
         OCI: Some(oci).into(),
+        ..Default::default()
+    }
+}
+
+/// The folder that the host shares beside the root, where it shares anything.
+fn share(spec: &VmSpec) -> Option<Storage> {
+    (!spec.shared.is_empty()).then(|| Storage {
+        driver: "virtio-fs".into(),
+        source: paths::SHARE_TAG.into(),
+        fstype: "virtiofs".into(),
+        options: vec!["nodev".into(), "nosuid".into()],
+        mount_point: paths::SHARE_DIR.into(),
+        ..Default::default()
+    })
+}
+
+fn mount(shared: &SharedMount) -> oci::Mount {
+    oci::Mount {
+        destination: shared.destination.to_string_lossy().into_owned(),
+        source: format!("{}/{}", paths::SHARE_DIR, shared.name),
+        type_: "bind".into(),
+        options: shared.options.clone(),
         ..Default::default()
     }
 }

@@ -8,6 +8,7 @@ mod connect;
 mod convert;
 mod journal;
 mod machine;
+mod network;
 mod watched;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};

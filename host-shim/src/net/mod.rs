@@ -1,5 +1,135 @@
-//! The network of a pod: its namespace, which the shim enters.
+//! The network of a pod: its namespace, which the shim enters, and in it the wire between the pod's links and
+//! the guest's cards.
+//!
+//! For each link that CNI made there is a tap device with a card of the same hardware address behind it; `tc`
+//! redirects every frame between the two ([`redirect`]). Addresses and routes go to the guest through its agent.
+//! The tap devices go when the last holder of their files does, so that a killed shim leaves none.
 
+mod links;
 mod namespace;
+mod redirect;
 
+use std::{io, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+
+use seed_netlink::Conversation;
+use thiserror::Error;
+
+use crate::sys::tun;
+
+pub use links::Route;
 pub use namespace::{NamespaceError, enter};
+
+/// Names of tap devices: the kernel puts a number at the end.
+const TAP: &str = "seedtap";
+const TAP_PATTERN: &str = "seedtap%d";
+
+/// Why there is no wire.
+#[derive(Debug, Error)]
+pub enum NetError {
+    /// The kernel refuses.
+    #[error("{what} in the pod's network failed")]
+    Kernel {
+        /// Which step.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no tap device.
+    #[error("a tap device cannot be made")]
+    Tap(#[source] io::Error),
+    /// There is one, and it is not to be found.
+    #[error("tap device {0} has no number")]
+    Lost(String),
+}
+
+/// A network card of the guest, and what the guest is told of it.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// The name of the pod's link, and of the guest's.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Its addresses, with the lengths of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Routes over it.
+    pub routes: Vec<Route>,
+    /// The tap device's file: the VMM's end.
+    pub tap: Arc<OwnedFd>,
+}
+
+/// The wires of one machine. They are taken away when this is dropped, by a thread that is in the pod's network.
+#[derive(Debug)]
+pub struct Wires {
+    nics: Vec<Nic>,
+    links: Vec<u32>,
+}
+
+impl Wires {
+    /// Makes a wire for each link in the network namespace of the calling thread. Blocks for as long as the
+    /// kernel takes, and where links are busy for some seconds.
+    pub fn make() -> Result<Self, NetError> {
+        let what = "speaking rtnetlink";
+        let mut kernel =
+            Conversation::open().map_err(|source| NetError::Kernel { what, source })?;
+        let mut wires = Self {
+            nics: Vec::new(),
+            links: Vec::new(),
+        };
+        for link in links::list(&mut kernel, TAP)? {
+            let (tap, name) = tun::make_tap(TAP_PATTERN).map_err(NetError::Tap)?;
+            let index = index_of(&name).ok_or_else(|| NetError::Lost(name.clone()))?;
+            redirect::up(&mut kernel, index, link.mtu)?;
+            // Before the first redirection, so that a failure takes it away too.
+            wires.links.push(link.index);
+            redirect::add(&mut kernel, link.index, index)?;
+            redirect::add(&mut kernel, index, link.index)?;
+            let mac = link.mac.map(|byte| format!("{byte:02x}")).join(":");
+            tracing::info!(
+                link = link.name,
+                tap = name,
+                mac,
+                mtu = link.mtu,
+                "pod is wired"
+            );
+            wires.nics.push(Nic {
+                name: link.name,
+                mac,
+                mtu: link.mtu,
+                addresses: link.addresses,
+                routes: link.routes,
+                tap: Arc::new(tap),
+            });
+        }
+        Ok(wires)
+    }
+
+    /// The guest's cards.
+    pub fn nics(&self) -> &[Nic] {
+        &self.nics
+    }
+}
+
+impl Drop for Wires {
+    fn drop(&mut self) {
+        match Conversation::open() {
+            Ok(mut kernel) => {
+                for link in &self.links {
+                    redirect::remove(&mut kernel, *link);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "pod's redirections were not taken away"),
+        }
+    }
+}
+
+/// The kernel's number of a link of the calling thread's namespace. `/sys` shows the namespace in which it was
+/// mounted, `/proc/net` the process's own.
+fn index_of(name: &str) -> Option<u32> {
+    let mut kernel = Conversation::open().ok()?;
+    let all = links::list(&mut kernel, "\0").ok()?;
+    all.into_iter()
+        .find(|link| link.name == name)
+        .map(|link| link.index)
+}

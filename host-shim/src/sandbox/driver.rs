@@ -34,6 +34,7 @@ use crate::{
     config::Limits,
     logs,
     rootfs::Rootfs,
+    share::Share,
     spec::VmSpec,
     tpm::StateDir,
     vmm::{self, Control, MachineSize, VmEvent, Vmm, VmmError},
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     vmm: Arc<dyn Vmm>,
     tpm: Option<Arc<StateDir>>,
     rootfs: Option<Rootfs>,
+    share: Option<Share>,
     bundle: PathBuf,
     stdout: Option<logs::fifo::Output>,
     limits: Limits,
@@ -111,6 +113,7 @@ impl Driver {
             vmm: parts.vmm,
             tpm: Some(Arc::new(parts.tpm)),
             rootfs: Some(parts.rootfs),
+            share: parts.share,
             bundle: parts.bundle,
             stdout: parts.stdout,
             limits: parts.limits,
@@ -436,6 +439,7 @@ impl Driver {
             tracing::warn!(%error, "exit was not written down");
         }
         self.rootfs = None;
+        self.share = None;
         self.tpm = None;
         self.stdout = None;
         remove_dir(&self.spec.paths.vm_dir());

@@ -20,6 +20,7 @@ use crate::{
     config::Limits,
     logs,
     rootfs::Rootfs,
+    share::Share,
     spec::VmSpec,
     tpm::StateDir,
     usage::{self, GuestUsage, HostUsage, Meter},
@@ -59,6 +60,8 @@ pub struct Parts {
     pub tpm: StateDir,
     /// Its root, mounted.
     pub rootfs: Rootfs,
+    /// What is shared beside it, if anything is.
+    pub share: Option<Share>,
     /// Where the exit is written down.
     pub bundle: PathBuf,
     /// Where the journal goes besides the log's segments.

@@ -1,4 +1,4 @@
-//! The orders that a guest gets after its hello: one connection, four calls.
+//! The orders that a guest gets after its hello: one connection, a few calls.
 
 use crate::{
     agent::{Agent, AgentError},
@@ -6,7 +6,7 @@ use crate::{
     spec::VmSpec,
 };
 
-/// Connects, names the sandbox, hands over environment and volumes, and lets the boot go on.
+/// Connects, tells of the network, names the sandbox, hands over environment and volumes, and lets the boot go on.
 pub(super) async fn provision(
     agent: &Agent,
     spec: &VmSpec,
@@ -14,6 +14,7 @@ pub(super) async fn provision(
 ) -> Result<(), AgentError> {
     let limit = limits.provision();
     agent.connect(limit).await?;
+    agent.update_network(&spec.nics, limit).await?;
     agent.create_sandbox(spec, limit).await?;
     agent.create_container(spec, limit).await?;
     agent.start_container(&spec.id, limit).await

@@ -147,6 +147,8 @@ fn remove(paths: &InstancePaths, socket: Option<&Path>) {
         let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir_all(paths.vm_dir());
+    // Empty once its shim is gone; never with content.
+    let _ = fs::remove_dir(paths.share_dir());
     // Only if nothing else is in it.
     let _ = fs::remove_dir(paths.run_dir());
 }

@@ -9,9 +9,10 @@ use crate::{
     logs::fifo::OutputError,
     management::ServeError,
     names::NameError,
-    net::NamespaceError,
+    net::{NamespaceError, NetError},
     rootfs::RootfsError,
     sandbox::{GrowError, StartError, with_cause},
+    share::ShareError,
     spec::{BundleError, SpecError},
     tpm::StateDirError,
     vmm::VmmError,
@@ -38,6 +39,12 @@ pub enum TaskError {
     /// The pod's network.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// The wires to it.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// What is shared beside the root.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The VMM.
     #[error(transparent)]
     Vmm(#[from] VmmError),
@@ -112,6 +119,8 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)
             | TaskError::Namespace(_)
+            | TaskError::Net(_)
+            | TaskError::Share(_)
             | TaskError::Management(_)
             | TaskError::Access(_)
             | TaskError::Start(_)

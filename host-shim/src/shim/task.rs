@@ -27,6 +27,7 @@ use crate::{
     paths::{InstancePaths, Paths},
     rootfs::{RootMount, Rootfs},
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
+    share::Share,
     spec::{self, Bundle, Cpu, Inputs},
     tpm::StateDir,
     vmm::Vmm,
@@ -92,6 +93,7 @@ pub struct Task {
     paths: InstancePaths,
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
     management: Mutex<Option<management::Server>>,
+    wires: Mutex<Option<net::Wires>>,
 }
 
 impl Task {
@@ -120,9 +122,13 @@ impl Task {
             Some(name) => paths.kept_as(&name),
             None => paths,
         };
-        if let Some(network) = &bundle.network_namespace {
-            net::enter(network)?;
-        }
+        let wires = match &bundle.network_namespace {
+            Some(network) => {
+                net::enter(network)?;
+                Some(net::Wires::make()?)
+            }
+            None => None,
+        };
         let tpm = StateDir::lock(&paths)?;
         let rootfs = Rootfs::mount(&bundle.root, &mounts)?;
         let spec = spec::build(&Inputs {
@@ -134,7 +140,12 @@ impl Task {
             config,
             cpu: Cpu::look(),
             host_address: *host_address,
+            nics: wires.as_ref().map(net::Wires::nics).unwrap_or_default(),
         })?;
+        let share = match spec.shared.as_slice() {
+            [] => None,
+            shared => Some(Share::make(&paths.share_dir(), shared)?),
+        };
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         make_dir(paths.run_dir())?;
         let group = config.group.as_deref().map(access::group).transpose()?;
@@ -150,6 +161,7 @@ impl Task {
             vmm: Arc::clone(vmm),
             tpm,
             rootfs,
+            share,
             bundle: bundle_path.clone(),
             stdout,
             limits: config.limits.clone(),
@@ -173,6 +185,7 @@ impl Task {
             paths,
             execs: Mutex::default(),
             management: Mutex::new(Some(server)),
+            wires: Mutex::new(wires),
         })
     }
 
@@ -235,6 +248,7 @@ impl Task {
             }
         }
         let ended = self.sandbox.wait().await;
+        drop(lock(&self.wires).take());
         let server = lock(&self.management).take();
         if let Some(server) = server {
             server.stop().await;

@@ -17,11 +17,12 @@ use super::{
     Cpu, InsideError, KernelFormat, Network, Sizing, VmSpec, VolumeError, accel,
     bootspec::{self, FILE},
     bundle::Mount,
-    cri, environment, inside, sizing, volumes,
+    cri, environment, inside, shares, sizing, volumes,
 };
 use crate::{
     config::Config,
     names::{ContainerId, Namespace},
+    net::Nic,
     paths::{InstancePaths, SocketPathError},
 };
 
@@ -38,15 +39,6 @@ const SMALL_SWIOTLB: &str = "swiotlb=2048";
 /// Mount types that every OCI document carries for a container. A guest mounts these by itself.
 const GUESTS_OWN: [&str; 7] = [
     "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
-];
-
-/// Files that CRI binds into every container.
-const CRI_FILES: [&str; 5] = [
-    "/etc/hosts",
-    "/etc/hostname",
-    "/etc/resolv.conf",
-    "/dev/shm",
-    "/dev/termination-log",
 ];
 
 /// Why there is no spec.
@@ -138,7 +130,7 @@ pub enum SpecError {
     #[error("max_vcpus or max_memory_mib: {0}")]
     Growth(String),
     /// A mount that no guest could see.
-    #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images", destination.display())]
+    #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images, and files and folders of the host as bind mounts", destination.display())]
     Mount {
         /// Its type.
         kind: String,
@@ -166,6 +158,8 @@ pub struct Inputs<'a> {
     pub cpu: Cpu,
     /// The host's address: what a guest may call its node by.
     pub host_address: Option<IpAddr>,
+    /// The guest's cards in the pod's network.
+    pub nics: &'a [Nic],
 }
 
 /// The closure's `boot.json`, from the root that is mounted at `rootfs`.
@@ -197,6 +191,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         config,
         cpu,
         host_address,
+        nics,
     } = *inputs;
     let init = init_program(&bundle.args)?;
     let boot = read_boot_spec(rootfs, init)?;
@@ -256,6 +251,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         volumes,
         network,
         forwards: annotations.publish,
+        nics: nics.to_vec(),
+        shared: shares::from_mounts(&bundle.mounts),
         beacon_port,
         hostname: hostname(bundle, &boot, id),
         dns: match network {
@@ -340,17 +337,14 @@ fn hostname(bundle: &Bundle, boot: &BootSpec, id: &ContainerId) -> String {
 }
 
 fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
-    for Mount {
-        destination, kind, ..
-    } in mounts
-    {
-        let known = GUESTS_OWN.contains(&kind.as_str())
-            || matches!(kind.as_str(), "ext4" | "xfs" | "btrfs")
-            || CRI_FILES.iter().any(|file| destination == Path::new(file));
+    for mount in mounts {
+        let known = GUESTS_OWN.contains(&mount.kind.as_str())
+            || matches!(mount.kind.as_str(), "ext4" | "xfs" | "btrfs")
+            || shares::is_bind(mount);
         if !known {
             return Err(SpecError::Mount {
-                kind: kind.clone(),
-                destination: destination.clone(),
+                kind: mount.kind.clone(),
+                destination: mount.destination.clone(),
             });
         }
     }

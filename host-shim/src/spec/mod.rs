@@ -18,6 +18,7 @@ mod forward;
 mod inside;
 mod kata;
 mod resources;
+mod shares;
 mod sizing;
 mod volumes;
 
@@ -34,11 +35,13 @@ pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};
 pub use kata::{KNOWN as KATA_ANNOTATIONS, PREFIX as KATA_PREFIX};
 pub use resources::Resources;
+pub use shares::SharedMount;
 pub use sizing::{MEMORY_STEP_MIB, Sizing};
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 
 use crate::{
     names::{ContainerId, Namespace},
+    net::Nic,
     paths::InstancePaths,
 };
 
@@ -200,6 +203,10 @@ pub struct VmSpec {
     pub network: Network,
     /// Ports of the host that lead into the guest, over the user-mode network.
     pub forwards: Vec<Forward>,
+    /// Cards in the pod's network.
+    pub nics: Vec<Nic>,
+    /// Files and folders of the host beside the root, shared as [`seed_protocol::paths::SHARE_TAG`].
+    pub shared: Vec<SharedMount>,
     /// The host port of the beacon.
     pub beacon_port: u32,
     /// The guest's host name.
@@ -259,6 +266,8 @@ pub(crate) mod tests {
             )],
             network: Network::None,
             forwards: Vec::new(),
+            nics: Vec::new(),
+            shared: Vec::new(),
             beacon_port: 1030,
             hostname: "demo".into(),
             dns: Vec::new(),

@@ -5,13 +5,19 @@ use std::{
     ffi::OsString,
     fs::OpenOptions,
     io,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{PidfdFlags, Signal, pidfd_open},
+};
 use tokio::{
     process::{Child, ChildStdout, Command},
     sync::mpsc,
@@ -40,6 +46,8 @@ pub struct Launch<'a> {
     pub log: PathBuf,
     /// Its standard output is read by us instead.
     pub pipe_stdout: bool,
+    /// Files that it finds open, under the numbers that they have here.
+    pub inherited: Vec<BorrowedFd<'a>>,
 }
 
 /// The end of a child.
@@ -72,8 +80,16 @@ impl Supervised {
             args,
             log,
             pipe_stdout,
+            inherited,
         } = launch;
-        let spawned = start(program, &args, &log, pipe_stdout);
+        let keep = |flags| inherited.iter().try_for_each(|fd| fcntl_setfd(fd, flags));
+        // Nothing else is started in between: there is one thread, and it does not wait here.
+        let spawned = keep(FdFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|()| start(program, &args, &log, pipe_stdout));
+        if let Err(error) = keep(FdFlags::CLOEXEC) {
+            tracing::warn!(process = name, %error, "files stay open for later children");
+        }
         let (mut child, pid, pidfd) = spawned.map_err(|source| VmmError::Spawn { name, source })?;
         let stdout = child.stdout.take();
         let ends = ends.clone();
@@ -228,6 +244,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             log: log.to_owned(),
             pipe_stdout: false,
+            inherited: Vec::new(),
         }
     }
 

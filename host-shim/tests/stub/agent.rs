@@ -19,13 +19,15 @@ use seed_protocol::{
     kata::{
         agent::{
             CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
-            NetworkStats, OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse,
+            NetworkStats, OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse, Routes,
             SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-            StatsContainerResponse, TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse,
-            WriteStreamRequest, WriteStreamResponse,
+            StatsContainerResponse, TtyWinResizeRequest, UpdateInterfaceRequest,
+            UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+            WriteStreamResponse,
         },
         agent_service,
         agent_ttrpc::AgentService,
+        types,
     },
     seed::{
         v1::{
@@ -53,6 +55,8 @@ const ANSWERED_STATS: u32 = 1;
 pub(crate) struct Told {
     pub(crate) sandbox: Option<CreateSandboxRequest>,
     pub(crate) container: Option<CreateContainerRequest>,
+    pub(crate) interfaces: Vec<types::Interface>,
+    pub(crate) routes: Vec<types::Route>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
     /// How many processors it was asked to bring online: memory that was added is there from then on.
@@ -251,6 +255,27 @@ impl AgentService for Agent {
     ) -> ttrpc::Result<Empty> {
         self.told.lock().unwrap().started = true;
         Ok(Empty::new())
+    }
+
+    async fn update_interface(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateInterfaceRequest,
+    ) -> ttrpc::Result<types::Interface> {
+        let interface = request.interface.unwrap_or_default();
+        let mut told = self.told.lock().unwrap();
+        told.interfaces.push(interface.clone());
+        Ok(interface)
+    }
+
+    async fn update_routes(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateRoutesRequest,
+    ) -> ttrpc::Result<Routes> {
+        let routes = request.routes.unwrap_or_default();
+        self.told.lock().unwrap().routes = routes.Routes.clone();
+        Ok(routes)
     }
 
     async fn exec_process(

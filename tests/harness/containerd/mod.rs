@@ -221,7 +221,8 @@ impl Containerd {
             .arg(self.dir().join("containerd.toml"))
             .env("PATH", self.programs.path(self.version))
             .env("SEED_CONFIG", self.shim_config())
-            .env("CONTAINERD_ENABLE_DEPRECATED_PULL_SCHEMA_1_IMAGE", "0")
+            // A stub of a VM writes down there what its agent was told.
+            .env("STUB_RECORD", self.dir())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

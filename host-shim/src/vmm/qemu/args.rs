@@ -1,8 +1,8 @@
 //! QEMU's command line: a pure function of the spec (qemu(1), QEMU 7.2 to 11).
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, os::fd::AsRawFd, path::Path};
 
-use seed_protocol::paths::ROOT_TAG;
+use seed_protocol::paths::{ROOT_TAG, SHARE_TAG};
 
 use crate::spec::{KernelFormat, Network, VmAccel, VmSpec};
 
@@ -39,6 +39,7 @@ pub fn args(spec: &VmSpec, machine_id: &str) -> Vec<OsString> {
     boot(&mut args, spec, machine_id);
     devices(&mut args, spec);
     disks(&mut args, spec);
+    share(&mut args, spec);
     network(&mut args, spec);
     let qmp = escaped(&spec.paths.qmp_socket());
     args.pair("-qmp", format!("unix:{qmp},server=on,wait=off"));
@@ -159,8 +160,29 @@ fn disks(args: &mut Args, spec: &VmSpec) {
     }
 }
 
+fn share(args: &mut Args, spec: &VmSpec) {
+    if !spec.shared.is_empty() {
+        let socket = escaped(&spec.paths.share_socket());
+        args.pair("-chardev", format!("socket,id=share,path={socket}"));
+        args.pair(
+            "-device",
+            format!("vhost-user-fs-pci,chardev=share,tag={SHARE_TAG},queue-size=1024"),
+        );
+    }
+}
+
 fn network(args: &mut Args, spec: &VmSpec) {
+    for (index, nic) in spec.nics.iter().enumerate() {
+        let fd = nic.tap.as_raw_fd();
+        args.pair("-netdev", format!("tap,id=tap{index},fd={fd}"));
+        let mac = &nic.mac;
+        args.pair(
+            "-device",
+            format!("virtio-net-pci,netdev=tap{index},mac={mac},romfile="),
+        );
+    }
     match spec.network {
+        Network::None if !spec.nics.is_empty() => {}
         Network::None => args.pair("-nic", "none"),
         Network::User => {
             let mut user = "user,id=net0".to_owned();

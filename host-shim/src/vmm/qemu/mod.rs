@@ -8,7 +8,7 @@ pub mod args;
 pub mod grow;
 pub mod qmp;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use rustix::process::Signal;
@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    Control, Machine, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError, console, helpers,
+    Control, Machine, ProcessInfo, VmEnd, VmEvent, Vmm, VmmError, console,
+    helpers::{self, Cache},
     process::{Ended, Launch, Supervised, wait_socket},
     programs::Found,
 };
@@ -35,6 +36,8 @@ const QEMU: &str = "qemu";
 const SWTPM: &str = "swtpm";
 const VIRTIOFSD: &str = "virtiofsd";
 const VSOCK: &str = "vhost-device-vsock";
+/// The second virtiofsd, for what is shared beside the root.
+const SHARE: &str = "virtiofsd-share";
 
 /// How long the daemons may take to end by themselves after QEMU, before they are killed.
 const DAEMON_GRACE: Duration = Duration::from_secs(2);
@@ -71,11 +74,14 @@ impl Vmm for Qemu {
         let (ends, mut ended) = mpsc::unbounded_channel();
         let daemons = start_daemons(spec, tpm, &found, &ends)?;
         // Until the supervisor has them, an error drops the children, which kills them.
-        let sockets = [
+        let mut sockets = vec![
             (SWTPM, spec.paths.tpm_socket()),
             (VIRTIOFSD, spec.paths.virtiofs_socket()),
             (VSOCK, spec.paths.vhost_socket()),
         ];
+        if !spec.shared.is_empty() {
+            sockets.push((SHARE, spec.paths.share_socket()));
+        }
         let ours = |name: &str| daemons.iter().any(|daemon| daemon.info().name == name);
         for (name, socket) in sockets.iter().filter(|(name, _)| ours(name)) {
             let log = spec.paths.helper_log(name);
@@ -88,6 +94,7 @@ impl Vmm for Qemu {
                 args: args::args(spec, tpm.machine_id()),
                 log: spec.paths.helper_log(QEMU),
                 pipe_stdout: true,
+                inherited: spec.nics.iter().map(|nic| nic.tap.as_fd()).collect(),
             },
             &ends,
         )?;
@@ -146,7 +153,7 @@ fn start_daemons(
     ends: &mpsc::UnboundedSender<Ended>,
 ) -> Result<Vec<Supervised>, VmmError> {
     let paths = &spec.paths;
-    let launches = [
+    let mut launches = vec![
         (
             SWTPM,
             &found.swtpm,
@@ -155,7 +162,7 @@ fn start_daemons(
         (
             VIRTIOFSD,
             &found.virtiofsd,
-            helpers::virtiofsd(&paths.virtiofs_socket(), &spec.rootfs),
+            helpers::virtiofsd(&paths.virtiofs_socket(), &spec.rootfs, Cache::Always),
         ),
         (
             VSOCK,
@@ -163,6 +170,10 @@ fn start_daemons(
             helpers::vsock(&paths.vhost_socket(), &paths.vsock_socket()),
         ),
     ];
+    if !spec.shared.is_empty() {
+        let args = helpers::virtiofsd(&paths.share_socket(), &paths.share_dir(), Cache::Auto);
+        launches.push((SHARE, &found.virtiofsd, args));
+    }
     let mut daemons = Vec::new();
     // A swtpm that somebody else runs is not ours to start.
     let wanted = |name| name != SWTPM || spec.tpm_socket.is_none();
@@ -174,6 +185,7 @@ fn start_daemons(
             args,
             log,
             pipe_stdout: false,
+            inherited: Vec::new(),
         };
         daemons.push(Supervised::spawn(launch, ends)?.0);
     }

@@ -1,5 +1,7 @@
 //! One rtnetlink conversation (`rtnetlink(7)`): a socket, a request, its answers. What the messages say is
-//! the business of `network`. Every call blocks for as long as the kernel takes, at most [`LIMIT`].
+//! the business of those who have it. Every call blocks for as long as the kernel takes, at most [`LIMIT`].
+
+#![forbid(unsafe_code)]
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
