@@ -78,3 +78,25 @@ pub(crate) fn standard_input_reaches_its_end(instance: &Instance<'_>) -> Result<
     ensure!(text.trim() == expected, "{text:?} is not {expected:?}");
     Ok(())
 }
+
+/// The agent is killed in the middle and starts again: the command, its output and its status go on.
+pub(crate) fn a_command_outlives_the_agent(instance: &Instance<'_>) -> Result<()> {
+    let script = "seq -w 0 99999; kill -9 $(systemctl show -P MainPID seed-agent); \
+                  seq -w 100000 199999; exit 5";
+    let output = instance.exec(&["/bin/sh", "-c", script])?;
+    ensure!(output.status.code() == Some(5), "status: {}", output.status);
+    let expected: Vec<u8> = (0..100_000)
+        .map(|number| format!("{number:05}\n"))
+        .chain((100_000..200_000).map(|number| format!("{number}\n")))
+        .flat_map(String::into_bytes)
+        .collect();
+    ensure!(
+        output.stdout == expected,
+        "{} bytes, not the {} that were written",
+        output.stdout.len(),
+        expected.len()
+    );
+    let restarts = instance.sh("systemctl show -P NRestarts seed-agent")?;
+    ensure!(restarts != "0", "the agent was not killed");
+    Ok(())
+}

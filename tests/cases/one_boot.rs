@@ -10,7 +10,7 @@ use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage};
 type Case = fn(&Instance<'_>) -> anyhow::Result<()>;
 
 /// In the order of the instance's life.
-const CASES: [(&str, Case); 16] = [
+const CASES: [(&str, Case); 17] = [
     (
         "smoke: the boot names every stage in order",
         smoke::the_boot_names_every_stage,
@@ -42,6 +42,10 @@ const CASES: [(&str, Case); 16] = [
     (
         "exec: standard input reaches its end",
         exec::standard_input_reaches_its_end,
+    ),
+    (
+        "exec: a command outlives the agent",
+        exec::a_command_outlives_the_agent,
     ),
     (
         "journal: the log holds what the guest's journal holds",
@@ -78,8 +82,8 @@ const CASES: [(&str, Case); 16] = [
 ];
 
 /// For the skip list.
-pub(crate) const NAMES: [&str; 17] = {
-    let mut names = [BOOT; 17];
+pub(crate) const NAMES: [&str; 18] = {
+    let mut names = [BOOT; 18];
     let mut index = 0;
     while index < CASES.len() {
         names[index + 1] = CASES[index].0;

@@ -93,6 +93,11 @@ pub enum AgentError {
 }
 
 impl AgentError {
+    /// Whether the agent did not answer: it may do so when it has started again.
+    pub fn is_unanswered(&self) -> bool {
+        self.code().is_none()
+    }
+
     /// The agent's status, if it gave one.
     pub fn code(&self) -> Option<Code> {
         match self {
@@ -334,18 +339,21 @@ impl Agent {
             .map(|response| response.status)
     }
 
-    /// `ReadStdout` or `ReadStderr`: a long poll without a limit; nothing means the end.
+    /// `ReadStdout` or `ReadStderr`: a long poll without a limit; nothing means the end. `position` is how much
+    /// of the stream came already, so a call whose answer was lost may be made again.
     pub async fn read(
         &self,
         id: &ContainerId,
         exec: &ExecId,
         stream: Stream,
+        position: u64,
         bytes: u32,
     ) -> Result<Vec<u8>, AgentError> {
         let request = ReadStreamRequest {
             container_id: id.to_string(),
             exec_id: exec.to_string(),
             len: bytes,
+            position: Some(position),
             ..Default::default()
         };
         let kata = self.kata().await?;
@@ -364,17 +372,20 @@ impl Agent {
             .map(|response| response.data)
     }
 
-    /// `WriteStdin`: how much of `data` was taken. No limit: a process reads when it likes.
+    /// `WriteStdin`: how much of `data` was taken. No limit: a process reads when it likes. `position` is how much
+    /// was taken before; what was taken since, unknown to us, is not given again.
     pub async fn write_stdin(
         &self,
         id: &ContainerId,
         exec: &ExecId,
+        position: u64,
         data: Vec<u8>,
     ) -> Result<u32, AgentError> {
         let request = WriteStreamRequest {
             container_id: id.to_string(),
             exec_id: exec.to_string(),
             data,
+            position: Some(position),
             ..Default::default()
         };
         let result = self

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use containerd_shim_protos::{
@@ -44,6 +44,12 @@ const CHUNK_BYTES: u32 = 32 * 1024;
 
 /// The pause before input is offered again.
 const NOTHING_TAKEN: Duration = Duration::from_millis(20);
+
+/// How long the agent may be away: systemd starts it again within a second, under emulation within a few.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// The pause before an agent that is away is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long a command may go on that was hung up on, until it is killed.
 const HANGUP_GRACE: Duration = Duration::from_secs(5);
@@ -297,7 +303,7 @@ impl Exec {
                 }
             }
         }
-        let waited = agent.wait(&self.container, &self.id).await;
+        let waited = again(|| agent.wait(&self.container, &self.id)).await;
         input.abort();
         match waited {
             Ok(status) => Ended {
@@ -321,11 +327,10 @@ impl Exec {
     }
 
     async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<Outlet>) {
+        let mut position = 0;
         loop {
-            let data = match agent
-                .read(&self.container, &self.id, stream, CHUNK_BYTES)
-                .await
-            {
+            let read = || agent.read(&self.container, &self.id, stream, position, CHUNK_BYTES);
+            let data = match again(read).await {
                 Ok(data) if data.is_empty() => return,
                 Ok(data) => data,
                 Err(error) => {
@@ -333,6 +338,7 @@ impl Exec {
                     return;
                 }
             };
+            position += data.len() as u64;
             if let Some(fifo) = to
                 && let Err(error) = fifo.write(&data, &self.given_up).await
             {
@@ -351,10 +357,30 @@ impl Exec {
             {
                 tracing::debug!(exec_id = %id, %error, "exec takes no more input");
             }
-            if let Err(error) = agent.close_stdin(&container, &id).await {
+            if let Err(error) = again(|| agent.close_stdin(&container, &id)).await {
                 tracing::debug!(exec_id = %id, %error, "exec's input was not closed");
             }
         })
+    }
+}
+
+/// Makes a call until it is answered: an agent that starts again finds its execs as they were.
+async fn again<T, F>(call: impl Fn() -> F) -> Result<T, AgentError>
+where
+    F: Future<Output = Result<T, AgentError>>,
+{
+    let mut until = None;
+    loop {
+        match call().await {
+            Err(error) if error.is_unanswered() => {
+                let until = *until.get_or_insert_with(|| Instant::now() + AWAY);
+                if Instant::now() >= until {
+                    return Err(error);
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            answered => return answered,
+        }
     }
 }
 
@@ -367,14 +393,16 @@ async fn feed(
     closed: &Notify,
 ) -> Result<(), AgentError> {
     let mut buffer = vec![0; CHUNK_BYTES as usize];
-    let mut no_more = false;
+    let (mut no_more, mut position) = (false, 0);
     loop {
         match from.try_read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => {
                 let mut rest = &buffer[..count];
                 while !rest.is_empty() {
-                    let taken = agent.write_stdin(container, id, rest.to_vec()).await?;
+                    let write = || agent.write_stdin(container, id, position, rest.to_vec());
+                    let taken = again(write).await?;
+                    position += u64::from(taken);
                     let taken = usize::try_from(taken).unwrap_or(usize::MAX);
                     if taken == 0 {
                         // A guest that takes nothing is asked again, but not all the time.
