@@ -307,6 +307,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_older_shim_says_nothing_of_usage_and_answers_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("management.sock");
+        let mut services = create_management(Arc::new(Service {
+            backend: Arc::new(Fixed),
+        }));
+        for service in services.values_mut() {
+            assert!(service.methods.remove("GetUsage").is_some());
+        }
+        let mut server = ttrpc::r#async::Server::new()
+            .register_service(services)
+            .add_listener(admitted(UnixListener::bind(&path).unwrap(), None));
+        server.start().await.unwrap();
+        let client = Client::connect(&path).await.unwrap();
+        assert_eq!(client.usage().await.unwrap(), Usage::default());
+        assert_eq!(client.status(6, Duration::ZERO).await.unwrap().revision, 7);
+        server.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_socket_left_by_a_crash_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("management.sock");
