@@ -14,11 +14,13 @@ pkgs.mkShell {
     pkgs.e2fsprogs
     pkgs.nix
     pkgs.nixfmt-rs
+    pkgs.openssh
     pkgs.pkg-config
     pkgs.qemu_kvm
     pkgs.rustc
     pkgs.rustfmt
     pkgs.swtpm
+    pkgs.tmux
     pkgs.tpm2-tss
     pkgs.vhost-device-vsock
     pkgs.virtiofsd

@@ -3,6 +3,7 @@
 {
   seed-agent = pkgs.callPackage ../guest-agent/package.nix { };
   seed-shim = pkgs.callPackage ../host-shim/package.nix { };
+  seed-shell = pkgs.callPackage ../seed-shell/package.nix { };
   age-plugin-tpm = pkgs.callPackage ../age-tpm/package.nix { };
   closure-report = import ./closure-report.nix {
     inherit pkgs;

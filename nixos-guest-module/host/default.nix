@@ -2,6 +2,7 @@
 {
   imports = [
     ./options.nix
+    ./shell.nix
     ./shim.nix
     ./containerd.nix
     ./k3s.nix

@@ -69,5 +69,34 @@ in
     };
 
     k3s.enable = lib.mkEnableOption "the runtime in k3s, with its RuntimeClass";
+
+    shell = {
+      enable = lib.mkEnableOption "the seed shell, by which owners manage their instances over SSH";
+
+      package = lib.mkOption {
+        type = lib.types.package;
+        default = pkgs.callPackage ../../seed-shell/package.nix { };
+        defaultText = lib.literalMD "`seed-shell` of this flake";
+        description = "The server, and the tools of owners.";
+      };
+
+      openFirewall = lib.mkOption {
+        type = lib.types.bool;
+        default = false;
+        description = "Whether the firewall lets connections to it through.";
+      };
+
+      settings = lib.mkOption {
+        type = lib.types.submodule { freeformType = (pkgs.formats.toml { }).type; };
+        default = { };
+        example = {
+          limits.idle_seconds = 600;
+          listen = [ "[::]:2222" ];
+        };
+        description = ''
+          `/etc/seed/shell.toml`, key by key. It is checked when the system is built.
+        '';
+      };
+    };
   };
 }

@@ -30,12 +30,13 @@ in
       "vhost_vsock"
       "tun"
     ];
-    # Identities and volumes: nobody but root looks in.
+    # Identities and volumes: nobody but root looks in. A group that the settings name gets to what the shim opens
+    # for it below.
     systemd.tmpfiles.settings."10-seed" = lib.genAttrs [ runDir stateDir ] (_: {
       d = {
         user = "root";
         group = "root";
-        mode = "0700";
+        mode = if cfg.settings ? group then "0711" else "0700";
       };
     });
   };

@@ -6,18 +6,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use seed_tests::Instance;
+use seed_tests::{Instance, Lab};
 
 use crate::storage;
 
 /// Where the demo closure's unit looks for its secret, and where it puts what it opened.
-const SECRET: &str = "/seed/storage/data/secret.age";
-const OPENED: &str = "/run/demo-secret";
+pub(crate) const SECRET: &str = "/seed/storage/data/secret.age";
+pub(crate) const OPENED: &str = "/run/demo-secret";
 
 /// Encrypts on the host with `age` and our plugin; neither needs a TPM.
-pub(crate) fn encrypt(instance: &Instance<'_>, recipient: &str, plain: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn encrypt(lab: &Lab, recipient: &str, plain: &[u8]) -> Result<Vec<u8>> {
     // `age` finds the plugin in the PATH that the lab gives to every program.
-    let path = instance.lab().program("seed");
+    let path = lab.program("seed");
     let mut command = Command::new("age");
     for (name, value) in path.get_envs() {
         if let Some(value) = value {
@@ -47,7 +47,7 @@ pub(crate) fn a_secret_is_opened_at_boot(instance: &Instance<'_>) -> Result<()> 
     let before = instance.sh("cat /proc/sys/kernel/random/boot_id")?;
 
     let secret = "correct horse battery staple";
-    let armored = encrypt(instance, &recipient, secret.as_bytes())?;
+    let armored = encrypt(instance.lab(), &recipient, secret.as_bytes())?;
     let armored = String::from_utf8(armored)?;
     instance.sh(&format!("cat > {SECRET} <<'END'\n{armored}END\nsync"))?;
     instance.restart()?;

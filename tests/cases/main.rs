@@ -20,6 +20,7 @@ mod machine;
 mod one_boot;
 mod refusal;
 mod secrets;
+mod shell;
 mod smoke;
 mod storage;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             one_boot::run(&mut runner, &lab);
             failure::run(&mut runner, &lab);
             machine::run(&mut runner, &lab);
+            shell::run(&mut runner, &lab);
             kata::run(&mut runner, &lab);
         }
         Err(reason) => {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
                 .chain(&one_boot::NAMES)
                 .chain(&failure::NAMES)
                 .chain(&machine::NAMES)
+                .chain(&shell::NAMES)
                 .chain(&kata::NAMES)
             {
                 runner.skip(name, &reason);

@@ -63,12 +63,12 @@ pub(crate) fn are_sealed(instance: &Instance<'_>) -> Result<()> {
         .context("age-keygen says no public key")?;
     let recipient = instance.recipient()?;
     let entry = |to: &str| -> Result<(String, String)> {
-        let sealed = encrypt(instance, to, &data_key)?;
+        let sealed = encrypt(instance.lab(), to, &data_key)?;
         Ok((to.to_owned(), String::from_utf8(sealed)?))
     };
     let file = sops::write(&data_key, &secrets(), &[entry(&recipient)?, entry(admin)?]);
     ensure!(!file.contains("value 3"), "the file is not encrypted");
-    let single = encrypt(instance, &recipient, THROUGH_THE_AGENT.as_bytes())?;
+    let single = encrypt(instance.lab(), &recipient, THROUGH_THE_AGENT.as_bytes())?;
     let program = fs::read(env!("CARGO_BIN_EXE_sops-open"))?;
     // In one go, for each command in a guest under emulation takes a second.
     put(

@@ -50,6 +50,8 @@ Usage: cargo xtask COMMAND
                        --entries N  the corpus's size   --json   the same as data
   bench shim         the shim's memory, start and execs beside runc's shim; several instances at once
                        --vms N  so many of them         --json   the same as data
+  bench shell        the seed shell's commands beside OpenSSH's server, 200 followers of a log, the dashboard's redraw
+                       --runs N  medians of so many     --json   the same as data
   bench growth       time and memory as instances, execs and volumes become more
   bench all          all of these, to docs/benchmarks.md
                        --runs N  of each (medians)      --only NAME   that one anew, the others as kept

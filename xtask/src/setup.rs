@@ -28,6 +28,8 @@ pub(crate) enum Need {
     Test,
     /// To build fuzz targets; nothing of the others.
     Fuzz,
+    /// To compare the seed shell with OpenSSH; nothing of the others.
+    Shell,
 }
 
 /// A Debian package and what it is for.
@@ -111,6 +113,15 @@ const TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// To measure the seed shell.
+const SHELL_PACKAGES: &[Package] = &[
+    ("openssh-client", "the client that asks both servers"),
+    (
+        "openssh-server",
+        "the server to compare the seed shell with",
+    ),
+];
+const SHELL_PROGRAMS: &[&str] = &["ssh", "sshd"];
 /// For fuzz targets.
 const FUZZ_PACKAGES: &[Package] = &[
     ("gcc", "links Rust programs"),
@@ -153,6 +164,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
             install(places, FUZZ_PACKAGES)?;
             return build_tool(places, &FUZZER);
         }
+        Need::Shell => return install(places, SHELL_PACKAGES),
     };
     let packages = PACKAGES.iter().chain(more).chain(for_tests.0);
     install(places, &packages.copied().collect::<Vec<_>>())?;
@@ -161,7 +173,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
         .into_iter()
         .try_for_each(|tool| build_tool(places, tool))?;
     match need {
-        Need::Run | Need::Fuzz => Ok(()),
+        Need::Run | Need::Fuzz | Need::Shell => Ok(()),
         Need::Test => containerd::unpack(places),
     }
 }
@@ -202,7 +214,11 @@ fn install(places: &Places, wanted: &[Package]) -> Result<()> {
             util::privileged("apt-get", &[]).args(["update", "--quiet"]),
         )?;
     }
-    let mut command = util::privileged("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")]);
+    let mut command = util::privileged(
+        "apt-get",
+        // Daemons are not started by their installation (invoke-rc.d(8)): tests start their own.
+        &[("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")],
+    );
     command
         .args(["install", "--yes", "--quiet", "--no-install-recommends"])
         .args(missing.iter().map(|(name, _)| name));
@@ -297,12 +313,13 @@ const TEST_PROGRAMS: &[&str] = &[
 const FUZZ_PROGRAMS: &[&str] = &["c++", "cargo-fuzz"];
 
 fn absent(places: &Places, need: Need) -> Vec<&'static str> {
-    let path = format!("{}:/usr/libexec", places.path_variable());
+    let path = format!("{}:/usr/libexec:/usr/sbin", places.path_variable());
     let found = |name: &&&str| util::which(name, &path).is_none();
     let (run, more) = match need {
         Need::Run => (PROGRAMS, &[][..]),
         Need::Test => (PROGRAMS, TEST_PROGRAMS),
         Need::Fuzz => (FUZZ_PROGRAMS, &[][..]),
+        Need::Shell => (SHELL_PROGRAMS, &[][..]),
     };
     let all = run.iter().chain(more);
     all.filter(found).copied().collect()

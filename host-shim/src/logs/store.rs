@@ -9,7 +9,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufReader, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -293,13 +293,15 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
 }
 
 fn open_for_writing(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        // The folder decides who gets here.
         .mode(0o640)
-        .open(path)
+        .open(path)?;
+    // Whatever the umask is: the folder decides who gets here.
+    file.set_permissions(fs::Permissions::from_mode(0o640))?;
+    Ok(file)
 }
 
 /// Cuts the file to `length`, writes the header where there is none, and stands at the end.
@@ -510,6 +512,17 @@ pub(super) mod tests {
             assert_eq!(item, Some(expected));
         }
         assert_eq!(reader.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_segment_is_for_the_folders_group_whatever_the_umask_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+        let store = Store::open(dir.path(), Limits::default()).unwrap();
+        rustix::process::umask(before);
+        let mode = fs::metadata(path_of(dir.path(), 1)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o640);
+        drop(store);
     }
 
     #[test]

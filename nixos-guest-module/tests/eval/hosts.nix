@@ -39,6 +39,7 @@ let
     seed.host.k3s.enable = true;
     services.k3s.enable = true;
   };
+  shell = host { seed.host.shell.enable = true; };
   drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
   yes = got: {
     inherit got;
@@ -73,6 +74,20 @@ in
     "state is root's alone" = {
       got = plain.systemd.tmpfiles.settings."10-seed"."/var/lib/seed".d.mode;
       want = "0700";
+    };
+    "the seed shell has a user, and its group the sockets" = {
+      got = [
+        (drv shell.system.build.toplevel)
+        shell.seed.host.settings.group
+        shell.users.users.seed-shell.group
+        shell.systemd.services.seed-shell.serviceConfig.Group
+      ];
+      want = [
+        true
+        "seed"
+        "seed"
+        "seed"
+      ];
     };
     "an unused host module changes nothing" = {
       got =

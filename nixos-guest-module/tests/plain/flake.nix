@@ -112,9 +112,11 @@ in
     got = map (name: pathExists self.packages.${system}.${name}.path) [
       "age-plugin-tpm"
       "seed-agent"
+      "seed-shell"
       "seed-shim"
     ];
     want = [
+      true
       true
       true
       true
@@ -126,6 +128,7 @@ in
       ++ [
         "version-age-plugin-tpm"
         "version-seed-agent"
+        "version-seed-shell"
         "version-seed-shim"
         "vm-guest"
       ]

@@ -30,7 +30,7 @@ const BUILD: [&str; 9] = [
 ];
 
 pub(super) fn measure(places: &Places, options: &Options) -> Result<Results> {
-    let program = build(places)?;
+    let program = build(places, &BUILD)?;
     let peers = test::peers(places);
     let peers: Vec<_> = peers
         .iter()
@@ -70,11 +70,11 @@ pub(super) fn measure(places: &Places, options: &Options) -> Result<Results> {
     Ok(Results { machine, rows })
 }
 
-/// The measuring program and the plugin, as they ship.
-fn build(places: &Places) -> Result<PathBuf> {
+/// Builds the bench that these words name, and what it starts; where it is.
+pub(super) fn build(places: &Places, words: &[&str]) -> Result<PathBuf> {
     let cargo = || {
         let mut cargo = Command::new("cargo");
-        cargo.args(BUILD).current_dir(&places.root);
+        cargo.args(words).current_dir(&places.root);
         cargo
     };
     util::step(places, "cargo bench --no-run", &mut cargo())?;

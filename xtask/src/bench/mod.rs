@@ -9,6 +9,7 @@ mod all;
 mod boot;
 mod growth;
 mod journal;
+mod shell;
 mod shim;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, thread};
@@ -39,17 +40,19 @@ pub(crate) enum Bench {
     Boot,
     Growth,
     Journal,
+    Shell,
     Shim,
 }
 
 /// Their names, and how often each measures.
-const BENCHES: [(&str, Bench, usize); 7] = [
+const BENCHES: [(&str, Bench, usize); 8] = [
     ("age", Bench::Age, SHORT_RUNS),
     ("agent", Bench::Agent, RUNS),
     ("all", Bench::All, RUNS),
     ("boot", Bench::Boot, RUNS),
     ("growth", Bench::Growth, RUNS),
     ("journal", Bench::Journal, RUNS),
+    ("shell", Bench::Shell, SHORT_RUNS),
     ("shim", Bench::Shim, RUNS),
 ];
 
@@ -155,6 +158,10 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         // No guest; the measuring program is root by itself.
         return show(&age::measure(places, options)?, options);
     }
+    if options.bench == Bench::Shell {
+        // Its instances are played.
+        return show(&shell::measure(places, options)?, options);
+    }
     if options.bench == Bench::All {
         return all::run(places, options);
     }
@@ -163,7 +170,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         Bench::Journal => journal::build(places)?,
         Bench::Agent => agent::build(places)?,
         Bench::Shim => shim::build(places)?,
-        Bench::Age | Bench::All | Bench::Boot | Bench::Growth => {}
+        Bench::Age | Bench::All | Bench::Boot | Bench::Growth | Bench::Shell => {}
     }
     let guest = image::build(places)?;
     if util::is_root() {
@@ -187,7 +194,9 @@ pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
         Bench::Shim => shim::measure(places, guest, options)?,
         Bench::Agent => agent::measure(places, guest, options)?,
         Bench::Growth => growth::measure(places, guest, options)?,
-        Bench::Age | Bench::All | Bench::Boot => boot::measure(places, guest, options)?,
+        Bench::Age | Bench::All | Bench::Boot | Bench::Shell => {
+            boot::measure(places, guest, options)?
+        }
     };
     show(&results, options)
 }
