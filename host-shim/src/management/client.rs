@@ -124,9 +124,10 @@ impl Client {
         let request = GetUsageRequest::default();
         let usage = self.inner.get_usage(limit, &request).await;
         match usage.map_err(refusal) {
-            Err(ClientError::Refused { code, .. }) if code == Code::UNIMPLEMENTED => {
-                Ok(Usage::default())
-            }
+            Err(ClientError::Refused {
+                code: Code::UNIMPLEMENTED,
+                ..
+            }) => Ok(Usage::default()),
             other => other,
         }
     }
