@@ -25,6 +25,9 @@ pub const DEFAULT_FILE: &str = "/etc/seed/shim.toml";
 /// Names another configuration file.
 pub const CONFIG_ENV: &str = "SEED_CONFIG";
 
+/// Set for what `seed` runs in a user namespace, where an ordinary user is root.
+pub const ROOTLESS_ENV: &str = "SEED_ROOTLESS";
+
 /// Why there is no configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -315,11 +318,29 @@ pub struct Config {
     pub enable_annotations: Vec<String>,
 }
 
+/// Where instances are: the machine's folders for root, the user's own for an ordinary user (XDG base directories).
+fn folders(rootless: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> (PathBuf, PathBuf) {
+    let system = (PathBuf::from("/run/seed"), PathBuf::from("/var/lib/seed"));
+    if !rootless {
+        return system;
+    }
+    let absolute = |name| variable(name).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    let run = absolute("XDG_RUNTIME_DIR").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    (
+        run.map_or(system.0, |dir| dir.join("seed")),
+        state.map_or(system.1, |dir| dir.join("seed")),
+    )
+}
+
 impl Default for Config {
     fn default() -> Self {
+        let inside = env::var_os(ROOTLESS_ENV).is_some();
+        let rootless = inside || !rustix::process::geteuid().is_root();
+        let (run_dir, state_dir) = folders(rootless, |name| env::var_os(name).map(PathBuf::from));
         Self {
-            run_dir: "/run/seed".into(),
-            state_dir: "/var/lib/seed".into(),
+            run_dir,
+            state_dir,
             accel: Accel::Auto,
             group: None,
             log_level: "info".into(),
@@ -412,6 +433,20 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ordinary_users_instances_are_in_the_users_folders() {
+        let ann = |name: &str| match name {
+            "HOME" => Some(PathBuf::from("/home/ann")),
+            "XDG_RUNTIME_DIR" => Some("/run/user/1000".into()),
+            _ => None,
+        };
+        let (run, state) = folders(true, ann);
+        assert_eq!(run, Path::new("/run/user/1000/seed"));
+        assert_eq!(state, Path::new("/home/ann/.local/state/seed"));
+        assert_eq!(folders(false, ann).0, Path::new("/run/seed"));
+        assert_eq!(folders(true, |_| None).1, Path::new("/var/lib/seed"));
+    }
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(text, Path::new("/etc/seed/shim.toml"))

@@ -9,14 +9,14 @@ use std::{
 
 use rustix::process::geteuid;
 use seed_shim::{
-    config::{Accel, Config},
+    config::{Accel, Config, ROOTLESS_ENV},
     containerd::shim::ShimBinary,
     spec::Cpu,
 };
 use serde_json::json;
 
 use super::Context;
-use crate::{error::CliError, output};
+use crate::{error::CliError, output, rootless};
 
 /// How much something matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,8 @@ pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
 }
 
 fn look(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![user(), shim()];
+    let mut findings = user();
+    findings.push(shim());
     findings.extend(programs(config));
     findings.extend([accelerator(config.accel), overlay()]);
     findings.push(folder("run folder", &config.run_dir));
@@ -131,16 +132,30 @@ fn look(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn user() -> Finding {
+/// Root, or what an ordinary user needs to be one in a namespace.
+fn user() -> Vec<Finding> {
+    let (what, uid) = ("user", geteuid().as_raw());
     if geteuid().is_root() {
-        return Finding::good("user", "root");
+        let inside = env::var_os(ROOTLESS_ENV).is_some();
+        let found = if inside {
+            "root of a user namespace"
+        } else {
+            "root"
+        };
+        return vec![Finding::good(what, found)];
     }
-    Finding {
-        what: "user",
+    let missing = rootless::missing();
+    if missing.is_empty() {
+        let found = format!("uid {uid}, root in a namespace of its own");
+        return vec![Finding::good(what, found)];
+    }
+    let lacking = missing.into_iter().map(|one| Finding {
+        what,
         verdict: Verdict::Lacking,
-        found: format!("uid {}", geteuid().as_raw()),
-        remedy: "run seed as root: the root file system is mounted and shared".into(),
-    }
+        found: format!("uid {uid}: {}", one.found),
+        remedy: format!("be root, or: {}", one.remedy),
+    });
+    lacking.collect()
 }
 
 fn shim() -> Finding {

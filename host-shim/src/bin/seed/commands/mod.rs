@@ -13,6 +13,7 @@ use seed_shim::{
 use crate::{
     cli::{Command, Global, Which},
     error::CliError,
+    rootless,
 };
 
 mod doctor;
@@ -55,6 +56,12 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         config_path,
         paths,
     };
+    if matches!(
+        command,
+        Command::Restart { .. } | Command::Stop { .. } | Command::Rm { .. }
+    ) {
+        rootless::enter()?;
+    }
     match command {
         Command::Run(args) => run::run(&context, *args).await,
         Command::Ps { all, quiet } => ps::ps(&context, all, quiet).await,

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::geteuid;
 use seed_shim::{
     containerd::{
         Phase, Record, StopOptions, instance::Instance, record, shim::ShimBinary, volumes,
@@ -22,6 +21,7 @@ use super::{Context, doctor, wait};
 use crate::{
     cli::{EnvArg, RunArgs, WaitFor},
     error::{CliError, INTERRUPTED, TERMINATED},
+    rootless,
 };
 
 pub(super) async fn run(context: &Context<'_>, args: RunArgs) -> Result<ExitCode, CliError> {
@@ -122,12 +122,8 @@ fn prepare(context: &Context<'_>, args: &RunArgs) -> Result<(Record, ContainerId
     let env = environment(&args.env)?;
     let volumes = volumes::join(&boot.seed, &args.volumes)?;
     doctor::programs_or_error(&context.config)?;
-    if !geteuid().is_root() {
-        return Err(CliError::new(
-            "an instance cannot be started without root: its root file system is an overlay mount",
-            format!("Run it as root: sudo seed run {}", args.root.display()),
-        ));
-    }
+    rootless::check_root(&root)?;
+    rootless::enter()?;
     let record = Record {
         version: record::VERSION,
         root,
