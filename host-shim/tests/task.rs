@@ -6,17 +6,25 @@
 
 mod stub;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use containerd_shim_protos::{
     api::{
-        CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest,
-        ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest,
-        ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest, Status,
-        UpdateTaskRequest, WaitRequest, WaitResponse,
+        CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest, Empty,
+        ExecProcessRequest, ForwardRequest, KillRequest, PauseRequest, PidsRequest,
+        ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest,
+        Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     cgroups_v2::metrics::Metrics,
+    events::task::TaskExit,
     protobuf::{Message, well_known_types::any::Any},
+    shim_async::{Events, create_events},
 };
 use seed_protocol::{seed::management::State, status};
 use seed_shim::management;
@@ -27,7 +35,11 @@ use tokio::{
     net::unix::pipe,
     time::timeout,
 };
-use ttrpc::{Code, context};
+use ttrpc::{
+    Code,
+    r#async::{Server, TtrpcContext},
+    context,
+};
 
 fn soon() -> context::Context {
     context::with_duration(Duration::from_secs(20))
@@ -700,6 +712,72 @@ async fn update_gives_more_and_refuses_the_rest_with_the_way_out() {
         assert_eq!(code, kind, "{message}");
         assert!(message.contains(said), "{message}");
     }
+    bench.stop().await;
+}
+
+/// A containerd that notes the topics of what it is told, and of an exit whose.
+#[derive(Default)]
+struct Containerd(Arc<Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Events for Containerd {
+    async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let envelope = request.envelope;
+        let mut heard = envelope.topic.clone();
+        if heard == "/tasks/exit" {
+            let exit = TaskExit::parse_from_bytes(&envelope.event.value).unwrap();
+            heard = format!("{heard} {} {}", exit.id, exit.exit_status);
+        }
+        self.0.lock().unwrap().push(heard);
+        Ok(Empty::new())
+    }
+}
+
+#[tokio::test]
+async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let events = format!("unix://{}", dir.path().join("events.sock").display());
+    let bench = Bench::publishing(Guest::Good, &events).await;
+    bench.bundle("demo");
+    bench.create("demo").await.unwrap();
+    // It was not there for the first one.
+    let containerd = Containerd::default();
+    let heard = Arc::clone(&containerd.0);
+    let mut server = Server::new()
+        .bind(&events)
+        .unwrap()
+        .register_service(create_events(Arc::new(containerd)));
+    server.start().await.unwrap();
+    bench.start("demo", "").await.unwrap();
+    let request = ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        spec: Some(Any {
+            value: br#"{"args": ["false"], "cwd": "/"}"#.to_vec(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    bench.client.exec(soon(), &request).await.unwrap();
+    bench.start("demo", "one").await.unwrap();
+    bench.wait("demo", "one").await.unwrap();
+    bench.kill("demo", "", 15).await.unwrap();
+    bench.wait("demo", "").await.unwrap();
+    bench.delete("demo", "").await.unwrap();
+    until("all events", || heard.lock().unwrap().len() == 7).await;
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [
+            "/tasks/create",
+            "/tasks/start",
+            "/tasks/exec-added",
+            "/tasks/exec-started",
+            "/tasks/exit one 3",
+            "/tasks/exit demo 0",
+            "/tasks/delete",
+        ]
+    );
     bench.stop().await;
 }
 

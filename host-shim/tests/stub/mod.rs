@@ -171,6 +171,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new(guest: Guest) -> Self {
+        Self::publishing(guest, "").await
+    }
+
+    /// Its events go to this socket.
+    pub(crate) async fn publishing(guest: Guest, events: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits {
             hello_seconds: 1,
@@ -186,21 +191,15 @@ impl Bench {
             limits,
             ..Config::default()
         };
-        Self::with(dir, config, guest, "task.sock").await
+        Self::with(dir, config, guest, events).await
     }
 
     /// Another shim over the same folders.
     pub(crate) async fn beside(&self, guest: Guest) -> Self {
-        Self::with(
-            tempfile::tempdir().unwrap(),
-            self.config.clone(),
-            guest,
-            "task.sock",
-        )
-        .await
+        Self::with(tempfile::tempdir().unwrap(), self.config.clone(), guest, "").await
     }
 
-    async fn with(dir: TempDir, config: Config, guest: Guest, socket: &str) -> Self {
+    async fn with(dir: TempDir, config: Config, guest: Guest, events: &str) -> Self {
         let vmm = Arc::new(StubVmm {
             guest,
             agent: Arc::default(),
@@ -208,7 +207,7 @@ impl Bench {
             crash: Arc::new(Notify::new()),
         });
         let namespace = Namespace::try_from("default").unwrap();
-        let publisher = Publisher::start("", &namespace);
+        let publisher = Publisher::start(events, &namespace);
         let environment = Environment {
             publisher: publisher.clone(),
             namespace,
@@ -219,7 +218,7 @@ impl Bench {
         };
         let shutdown = Arc::new(Notify::new());
         let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
-        let address = format!("unix://{}", dir.path().join(socket).display());
+        let address = format!("unix://{}", dir.path().join("task.sock").display());
         let mut server = Server::new()
             .bind(&address)
             .unwrap()

@@ -85,11 +85,14 @@ pub(super) fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
             .collect();
         let mut text = seed_shim::text::table(0, &rows);
         text.push('\n');
-        let advice: String = findings
+        let mut advice: Vec<String> = findings
             .iter()
             .filter(|finding| !finding.remedy.is_empty())
             .map(|finding| format!("{}: {}\n", finding.what, finding.remedy))
             .collect();
+        // One package may mend two things.
+        advice.dedup();
+        let advice = advice.concat();
         if !advice.is_empty() {
             text += &format!("{advice}\n");
         }
