@@ -25,7 +25,7 @@
 //! Start: configuration, status board, journal thread, systemd follower, server, beacon. The boot waits
 //! (`Type=notify`) until the host has said `StartContainer`, or until it is clear that there is no host.
 
-// Denied and not forbidden: one ioctl in `sys::random` needs it, and says why.
+// Denied and not forbidden: `sys::random` and `sys::descriptors` need it, and say why.
 #![deny(unsafe_code)]
 
 pub mod agent;
