@@ -8,9 +8,7 @@ use std::fmt;
 use std::io::Read;
 use std::str::FromStr;
 
-use age_core::primitives::{bech32_decode, bech32_encode};
-use bech32::Hrp;
-
+use crate::bech32_long;
 use crate::recipient::{Recipient, Spelling};
 use crate::tpm::wire::{Reader, WireError, Writer};
 use crate::tpm::{EccPublic, Name, NewKey, PublicError};
@@ -199,24 +197,19 @@ impl FromStr for Identity {
         if text.len() > MAX_IDENTITY_CHARS {
             return Err(IdentityError::TooLong);
         }
-        let bytes = bech32_decode(
-            text,
-            |e| IdentityError::Encoding {
-                reason: e.to_string(),
-            },
-            |hrp| match hrp.as_str() {
-                IDENTITY_HRP => Ok(()),
-                _ => Err(IdentityError::NotMine),
-            },
-            |_, bytes| Ok(bytes.collect::<Vec<_>>()),
-        )?;
+        let (hrp, bytes) = bech32_long::decode(text).map_err(|e| IdentityError::Encoding {
+            reason: e.to_string(),
+        })?;
+        if hrp != IDENTITY_HRP {
+            return Err(IdentityError::NotMine);
+        }
         Self::from_bytes(&bytes)
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = bech32_encode(Hrp::parse_unchecked(IDENTITY_HRP), &self.to_bytes());
+        let text = bech32_long::encode(IDENTITY_HRP, &self.to_bytes());
         f.write_str(&text.to_uppercase())
     }
 }

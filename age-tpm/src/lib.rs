@@ -44,6 +44,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod bech32_long;
 pub mod held;
 mod hpke;
 pub mod identity;

@@ -8,11 +8,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use age_core::primitives::{bech32_decode, bech32_encode};
-use bech32::Hrp;
 use p256::PublicKey;
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use sha2::{Digest, Sha256};
+
+use crate::bech32_long;
 
 /// Human-readable part of this plugin's own recipients.
 pub const TPM_HRP: &str = "age1tpm";
@@ -86,7 +86,7 @@ impl Recipient {
             Spelling::Tag => TAG_HRP,
             Spelling::Tpm => TPM_HRP,
         };
-        bech32_encode(Hrp::parse_unchecked(hrp), &self.compressed())
+        bech32_long::encode(hrp, &self.compressed())
     }
 
     /// The `age1tpm1..` text.
@@ -149,18 +149,13 @@ impl FromStr for Recipient {
         if text.len() > MAX_TEXT {
             return Err(RecipientError::TooLong);
         }
-        let bytes = bech32_decode(
-            text,
-            |e| RecipientError::Encoding {
-                reason: e.to_string(),
-            },
-            // A payload of "tpm1.." inside another name would have a longer readable part.
-            |hrp| match hrp.as_str() {
-                TPM_HRP | TAG_HRP => Ok(()),
-                _ => Err(RecipientError::NotMine),
-            },
-            |_, bytes| Ok(bytes.collect::<Vec<_>>()),
-        )?;
+        let (hrp, bytes) = bech32_long::decode(text).map_err(|e| RecipientError::Encoding {
+            reason: e.to_string(),
+        })?;
+        // A payload of "tpm1.." inside another name would have a longer readable part.
+        if ![TPM_HRP, TAG_HRP].contains(&hrp.as_str()) {
+            return Err(RecipientError::NotMine);
+        }
         Self::from_bytes(&bytes)
     }
 }
