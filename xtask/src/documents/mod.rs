@@ -172,3 +172,18 @@ pub(crate) fn run(places: &Places, guest: PathBuf) -> Result<ExitCode> {
     say("  every command of the documents was run, or says why not");
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_block_of_every_document_says_what_is_done_with_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for path in DOCUMENTS {
+            let text = fs::read_to_string(root.join(path)).expect("a document");
+            let blocks = blocks::of(&text);
+            assert!(blocks.is_ok(), "{path}: {:#}", blocks.expect_err("wrong"));
+        }
+    }
+}
