@@ -88,7 +88,7 @@ impl Options {
         let accel = std::env::var("SEED_TEST_ACCEL").unwrap_or_else(|_| "auto".to_owned());
         Self {
             minutes: MINUTES,
-            seed: 1,
+            seed: 5,
             plan: false,
             accel,
         }
