@@ -14,6 +14,7 @@ use seed_tests::{
 
 mod bench;
 mod ctr;
+mod guest;
 mod pod;
 
 fn main() -> ExitCode {
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
                     ..Options::default()
                 };
                 pod::run(&mut runner, &programs, version, "pods", &options);
+            }
+            if let Some(newest) = programs.versions().last() {
+                guest::run(&mut runner, &programs, *newest);
             }
         }
         Err(reason) => runner.skip("containerd", &reason),

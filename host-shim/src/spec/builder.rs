@@ -227,6 +227,18 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     if network != Network::User && !annotations.publish.is_empty() {
         return Err(SpecError::Publish);
     }
+    let more = [kata.kernel_params, annotations.kernel_params].concat();
+    let mut kernel_parameters = kernel_parameters(
+        &boot,
+        &more,
+        init,
+        beacon_port,
+        max_memory.get() > memory.get(),
+    );
+    if !nics.is_empty() {
+        // Cards have the names of the pod's links, which the agent gives them: udev shall leave them so.
+        kernel_parameters.push("net.ifnames=0".into());
+    }
     let spec = VmSpec {
         namespace: namespace.clone(),
         id: id.clone(),
@@ -239,13 +251,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         kernel,
         kernel_format,
         initrd,
-        kernel_parameters: kernel_parameters(
-            &boot,
-            &[kata.kernel_params, annotations.kernel_params].concat(),
-            init,
-            beacon_port,
-            max_memory.get() > memory.get(),
-        ),
+        kernel_parameters,
         tpm_socket: kata.tpm_socket,
         rootfs: rootfs.to_owned(),
         volumes,

@@ -49,7 +49,12 @@ apt-get -o APT::Sandbox::User=root download "$kernel" busybox-static
 for package in *.deb; do dpkg-deb -x "$package" unpacked; done
 "#;
 /// Loaded by the initrd, so that devices and vsock are there before systemd starts.
-const EARLY_MODULES: &[&str] = &["virtio_blk", "virtio_rng", "vmw_vsock_virtio_transport"];
+const EARLY_MODULES: &[&str] = &[
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "vmw_vsock_virtio_transport",
+];
 /// Also in the root, for udev to load when the device is there, and for the kernel when it is to be mounted.
 const ROOT_MODULES: &[&str] = &["virtio_net", "vsock_loopback", "xfs", "btrfs", "erofs"];
 /// What the initrd's shell script calls.
