@@ -444,8 +444,8 @@ fn waiting_ends_with_the_change_and_not_without() {
     let mut journal = machine.journal();
     let mut position = Position::START;
     read(&mut journal, &mut position);
-    // The listing is done once more when the directory had just changed.
-    while journal.wait_for_change(Duration::from_millis(30)) {
+    // The listing is done once more when the directory had just changed, and directories are looked at every 40 ms.
+    while journal.wait_for_change(Duration::from_millis(200)) {
         read(&mut journal, &mut position);
     }
     assert!(!journal.wait_for_change(Duration::from_millis(60)));
