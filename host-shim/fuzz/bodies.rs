@@ -71,7 +71,8 @@ fn segment(input: &[u8]) -> bool {
     entries > 0
 }
 
-fn frames(mut reader: Reader) -> Vec<Frame> {
+/// Every frame that is read, whatever the files hold; an error ends it.
+pub(crate) fn frames(mut reader: Reader) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Ok(Some(item)) = reader.next() {
         if let Item::Frame(frame) = item {
@@ -82,7 +83,7 @@ fn frames(mut reader: Reader) -> Vec<Frame> {
 }
 
 /// Prints in every form; how many entries there are.
-fn printed(frame: &Frame) -> usize {
+pub(crate) fn printed(frame: &Frame) -> usize {
     let (mut human, mut json) = (Human::new(true), Json::default());
     let mut container = Container::new(true);
     let (mut text, mut texts, mut entries) = (Vec::new(), Texts::default(), 0);

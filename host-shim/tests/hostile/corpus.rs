@@ -1,13 +1,4 @@
-//! What the fuzz targets do (`fuzz/bodies.rs`), over the inputs that are kept in `fuzz/corpus`: whatever a fuzzer has
-//! found once is looked at at every run, with the stable compiler. An input called `good-*` must be taken and one called
-//! `bad-*` refused, so that the corpus is known to reach both ends of each target.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../fuzz/bodies.rs"]
-mod bodies;
-
-use std::{env, fs, path::Path};
+//! What the fuzz targets do, over the inputs that are kept in `fuzz/corpus`, and how those inputs are made.
 
 use protobuf::Message;
 use seed_protocol::{
@@ -19,46 +10,18 @@ use seed_shim::logs::{
     segment::{Frame, GapReason, Mark, write_header},
 };
 
+use super::bodies;
+
 #[test]
-fn every_input_of_the_corpus_is_taken_or_refused_as_it_is_known_to_be() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    for (name, _) in bodies::TARGETS {
-        let (mut taken, mut refused) = (0, 0);
-        for entry in fs::read_dir(corpus.join(name)).unwrap() {
-            let path = entry.unwrap().path();
-            let file = path.file_name().unwrap().to_str().unwrap();
-            let is_taken = bodies::run(name, &fs::read(&path).unwrap());
-            if file.starts_with("good-") {
-                assert!(is_taken, "{name}: {file} is refused");
-                taken += 1;
-            } else if file.starts_with("bad-") {
-                assert!(!is_taken, "{name}: {file} is taken");
-                refused += 1;
-            }
-        }
-        assert!(
-            taken > 0 && refused > 0,
-            "{name}: {taken} taken, {refused} refused"
-        );
-    }
+fn every_input_is_taken_or_refused_as_it_is_known_to_be() {
+    let targets = bodies::TARGETS.map(|(name, _)| name);
+    seed_corpus::check(env!("CARGO_MANIFEST_DIR"), &targets, bodies::run);
 }
 
-/// The corpus's own inputs. `UPDATE_CORPUS=1` writes them anew.
 #[test]
 fn the_corpus_is_what_is_written_today() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let inputs = [blocks(), segments(), batches()].concat();
-    for (name, bytes) in inputs {
-        let path = corpus.join(name);
-        if env::var_os("UPDATE_CORPUS").is_some() {
-            fs::write(&path, &bytes).unwrap();
-        }
-        let is_same = fs::read(&path).is_ok_and(|found| found == bytes);
-        assert!(
-            is_same,
-            "{}: UPDATE_CORPUS=1 writes it anew",
-            path.display()
-        );
+    for (name, bytes) in [blocks(), segments(), batches()].concat() {
+        seed_corpus::keep(env!("CARGO_MANIFEST_DIR"), name, &bytes);
     }
 }
 

@@ -2,9 +2,7 @@
 //! out, doubled and put in, and blocks as a guest could send them. Nothing may panic, what checks must be what
 //! was written, and what is kept must be readable by everything that reads it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-use std::{convert::Infallible, fs, path::Path};
+use std::{fs, path::Path};
 
 use seed_protocol::{
     journal::{BatchDecoder, BatchEncoder, EntryHead},
@@ -12,13 +10,13 @@ use seed_protocol::{
 };
 use seed_shim::logs::{
     batch::{Accepted, accept},
-    entry::{Record, for_each},
     pack::Compression,
-    reader::{Item, Reader, boots, tail},
-    render::{Container, Human, Json, container::Texts, export},
+    reader::{Reader, boots, tail},
     segment::{Frame, Mark, Position, write_header},
     store::{Limits, Store},
 };
+
+use super::bodies::{frames as frames_of, printed};
 
 const ROUNDS: usize = 10_000;
 
@@ -107,36 +105,6 @@ fn frame(from: u64, to: u64) -> Frame {
     }
 }
 
-/// Every frame that is read, whatever the file holds; an error ends it.
-fn read(mut reader: Reader) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while let Ok(Some(item)) = reader.next() {
-        if let Item::Frame(frame) = item {
-            frames.push(frame);
-        }
-    }
-    frames
-}
-
-/// Renders in every form; how many entries there are.
-fn rendered(frame: &Frame) -> u32 {
-    let (mut human, mut json) = (Human::new(true), Json::default());
-    let mut container = Container::new(true);
-    let (mut text, mut texts, mut entries) = (Vec::new(), Texts::default(), 0);
-    let Ok(()) = for_each(frame, |record| {
-        entries += u32::from(matches!(record, Record::Entry(_)));
-        human.render(record, &mut text);
-        container.render(record, &mut texts);
-        export::render(record, &mut text);
-        text.clear();
-        json.render(record, &mut text);
-        serde_json::from_slice::<serde_json::Value>(&text).unwrap();
-        text.clear();
-        Ok::<(), Infallible>(())
-    });
-    entries
-}
-
 #[test]
 fn a_damaged_segment_yields_what_is_before_the_damage_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -161,7 +129,7 @@ fn a_damaged_segment_yields_what_is_before_the_damage_and_nothing_else() {
         let at = dice.damage(&mut bytes);
         fs::write(&path, &bytes).unwrap();
         let intact = ends.iter().filter(|end| **end <= at).count();
-        let found = read(Reader::from_start(dir.path()));
+        let found = frames_of(Reader::from_start(dir.path()));
         assert!(
             found.len() >= intact || at < 16,
             "round {round}: {} of {intact} frames before byte {at}",
@@ -178,7 +146,7 @@ fn a_damaged_segment_yields_what_is_before_the_damage_and_nothing_else() {
         let _ = boots(dir.path());
         if let Ok(found) = tail(dir.path(), 7, |frame| frame.count as usize) {
             assert!(
-                read(found.reader)
+                frames_of(found.reader)
                     .iter()
                     .all(|frame| frames.contains(frame))
             );
@@ -202,7 +170,7 @@ fn goes_on(dir: &Path, found: &[Frame], next: &Frame) {
     assert_eq!(store.position().seqnum, last);
     store.append(next).unwrap();
     drop(store);
-    let after = read(Reader::from_start(dir));
+    let after = frames_of(Reader::from_start(dir));
     assert_eq!(after.len(), found.len() + 1);
     assert_eq!(after.last(), Some(next));
 }
@@ -240,7 +208,7 @@ fn a_hostile_block_is_kept_only_where_it_can_be_read_again() {
         } else {
             not += 1;
         }
-        assert_eq!(rendered(&frame), frame.count, "round {round}");
+        assert_eq!(printed(&frame), frame.count as usize, "round {round}");
         assert!(frame.last >= frame.first, "round {round}");
     }
     assert!(kept > 500 && not > 500, "{kept} {not}: not much was tried");
