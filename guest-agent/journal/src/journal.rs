@@ -15,6 +15,7 @@ use std::{
     collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use seed_protocol::journal::{BatchEncoder, EntryHead};
@@ -152,6 +153,13 @@ impl Journal {
                 error,
             })
             .collect()
+    }
+
+    /// When it will be clear whether the journal went back to an earlier state; none when nothing looks so. Until then a read
+    /// gives nothing, which is not yet the end.
+    #[must_use]
+    pub fn unclear_until(&self) -> Option<Instant> {
+        self.resume.due()
     }
 
     /// A file in a form that this reader does not know, and what it does not know of it, as of the last read or wait.

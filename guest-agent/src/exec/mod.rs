@@ -33,7 +33,7 @@ pub use self::{
     command::{ProcessSpec, User},
     record::Memory,
     run::Ran,
-    table::{ExecKey, MAX_RUNNING, Sessions},
+    table::{ExecKey, MAX_OPEN, MAX_RUNNING, Sessions},
     terminal::Size,
 };
 use crate::systemd::SystemdError;
@@ -77,6 +77,9 @@ pub enum ExecError {
     /// As many as there may be.
     #[error("{MAX_RUNNING} execs run already; end one first")]
     TooMany,
+    /// As many as there may be, with those that have ended.
+    #[error("{MAX_OPEN} execs hold output that nobody has read; read one to its end first")]
+    Unread,
     /// A program that a request needs did not come to its end.
     #[error("{id} did not end within {} s", limit.as_secs())]
     TooLong {

@@ -28,7 +28,7 @@ use crate::{
 pub const MAX_RUNNING: usize = 64;
 
 /// The most that are kept with open streams, those that have ended included.
-const MAX_OPEN: usize = 2 * MAX_RUNNING;
+pub const MAX_OPEN: usize = 2 * MAX_RUNNING;
 
 /// One that ended this long ago and was not read to its end may be forgotten when there are
 /// [`MAX_OPEN`].
@@ -254,7 +254,7 @@ impl Sessions {
         }
         if table.open.len() + table.starting.len() >= MAX_OPEN && !table.forget_unread(&self.memory)
         {
-            return Err(ExecError::TooMany);
+            return Err(ExecError::Unread);
         }
         table.statuses.retain(|known| {
             let same = known.key == key;

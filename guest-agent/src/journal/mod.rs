@@ -139,6 +139,8 @@ type Answer = Result<Batch, JournalError>;
 struct Waiting {
     request: Request,
     until: Instant,
+    /// It waits beyond its time for what will be clear in a moment; once.
+    settles: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -168,6 +170,7 @@ impl Service {
         let waiting = Waiting {
             request,
             until,
+            settles: false,
             answer,
         };
         self.requests
@@ -278,6 +281,14 @@ impl Reader {
         let answer = self.read(&waiting.request);
         let is_empty = answer.as_ref().is_ok_and(Batch::is_empty);
         if is_empty && !is_over {
+            return Some(waiting);
+        }
+        if is_empty
+            && !waiting.settles
+            && let Some(clear) = self.journal.as_ref().and_then(Journal::unclear_until)
+        {
+            // "Nothing" would be believed by a host that asks for the last time.
+            (waiting.settles, waiting.until) = (true, clear);
             return Some(waiting);
         }
         if let Some(turn) = turn {

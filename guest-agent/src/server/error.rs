@@ -185,7 +185,7 @@ fn exec(error: &ExecError, message: String) -> ttrpc::Error {
         ExecError::Ended(_) | ExecError::InputClosed(_) | ExecError::NoTerminal(_) => {
             status::failed_precondition(message)
         }
-        ExecError::TooMany => status::exhausted(message),
+        ExecError::TooMany | ExecError::Unread => status::exhausted(message),
         ExecError::TooLong { .. } => status::deadline(message),
         ExecError::Systemd(error) => systemd(error, message),
         ExecError::Stream { .. } => status::internal(message),

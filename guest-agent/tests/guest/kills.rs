@@ -352,11 +352,23 @@ async fn execs(link: Rc<Link>, worker: u32, stop: Rc<watch::Sender<bool>>) -> Ex
             Ok(told) => {
                 assert_eq!(told, status, "the status of {exec}");
                 execs.told += 1;
+                read_to_the_end(&link, &exec).await;
             }
             Err(other) => panic!("WaitProcess of {exec}: {other:?}"),
         }
     }
     execs
+}
+
+/// As every shim does: what nobody has read is held for a while, and only so much of it.
+async fn read_to_the_end(link: &Link, exec: &str) {
+    for stderr in [false, true] {
+        let read = |kata: Kata| async move {
+            let ended = kata.read(ID, exec, stderr).await;
+            ended.expect("a task that does not panic")
+        };
+        assert_eq!(link.ask(read).await, Ok(Vec::new()), "output of {exec}");
+    }
 }
 
 /// The one refusal that a process may get here.
