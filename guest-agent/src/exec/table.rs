@@ -113,16 +113,37 @@ impl Sessions {
                 table.statuses.push_back(Known { key, unit, status });
                 continue;
             }
-            let session = UnitName::try_from(unit.as_str())
-                .map_err(io::Error::other)
-                .and_then(|unit| {
-                    let (systemd, memory) = (&self.systemd, &self.memory);
-                    Session::resume(&record, unit, &mut held, systemd, memory, &connections)
-                });
-            match session {
-                Ok(session) => drop(table.open.insert(key, session)),
-                Err(error) => {
-                    warn!(exec_id = key.exec, %error, "an exec of an earlier agent is lost");
+            let name = UnitName::try_from(unit.as_str()).map_err(io::Error::other);
+            let session = name.as_ref().map_err(ToString::to_string).and_then(|name| {
+                let (systemd, memory) = (&self.systemd, &self.memory);
+                Session::resume(
+                    &record,
+                    name.clone(),
+                    &mut held,
+                    systemd,
+                    memory,
+                    &connections,
+                )
+                .map_err(|error| error.to_string())
+            });
+            let error = match session {
+                Ok(session) => {
+                    table.open.insert(key, session);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if let Ok(name) = &name {
+                self.memory.let_go_of_all(name);
+            }
+            match record.status {
+                // The earlier agent ended while it let go of the streams.
+                Some(status) => table.statuses.push_back(Known { key, unit, status }),
+                None => {
+                    warn!(
+                        exec_id = key.exec,
+                        error, "an exec of an earlier agent is lost"
+                    );
                     self.memory.forget(&unit);
                 }
             }
@@ -228,11 +249,11 @@ impl Sessions {
         self.running(key)?.signal(signal, &self.systemd).await
     }
 
-    /// A name of its own for each, also after a restart of the agent.
+    /// A name of its own for each, also after a restart of the agent. Names sort in the order in which they were given.
     pub(super) fn unit_name(&self) -> Result<UnitName, SystemdError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!(
-            "{EXEC_UNIT_PREFIX}{:x}-{number}.service",
+            "{EXEC_UNIT_PREFIX}{:012x}-{number:08}.service",
             clock::boottime_us()
         );
         UnitName::try_from(name.as_str())

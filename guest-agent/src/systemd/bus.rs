@@ -94,13 +94,7 @@ impl Bus {
 
     async fn connect_unlimited(socket: &Path, keeper: &Keeper) -> zbus::Result<Self> {
         let stream = UnixStream::connect(socket)?;
-        let held = HeldConnection {
-            name: format!("{HELD_CONNECTION}{:x}", clock::boottime_us()),
-            keeper: keeper.clone(),
-        };
-        if let Err(error) = keeper.hold(&held.name, stream.as_fd()) {
-            warn!(%error, "the connection to systemd cannot be held for another agent");
-        }
+        let copy = stream.try_clone()?;
         let connection = connection::Builder::unix_stream(stream)
             .method_timeout(CALL_LIMIT)
             .build()
@@ -120,6 +114,15 @@ impl Bus {
             daemon.add_match_rule(rule).await?;
         }
         manager.subscribe().await?;
+        // Only now: a copy of a connection that came to nothing would keep it open for good.
+        let held = HeldConnection {
+            name: format!("{HELD_CONNECTION}{:x}", clock::boottime_us()),
+            keeper: keeper.clone(),
+        };
+        if let Err(error) = keeper.hold(&held.name, copy.as_fd()) {
+            warn!(%error, "the connection to systemd cannot be held for another agent");
+        }
+        drop(copy);
 
         let (closing, closed) = watch::channel(false);
         let bus = Self {

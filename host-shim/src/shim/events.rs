@@ -31,7 +31,7 @@ use crate::{
 /// Events that wait for containerd.
 const QUEUE: usize = 1024;
 
-/// How often one event is tried, and the pause in between.
+/// How often an event is tried that containerd refuses, and the pause after each try.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -120,7 +120,16 @@ impl Publisher {
     }
 }
 
-/// The end of the queue: forwards one after the other.
+/// What came of one try.
+enum Tried {
+    Taken,
+    /// Containerd is not there.
+    Away,
+    /// Containerd is there and does not want it.
+    Refused,
+}
+
+/// The end of the queue: forwards one after the other. A containerd that is away is waited for.
 async fn forward_all(
     address: String,
     namespace: Namespace,
@@ -128,18 +137,43 @@ async fn forward_all(
 ) {
     let mut client = None;
     let mut waiting = VecDeque::new();
-    while let Some(event) = events.recv().await {
-        waiting.push_back(event);
+    let mut refusals = 0;
+    loop {
+        if waiting.is_empty() {
+            let Some(event) = events.recv().await else {
+                return;
+            };
+            waiting.push_back(event);
+        }
         while let Ok(more) = events.try_recv() {
             waiting.push_back(more);
-            if waiting.len() > QUEUE {
-                tracing::warn!("event was dropped: containerd takes none");
-                waiting.pop_front();
+        }
+        let surplus = waiting.len().saturating_sub(QUEUE);
+        if surplus > 0 {
+            tracing::warn!(surplus, "events were dropped: containerd takes none");
+            waiting.drain(..surplus);
+        }
+        let Some(event) = waiting.front() else {
+            continue;
+        };
+        match forward(&address, &namespace, &mut client, event).await {
+            Tried::Taken => refusals = 0,
+            Tried::Away => {
+                sleep(PAUSE).await;
+                continue;
+            }
+            Tried::Refused if refusals + 1 < TRIES => {
+                refusals += 1;
+                sleep(PAUSE).await;
+                continue;
+            }
+            Tried::Refused => {
+                refusals = 0;
+                let topic = &event.topic;
+                tracing::warn!(topic, "event was dropped: containerd does not take it");
             }
         }
-        while let Some(event) = waiting.pop_front() {
-            forward(&address, &namespace, &mut client, event).await;
-        }
+        waiting.pop_front();
     }
 }
 
@@ -147,32 +181,32 @@ async fn forward(
     address: &str,
     namespace: &Namespace,
     client: &mut Option<EventsClient>,
-    event: Envelope,
-) {
-    let topic = event.topic.clone();
+    event: &Envelope,
+) -> Tried {
+    if client.is_none() {
+        *client = ttrpc::r#async::Client::connect(address)
+            .await
+            .map(EventsClient::new)
+            .ok();
+    }
+    let Some(events) = client.as_ref() else {
+        return Tried::Away;
+    };
+    let mut context = context::with_duration(LIMIT);
+    context.add(NAMESPACE_KEY.to_owned(), namespace.to_string());
     let request = ForwardRequest {
-        envelope: Some(event).into(),
+        envelope: Some(event.clone()).into(),
         ..ForwardRequest::default()
     };
-    for attempt in 1..=TRIES {
-        if client.is_none() {
-            *client = ttrpc::r#async::Client::connect(address)
-                .await
-                .map(EventsClient::new)
-                .ok();
-        }
-        if let Some(events) = client.as_ref() {
-            let mut context = context::with_duration(LIMIT);
-            context.add(NAMESPACE_KEY.to_owned(), namespace.to_string());
-            match events.forward(context, &request).await {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, topic, attempt, "event was not taken"),
-            }
-            *client = None;
-        }
-        sleep(PAUSE).await;
+    let Err(error) = events.forward(context, &request).await else {
+        return Tried::Taken;
+    };
+    tracing::debug!(%error, topic = event.topic, "event was not taken");
+    *client = None;
+    match error {
+        ttrpc::Error::RpcStatus(_) => Tried::Refused,
+        _ => Tried::Away,
     }
-    tracing::warn!(topic, "event was dropped: containerd does not take it");
 }
 
 /// A time as protobuf has it.
@@ -263,7 +297,8 @@ mod tests {
         publisher.publish(&TaskCreate::new());
         publisher.publish(&TaskStart::new());
         publisher.publish(&TaskExit::new());
-        sleep(Duration::from_millis(100)).await;
+        // Longer than refusals are tried again: away is not a refusal.
+        sleep(PAUSE * TRIES + PAUSE).await;
         let containerd = Containerd::default();
         let seen = Arc::clone(&containerd.0);
         let mut server = Server::new()
