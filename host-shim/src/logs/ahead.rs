@@ -83,6 +83,14 @@ impl<S: JournalSource> Ahead<S> {
         }
     }
 
+    /// Asks for what comes after the answer that was just given. A guest that knows no turns has to be told the position
+    /// after that answer, which is not held yet.
+    pub(super) fn ask_on(&mut self, held: Position, wait: Duration) {
+        if self.depth > 1 {
+            self.ask(held, wait, false);
+        }
+    }
+
     /// The answer to the oldest request; waits for ever when there is none. What is under way stays so when the
     /// future is dropped.
     pub(super) async fn next(&mut self) -> Result<JournalBatch, SourceError> {

@@ -238,7 +238,7 @@ impl<S: JournalSource> Puller<S> {
                 Ok(batch) => {
                     synchronized |= draining;
                     // The guest reads on while this is decoded and written.
-                    self.ahead.ask(position, wait, false);
+                    self.ahead.ask_on(position, wait);
                     match self.take(&mut store, batch).await {
                         Took::Something => {
                             pause = Pause::new();

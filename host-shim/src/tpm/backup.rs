@@ -85,10 +85,12 @@ pub fn save(archive: &[u8], file: &Path) -> Result<(), BackupError> {
     let mut options = OpenOptions::new();
     let opened = options.write(true).create_new(true).mode(0o600).open(file);
     let mut opened = opened.map_err(io(file))?;
-    opened
-        .write_all(archive)
-        .and_then(|()| opened.sync_all())
-        .map_err(io(file))
+    let written = opened.write_all(archive).and_then(|()| opened.sync_all());
+    if written.is_err() {
+        // Half of one is no backup, and would be in the next one's way.
+        let _ = fs::remove_file(file);
+    }
+    written.map_err(io(file))
 }
 
 /// Reads an archive, as much of it as one may be long.
@@ -112,7 +114,9 @@ pub fn unpack(archive: &[u8], paths: &InstancePaths) -> Result<(), BackupError> 
             return Err(BackupError::Incomplete(needed));
         }
     }
-    let draft = dir.with_extension("restored~");
+    let mut draft = dir.as_os_str().to_owned();
+    draft.push(".restored~");
+    let draft = PathBuf::from(draft);
     match fs::remove_dir_all(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(&draft)(error)),
         _ => {}

@@ -6,7 +6,7 @@
 //! `seed-shell invite` beside it.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use std::{
 
 use jiff::Timestamp;
 use rusqlite::Connection;
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 mod invites;
@@ -78,20 +79,20 @@ pub struct Registry {
 impl Registry {
     /// Opens the file, makes it (0600) where it is missing, and brings its tables up to date.
     pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        OpenOptions::new()
+        let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(path)
+            // The folder is the service's, and root comes by: a link in it leads to a file of somebody else.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path);
+        opened
+            .and_then(|file| own_like_folder(&file, path))
             .map_err(|source| RegistryError::Open {
                 path: path.into(),
                 source,
             })?;
-        own_like_folder(path).map_err(|source| RegistryError::Open {
-            path: path.into(),
-            source,
-        })?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
@@ -112,11 +113,11 @@ impl Registry {
 }
 
 /// What root makes belongs to whom the folder belongs to: the service, which is not root, goes on with it.
-fn own_like_folder(path: &Path) -> io::Result<()> {
+fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path).metadata()?;
-    if rustix::process::geteuid().is_root() && path.metadata()?.uid() != folder.uid() {
+    if rustix::process::geteuid().is_root() && file.metadata()?.uid() != folder.uid() {
         let (user, group) = (folder.uid(), folder.gid());
-        std::os::unix::fs::chown(path, Some(user), Some(group))?;
+        std::os::unix::fs::fchown(file, Some(user), Some(group))?;
     }
     Ok(())
 }

@@ -138,3 +138,15 @@ fn two_processes_use_one_registry() {
     plant(&registry, &code, 1).unwrap();
     assert_eq!(other.repos().unwrap().len(), 1);
 }
+
+#[test]
+fn a_link_in_its_place_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("other");
+    std::fs::write(&other, "not ours").unwrap();
+    let path = dir.path().join("registry.db");
+    std::os::unix::fs::symlink(&other, &path).unwrap();
+    let refused = Registry::open(&path);
+    assert!(matches!(refused, Err(RegistryError::Open { .. })));
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "not ours");
+}
