@@ -178,9 +178,12 @@ impl Subject {
         Ok(())
     }
 
-    /// Every acknowledged record; one mount.
+    /// Every acknowledged record; one mount. Before the first record there may be no file.
     fn volume(&self, lab: &Lab) -> Result<()> {
-        let file = lab.sh(&self.name, &format!("cat {FILE}"))?;
+        let file = lab.sh(
+            &self.name,
+            &format!("if [ -e {FILE} ]; then cat {FILE}; fi"),
+        )?;
         if let Some(wrong) = writer::missing(&file, self.acknowledged()) {
             bail!(wrong);
         }
