@@ -50,6 +50,24 @@ async fn a_recorded_shutdown_becomes_events_in_their_order() {
 }
 
 #[tokio::test]
+async fn only_a_write_that_stops_the_machine_for_want_of_room_is_no_room() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.write_all(GREETING.as_bytes()).await.unwrap();
+    theirs.write_all(b"{\"return\": {}}\r\n").await.unwrap();
+    for (action, nospace) in [("report", true), ("stop", false), ("stop", true)] {
+        let data = format!(
+            "{{\"device\": \"\", \"node-name\": \"data\", \"operation\": \"write\", \"action\": \"{action}\", \"nospace\": {nospace}, \"reason\": \"No space left on device\"}}"
+        );
+        let event = format!("{{\"event\": \"BLOCK_IO_ERROR\", \"data\": {data}}}\r\n");
+        theirs.write_all(event.as_bytes()).await.unwrap();
+    }
+    let (_qmp, mut events) = Qmp::over(ours).await.unwrap();
+    drop(theirs);
+    assert_eq!(events.recv().await, Some(QmpEvent::NoRoom));
+    assert_eq!(events.recv().await, None);
+}
+
+#[tokio::test]
 async fn what_is_no_qmp_is_refused() {
     for (said, closed) in [
         ("", true),

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -47,6 +47,12 @@ const QEMU_OWN_END: Duration = Duration::from_millis(500);
 
 /// How long QEMU may take to end after SIGTERM, when a daemon of it has died.
 const QEMU_GRACE: Duration = Duration::from_secs(3);
+
+/// How long after a write that did not fit on the host the machine is let run, and tries again.
+const NO_ROOM: Duration = Duration::from_secs(1);
+
+/// How often that is told.
+const TELL: Duration = Duration::from_secs(60);
 
 /// The QEMU back end.
 #[derive(Debug)]
@@ -124,6 +130,8 @@ impl Vmm for Qemu {
             events,
             cause: None,
             console: spec.paths.console_log(),
+            again: None,
+            told: None,
         };
         tokio::spawn(supervisor.run(controls, qmp_events, heard));
         Ok(Machine {
@@ -212,6 +220,10 @@ struct Supervisor {
     /// What QEMU said of its own end, or what we did to it.
     cause: Option<VmEnd>,
     console: PathBuf,
+    /// When a machine that stopped for lack of room on the host is let run again.
+    again: Option<Instant>,
+    /// When that was last told.
+    told: Option<Instant>,
 }
 
 impl Supervisor {
@@ -223,7 +235,9 @@ impl Supervisor {
     ) {
         let mut spoken = false;
         let first = loop {
+            let again = self.again.unwrap_or_else(Instant::now);
             tokio::select! {
+                () = sleep_until(again), if self.again.is_some() => self.control(Control::Resume).await,
                 control = controls.recv() => self.control(control.unwrap_or(Control::Kill)).await,
                 Some(event) = qmp_events.recv() => self.monitor(event),
                 heard = &mut heard, if !spoken => {
@@ -259,6 +273,10 @@ impl Supervisor {
 
     async fn control(&mut self, control: Control) {
         let what = control.name();
+        // Whoever orders a pause means it.
+        if matches!(control, Control::Pause | Control::Resume) {
+            self.again = None;
+        }
         let sent = match control {
             Control::PowerButton => self.qmp.send("system_powerdown").await,
             Control::Pause => self.qmp.send("stop").await,
@@ -289,6 +307,15 @@ impl Supervisor {
             QmpEvent::Stopped if self.cause.is_some() => {}
             QmpEvent::Stopped => drop(self.events.send(VmEvent::Paused)),
             QmpEvent::Resumed => drop(self.events.send(VmEvent::Resumed)),
+            QmpEvent::NoRoom => {
+                self.again = Some(Instant::now() + NO_ROOM);
+                if self.told.is_none_or(|told| told.elapsed() >= TELL) {
+                    self.told = Some(Instant::now());
+                    tracing::warn!(
+                        "the host's disk is full: the guest stands still until there is room"
+                    );
+                }
+            }
             QmpEvent::Panicked => drop(self.cause.get_or_insert(VmEnd::Panic)),
             QmpEvent::Shutdown { reason } => {
                 let cause = match reason.as_str() {

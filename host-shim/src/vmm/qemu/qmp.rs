@@ -81,6 +81,8 @@ pub enum QmpEvent {
     Stopped,
     /// The processors run on.
     Resumed,
+    /// A write of the guest did not fit on the host, and the machine stops until it is tried again.
+    NoRoom,
 }
 
 /// A connection to a monitor. Clones share it.
@@ -201,6 +203,11 @@ fn event(message: &Value) -> Option<QmpEvent> {
         "GUEST_PANICKED" => Some(QmpEvent::Panicked),
         "STOP" => Some(QmpEvent::Stopped),
         "RESUME" => Some(QmpEvent::Resumed),
+        "BLOCK_IO_ERROR" => {
+            let is_full = message.pointer("/data/nospace") == Some(&Value::Bool(true));
+            let stops = message.pointer("/data/action") == Some(&Value::from("stop"));
+            (is_full && stops).then_some(QmpEvent::NoRoom)
+        }
         _ => None,
     }
 }
