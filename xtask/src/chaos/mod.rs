@@ -37,7 +37,6 @@ use writer::Flood;
 
 /// How long a run is unless told otherwise.
 const MINUTES: u64 = 10;
-const MINUTES_OF_THE_TEST: u64 = 3;
 /// The instances. The one that is not hit must not notice.
 const NAMES: [&str; 2] = ["a", "b"];
 /// Room for the volumes, logs and layers of both, and no more: it is filled.
@@ -82,19 +81,6 @@ impl Options {
             options.minutes
         );
         Ok(options)
-    }
-
-    /// What the test command does: the same faults each time, so that a failure is this change's. It ends before a fault that
-    /// is known to break a promise: after `kill swtpm` (event 9 of the ten minutes) a few entries that were written to the
-    /// guest's disk just before the kill can be absent from the log.
-    pub(crate) fn of_the_test() -> Self {
-        let accel = std::env::var("SEED_TEST_ACCEL").unwrap_or_else(|_| "auto".to_owned());
-        Self {
-            minutes: MINUTES_OF_THE_TEST,
-            seed: 5,
-            plan: false,
-            accel,
-        }
     }
 
     /// The command that runs as root, with a guest's root that is built.
