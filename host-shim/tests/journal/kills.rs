@@ -6,9 +6,14 @@ use tokio::time::sleep;
 
 use super::{
     boot,
+    container::Container,
     held::exported,
     host::{Dice, Host, Writer},
 };
+
+fn kill(container: &Container, unit: &str) {
+    container.run(&["systemctl", "kill", "-s", "KILL", unit]);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_killed_at_random_loses_nothing_and_doubles_nothing() {
@@ -22,14 +27,8 @@ async fn everything_killed_at_random_loses_nothing_and_doubles_nothing() {
         let what = usize::try_from(dice.roll(4)).unwrap();
         kills[what] += 1;
         match what {
-            0 => container.run(&["systemctl", "kill", "-s", "KILL", "shipper.service"]),
-            1 => container.run(&[
-                "systemctl",
-                "kill",
-                "-s",
-                "KILL",
-                "systemd-journald.service",
-            ]),
+            0 => kill(&container, "shipper.service"),
+            1 => kill(&container, "systemd-journald.service"),
             2 => {
                 drop(host.puller.take());
                 sleep(Duration::from_millis(dice.roll(50))).await;
@@ -85,14 +84,8 @@ async fn rotation_deletion_and_kills_while_the_link_is_cut_are_stated_exactly() 
         container.try_run(&["journalctl", "--vacuum-files=2"]);
         sleep(Duration::from_millis(100)).await;
         match dice.roll(8) {
-            0 => container.run(&["systemctl", "kill", "-s", "KILL", "shipper.service"]),
-            1 => container.run(&[
-                "systemctl",
-                "kill",
-                "-s",
-                "KILL",
-                "systemd-journald.service",
-            ]),
+            0 => kill(&container, "shipper.service"),
+            1 => kill(&container, "systemd-journald.service"),
             2 => {
                 drop(host.puller.take());
                 host.pull();
