@@ -88,6 +88,14 @@ pub enum ExecError {
         /// The limit.
         limit: Duration,
     },
+    /// A program that a request needs says more than an answer has room for.
+    #[error("{id} says more than {most} bytes, which is more than an answer has room for")]
+    TooMuch {
+        /// The program.
+        id: String,
+        /// The room.
+        most: usize,
+    },
     /// systemd could not start it or said no.
     #[error(transparent)]
     Systemd(#[from] SystemdError),

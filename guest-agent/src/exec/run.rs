@@ -3,21 +3,18 @@
 
 use std::time::Duration;
 
-use tokio::{join, time::timeout};
+use tokio::{time::timeout, try_join};
 
 use super::{ExecError, ProcessSpec, Sessions, User, session::Session};
 
 /// How long such a program may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The most that is kept of what it says: what fits into one answer to the host.
+/// The most that it may say: what fits into one answer to the host.
 const MAX_OUTPUT_BYTES: usize = 3 * 1024 * 1024;
 
 /// One read.
 const READ_BYTES: usize = 64 * 1024;
-
-/// `signal(7)`.
-const SIGKILL: i32 = 9;
 
 /// How a program ended.
 #[derive(Debug)]
@@ -31,7 +28,8 @@ pub struct Ran {
 }
 
 impl Sessions {
-    /// Runs a program of the guest as root, with this input, and waits for its end.
+    /// Runs a program of the guest as root, with this input, and waits for its end. Whoever gives this up gives
+    /// up the answer only: the program comes to its end, or to its limit.
     pub async fn run(&self, arguments: &[&str], input: &[u8]) -> Result<Ran, ExecError> {
         let spec = ProcessSpec {
             arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
@@ -41,42 +39,49 @@ impl Sessions {
             no_new_privileges: false,
             terminal: None,
         };
-        let id = arguments.first().copied().unwrap_or_default();
-        let session = Session::start(id, self.unit_name()?, &spec, &self.systemd, None).await?;
+        let id = arguments.first().copied().unwrap_or_default().to_owned();
+        let (sessions, input) = (self.clone(), input.to_vec());
+        let task = tokio::spawn(async move { sessions.run_whole(&spec, &input).await });
+        // The task is ended by nobody but the runtime's own end.
+        task.await.map_err(|_| ExecError::Ended(id))?
+    }
+
+    async fn run_whole(&self, spec: &ProcessSpec, input: &[u8]) -> Result<Ran, ExecError> {
+        let id = spec.arguments.first().map_or("", String::as_str);
+        let session = Session::start(id, self.unit_name()?, spec, &self.systemd, None).await?;
         let feed = async {
             // A program that ends before it has read everything has its reasons.
             let _ = session.write_input(input, None).await;
             session.close_input().await
         };
         let all = async {
-            let (fed, output, error) = join!(
+            let ((), output, error) = try_join!(
                 feed,
-                drain(|| session.read_output(READ_BYTES, None)),
-                drain(|| session.read_error(READ_BYTES, None))
-            );
-            fed?;
+                all_of(id, || session.read_output(READ_BYTES, None)),
+                all_of(id, || session.read_error(READ_BYTES, None))
+            )?;
+            let status = session.wait().await;
             Ok(Ran {
-                output: output?,
-                error: error?,
-                status: session.wait().await,
+                status,
+                output,
+                error,
             })
         };
-        match timeout(LIMIT, all).await {
-            Ok(ran) => ran,
-            Err(_) => {
-                // Best effort: it is being given up.
-                let _ = session.signal(SIGKILL, &self.systemd).await;
-                Err(ExecError::TooLong {
-                    id: id.to_owned(),
-                    limit: LIMIT,
-                })
-            }
+        let limit = LIMIT;
+        let too_long = |_| ExecError::TooLong {
+            id: id.to_owned(),
+            limit,
+        };
+        let ran = timeout(limit, all).await.map_err(too_long).flatten();
+        if ran.is_err() {
+            session.end(&self.systemd).await;
         }
+        ran
     }
 }
 
-/// Reads to the end; what is too much is read and dropped.
-async fn drain<F>(read: impl Fn() -> F) -> Result<Vec<u8>, ExecError>
+/// Reads to the end. What an answer has no room for is an error: half of it would be a wrong answer.
+async fn all_of<F>(id: &str, read: impl Fn() -> F) -> Result<Vec<u8>, ExecError>
 where
     F: Future<Output = Result<Vec<u8>, ExecError>>,
 {
@@ -86,7 +91,12 @@ where
         if part.is_empty() {
             return Ok(all);
         }
-        let room = MAX_OUTPUT_BYTES - all.len();
-        all.extend_from_slice(&part[..part.len().min(room)]);
+        all.extend(part);
+        if all.len() > MAX_OUTPUT_BYTES {
+            return Err(ExecError::TooMuch {
+                id: id.to_owned(),
+                most: MAX_OUTPUT_BYTES,
+            });
+        }
     }
 }

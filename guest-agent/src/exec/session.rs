@@ -11,6 +11,7 @@ use std::{
 use rustix::{
     fs::{Gid, Uid, fchown},
     pipe::{PipeFlags, pipe_with},
+    process::Signal,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -86,25 +87,23 @@ impl Session {
         if let Some((memory, _)) = memory {
             ours.hold(memory, &unit);
         }
-        let service = service(unit.clone(), command, spec.no_new_privileges, &theirs);
-        let transient = match systemd.start_transient(service).await {
-            Ok(transient) => transient,
-            Err(error) => {
-                if let Some((memory, _)) = memory {
-                    memory.let_go_of_all(&unit);
-                }
-                return Err(error.into());
+        // Whatever may fail on our side comes before the start.
+        let let_go = || {
+            if let Some((memory, _)) = memory {
+                memory.let_go_of_all(&unit);
             }
         };
+        let made = ours.session(id, unit.clone(), memory.map(|(memory, _)| memory));
+        let (session, sender) = made.inspect_err(|_| let_go()).map_err(failed)?;
+        let service = service(unit.clone(), command, spec.no_new_privileges, &theirs);
+        let started = systemd.start_transient(service).await;
+        let transient = started.inspect_err(|_| let_go())?;
         info!(exec_id = id, unit = %unit, "exec started");
         // Pipes: the process's ends are its own now. A terminal's is held until the end.
         let far_end = match theirs {
             Theirs::Pipes { .. } => None,
             Theirs::Terminal { far_end, .. } => Some(far_end),
         };
-        let (session, sender) = ours
-            .session(id, unit, memory.map(|(memory, _)| memory))
-            .map_err(failed)?;
         let memory = memory.map(|(memory, record)| (memory.clone(), record.clone()));
         let follow = session.follow(far_end, sender, memory);
         tokio::spawn(follow.run(transient, systemd.clone()));
@@ -221,8 +220,8 @@ impl Session {
     pub(super) async fn close_input(&self) -> Result<(), ExecError> {
         if let Some(end) = self.terminal.as_ref().and_then(terminal::end_of_file) {
             match self.write_input(&[end], None).await {
-                Ok(()) | Err(ExecError::InputClosed(_) | ExecError::Ended(_)) => {}
-                Err(error) => return Err(error),
+                Err(ExecError::InputClosed(_)) => {}
+                written => written.or_else(ended_is_fine)?,
             }
         }
         self.input.close().await;
@@ -244,7 +243,7 @@ impl Session {
         if self.ended().is_some() {
             return Err(ExecError::Ended(self.id.clone()));
         }
-        let whole = signal == rustix::process::Signal::KILL.as_raw();
+        let whole = signal == Signal::KILL.as_raw();
         match systemd.kill_unit(&self.unit, whole, signal).await {
             Ok(()) => Ok(()),
             // Between the end and our hearing of it.
@@ -252,6 +251,14 @@ impl Session {
                 Err(ExecError::Ended(self.id.clone()))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends it with all that it started. Best effort.
+    pub(super) async fn end(&self, systemd: &Handle) {
+        let killed = self.signal(Signal::KILL.as_raw(), systemd).await;
+        if let Err(error) = killed.or_else(ended_is_fine) {
+            warn!(exec_id = self.id, %error, "exec cannot be ended");
         }
     }
 
@@ -265,6 +272,13 @@ impl Session {
             what,
             source,
         }
+    }
+}
+
+fn ended_is_fine(error: ExecError) -> Result<(), ExecError> {
+    match error {
+        ExecError::Ended(_) => Ok(()),
+        error => Err(error),
     }
 }
 

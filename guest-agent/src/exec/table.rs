@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-use tracing::{debug, warn};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
 
 use super::{
     ExecError, ProcessSpec, Size,
@@ -155,8 +156,43 @@ impl Sessions {
         }
     }
 
-    /// Starts a process; it runs when this returns.
+    /// Starts a process; it runs when this returns. When this is given up before, it is ended as soon as it has
+    /// started: whoever asked for it takes it for failed.
     pub async fn start(&self, key: ExecKey, spec: &ProcessSpec) -> Result<(), ExecError> {
+        let (tell, told) = oneshot::channel();
+        let (sessions, spec) = (self.clone(), spec.clone());
+        let id = key.exec.clone();
+        tokio::spawn(async move {
+            let started = sessions.start_whole(key.clone(), &spec).await;
+            if let Err(Ok(session)) = tell.send(started) {
+                sessions.end_unwanted(key, &session).await;
+            }
+        });
+        // The task ends before it has told only with the whole runtime.
+        let started = told.await.map_err(|_| ExecError::Ended(id))?;
+        started.map(drop)
+    }
+
+    /// Ends a process that nobody waits for, and forgets all of it but its exit status.
+    async fn end_unwanted(&self, key: ExecKey, session: &Arc<Session>) {
+        info!(
+            exec_id = key.exec,
+            "exec ended: whoever asked for it gave up"
+        );
+        session.end(&self.systemd).await;
+        let status = session.wait().await;
+        let mut table = self.lock();
+        let is_it = |open: &Arc<Session>| Arc::ptr_eq(open, session);
+        if table.open.get(&key).is_some_and(is_it) {
+            table.close(key, status, &self.memory);
+        }
+    }
+
+    async fn start_whole(
+        &self,
+        key: ExecKey,
+        spec: &ProcessSpec,
+    ) -> Result<Arc<Session>, ExecError> {
         let reservation = self.reserve(key)?;
         let unit = self.unit_name()?;
         let key = &reservation.key;
@@ -173,8 +209,9 @@ impl Sessions {
         if started.is_err() {
             self.memory.forget(&record.unit);
         }
-        self.lock().open.insert(key.clone(), started?);
-        Ok(())
+        let session = started?;
+        self.lock().open.insert(key.clone(), Arc::clone(&session));
+        Ok(session)
     }
 
     /// The exit status, when it has ended: any number may wait, and ask again later.

@@ -187,6 +187,7 @@ fn exec(error: &ExecError, message: String) -> ttrpc::Error {
         }
         ExecError::TooMany | ExecError::Unread => status::exhausted(message),
         ExecError::TooLong { .. } => status::deadline(message),
+        ExecError::TooMuch { .. } => status::exhausted(message),
         ExecError::Systemd(error) => systemd(error, message),
         ExecError::Stream { .. } => status::internal(message),
     }

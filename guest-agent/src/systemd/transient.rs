@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{select, time::sleep};
+use tokio::{
+    select,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 use zbus::{Fd, Variant, proxy::CacheProperties};
 
@@ -31,6 +34,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Changes come as signals; this catches one that was lost with a connection.
 const POLL: Duration = Duration::from_secs(5);
+
+/// How long a service that could not be started may take to be let go.
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The exit status for a service whose end nobody saw: systemd forgot it while the bus was away.
 const STATUS_UNKNOWN: i32 = 255;
@@ -92,7 +98,8 @@ pub struct Transient {
 }
 
 impl Handle {
-    /// Starts a transient service. It runs when this returns: systemd has executed its program.
+    /// Starts a transient service. It runs when this returns: systemd has executed its program. After an error
+    /// nothing of it is left. Must run to its end: one that is dropped leaves a service that nobody knows.
     pub async fn start_transient(&self, spec: ServiceSpec<'_>) -> Result<Transient, SystemdError> {
         let bus = self.bus().await?;
         let name = spec.unit.as_str();
@@ -101,8 +108,15 @@ impl Handle {
         let start = bus
             .manager
             .start_transient_unit(name, "fail", &properties, &[]);
-        let started = finish(&bus, start, format!("the start of {name}")).await;
-        let result = started.map_err(|error| error.named("start", name))?;
+        let result = match finish(&bus, start, format!("the start of {name}")).await {
+            Ok(result) => result,
+            Err(error) => {
+                if error.leaves_doubt() {
+                    self.give_up(&bus, &spec.unit).await;
+                }
+                return Err(error.named("start", name));
+            }
+        };
 
         // From here on the unit is referenced: it has to be let go.
         let transient = Transient {
@@ -117,9 +131,27 @@ impl Handle {
         transient.release().await;
         Err(error)
     }
-}
 
-impl Handle {
+    /// Ends a service of which nobody knows whether it was started.
+    async fn give_up(&self, bus: &Bus, unit: &UnitName) {
+        let end = async {
+            let next = match bus.is_closed() {
+                true => self.next_bus().await.ok(),
+                false => None,
+            };
+            let manager = &next.as_deref().unwrap_or(bus).manager;
+            if let Err(error) = manager.stop_unit(unit.as_str(), "replace").await {
+                debug!(%unit, %error, "a service that did not start cannot be stopped");
+            }
+            if let Err(error) = manager.unref_unit(unit.as_str()).await {
+                debug!(%unit, %error, "a service that did not start cannot be released");
+            }
+        };
+        if timeout(GIVE_UP_LIMIT, end).await.is_err() {
+            warn!(%unit, "a service that did not start may be left");
+        }
+    }
+
     /// A service that an earlier agent started. Waits for the connection, however long; `None` when none comes
     /// any more.
     pub async fn adopt(&self, unit: UnitName) -> Option<Transient> {

@@ -231,6 +231,11 @@ pub(super) enum JobError {
 }
 
 impl JobError {
+    /// Whether the job may be done all the same: systemd itself did not say no.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        !matches!(self, Self::Refused(zbus::Error::MethodError(..)))
+    }
+
     /// The error for the caller, who knows which unit it was about.
     pub(super) fn named(self, action: &'static str, unit: &str) -> SystemdError {
         let error = match self {
