@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::{
     logs::{pack::Compression, store},
     spec::{KATA_ANNOTATIONS, MemoryMib, Vcpus},
+    vmm::VmmKind,
 };
 
 /// Where the configuration is looked for when nothing else says so.
@@ -108,6 +109,8 @@ impl FromStr for Accel {
 pub struct Programs {
     /// QEMU's system emulator.
     pub qemu: PathBuf,
+    /// Cloud Hypervisor.
+    pub cloud_hypervisor: PathBuf,
     /// The virtio-fs daemon in Rust (virtio-fs.gitlab.io).
     pub virtiofsd: PathBuf,
     /// The software TPM.
@@ -120,6 +123,7 @@ impl Default for Programs {
     fn default() -> Self {
         Self {
             qemu: "qemu-system-x86_64".into(),
+            cloud_hypervisor: "cloud-hypervisor".into(),
             virtiofsd: "virtiofsd".into(),
             swtpm: "swtpm".into(),
             vhost_device_vsock: "vhost-device-vsock".into(),
@@ -299,6 +303,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// What stays: TPM state, volumes, logs.
     pub state_dir: PathBuf,
+    /// What runs VMs: `qemu` or `cloud-hypervisor`.
+    pub vmm: VmmKind,
     /// How the VM's processor is run; an annotation may override it.
     pub accel: Accel,
     /// Who besides root and the shim's own user may ask management sockets and read logs: the name or number of
@@ -341,6 +347,7 @@ impl Default for Config {
         Self {
             run_dir,
             state_dir,
+            vmm: VmmKind::Qemu,
             accel: Accel::Auto,
             group: None,
             log_level: "info".into(),
@@ -459,7 +466,10 @@ mod tests {
 
     #[test]
     fn keys_override_one_by_one() {
-        let config = parse("accel = 'tcg'\n[programs]\nswtpm = '/opt/swtpm'\n").unwrap();
+        let config =
+            parse("vmm = 'cloud-hypervisor'\naccel = 'tcg'\n[programs]\nswtpm = '/opt/swtpm'\n")
+                .unwrap();
+        assert_eq!(config.vmm, VmmKind::CloudHypervisor);
         assert_eq!(config.accel, Accel::Tcg);
         assert_eq!(config.programs.swtpm, Path::new("/opt/swtpm"));
         assert_eq!(config.programs.qemu, Programs::default().qemu);
@@ -499,6 +509,7 @@ mod tests {
             ("[growth]\nmax_memory_mib = 1", "growth.max_memory_mib"),
             ("enable_annotations = ['kernel']", "enable_annotations"),
             ("accel = 'hax'", "hax"),
+            ("vmm = 'kvmtool'", "kvmtool"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

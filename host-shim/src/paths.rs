@@ -191,6 +191,11 @@ impl InstancePaths {
         self.vm_dir().join("qmp.sock")
     }
 
+    /// Cloud Hypervisor's API.
+    pub fn api_socket(&self) -> PathBuf {
+        self.vm_dir().join("api.sock")
+    }
+
     /// What the guest's serial console printed, bounded.
     pub fn console_log(&self) -> PathBuf {
         self.vm_dir().join("console.log")
@@ -256,6 +261,7 @@ impl InstancePaths {
             self.tpm_socket(),
             self.virtiofs_socket(),
             self.qmp_socket(),
+            self.api_socket(),
         ];
         sockets.into_iter().try_for_each(check_socket)
     }

@@ -40,7 +40,8 @@ in
         limits.poweroff_seconds = 120;
       };
       description = ''
-        `/etc/seed/shim.toml`, key by key. Keys that the shim does not know are refused by it.
+        `/etc/seed/shim.toml`, key by key. Keys that the shim does not know are refused by it. With
+        `vmm = "cloud-hypervisor"` name the program as well, in `programs.cloud_hypervisor`.
       '';
     };
 

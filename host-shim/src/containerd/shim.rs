@@ -6,7 +6,6 @@ use std::{
     env,
     ffi::OsString,
     io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
@@ -20,6 +19,7 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use crate::{
     names::{ContainerId, Namespace},
     sys,
+    vmm::programs,
 };
 
 /// The binary's name, as containerd derives it from `io.containerd.seed.v2`.
@@ -85,11 +85,8 @@ impl ShimBinary {
         let own = env::current_exe()
             .ok()
             .and_then(|exe| exe.parent().map(Path::to_owned));
-        let path = env::var_os("PATH").unwrap_or_default();
-        own.into_iter()
-            .chain(env::split_paths(&path))
-            .map(|dir| dir.join(BINARY))
-            .find(|path| executable(path))
+        let dirs = own.into_iter().chain(programs::path());
+        programs::find_in(Path::new(BINARY), dirs)
             .map(|path| Self { path })
             .ok_or(ShimError::Missing)
     }
@@ -250,11 +247,6 @@ fn parse_answer(answer: &str) -> Option<Address> {
     socket.is_absolute().then_some(Address { socket, version })
 }
 
-fn executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-}
-
 /// The runtime options that name a configuration file (`runtimeoptions.v1.Options`: type_url 1,
 /// config_path 2), as CRI passes them.
 pub fn options(config: &Path) -> Any {
@@ -274,6 +266,8 @@ pub fn options(config: &Path) -> Any {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

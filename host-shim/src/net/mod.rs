@@ -59,6 +59,20 @@ pub struct Nic {
     pub tap: Arc<OwnedFd>,
 }
 
+#[cfg(test)]
+impl Nic {
+    pub(crate) fn sample(tap: Arc<OwnedFd>) -> Self {
+        Self {
+            name: "eth0".into(),
+            mac: "02:00:00:00:00:01".into(),
+            mtu: 1500,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            tap,
+        }
+    }
+}
+
 /// The wires of one machine. They are taken away when this is dropped, by a thread that is in the pod's network.
 #[derive(Debug)]
 pub struct Wires {

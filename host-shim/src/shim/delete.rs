@@ -24,6 +24,7 @@ use crate::{
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
     sys,
+    vmm::VmmKind,
 };
 
 /// The status of a VM that a dead shim took with it.
@@ -69,7 +70,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     let record = ExitRecord::read(&bundle);
     let vmm = pids
         .iter()
-        .find(|entry| entry.name == "qemu")
+        .find(|entry| VmmKind::is_name(&entry.name))
         .map(|entry| entry.pid);
     let response = match record {
         Some(record) => DeleteResponse {

@@ -107,7 +107,9 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Grow(
                 GrowError::Shrinks { .. } | GrowError::NoRoom { .. } | GrowError::Gone,
             )
-            | TaskError::Vmm(VmmError::Program(_)) => status::failed_precondition(text),
+            | TaskError::Vmm(VmmError::Program(_) | VmmError::Unsupported { .. }) => {
+                status::failed_precondition(text)
+            }
             TaskError::Unsupported(method) => status::unimplemented(method),
             // The guest's own refusal is the answer; its silence is ours to name.
             TaskError::Agent(error) => match error.code() {

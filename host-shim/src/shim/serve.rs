@@ -29,7 +29,10 @@ use super::{
     state_file::{StateFile, StateFileError},
     task::Environment,
 };
-use crate::{spec, sys, vmm::qemu::Qemu};
+use crate::{
+    spec, sys,
+    vmm::{Backends, Vmm},
+};
 
 /// The line that says "I listen".
 pub(super) const READY: &str = "ready\n";
@@ -105,7 +108,7 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     let result = runtime.block_on(serve(
         target,
         &state,
-        Arc::new(qemu(&state)),
+        Arc::new(Backends::new(&state.config.programs, &state.config.limits)),
         Arc::new(host_mounts),
     ));
     // Where it could not be made it is somebody else's.
@@ -115,14 +118,10 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     result
 }
 
-fn qemu(state: &StateFile) -> Qemu {
-    Qemu::new(state.config.programs.clone(), state.config.limits.clone())
-}
-
 async fn serve(
     target: &Target,
     state: &StateFile,
-    vmm: Arc<Qemu>,
+    vmm: Arc<dyn Vmm>,
     host_mounts: Arc<File>,
 ) -> Result<(), ServeError> {
     let listener = listen(&state.socket)?;

@@ -115,7 +115,6 @@ impl Task {
             stdio,
         } = request;
         let id = ContainerId::try_from(id.as_str())?;
-        vmm.check()?;
         let bundle = Bundle::read(&bundle_path)?;
         let paths = Paths::new(config).instance(namespace, &id);
         let paths = match spec::state_name(&bundle.annotations) {
@@ -142,6 +141,7 @@ impl Task {
             host_address: *host_address,
             nics: wires.as_ref().map(net::Wires::nics).unwrap_or_default(),
         })?;
+        vmm.check(&spec)?;
         let share = match spec.shared.as_slice() {
             [] => None,
             shared => Some(Share::make(&paths.share_dir(), shared)?),

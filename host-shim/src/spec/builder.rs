@@ -247,6 +247,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         memory,
         max_vcpus,
         max_memory,
+        vmm: kata.vmm.unwrap_or(config.vmm),
         accel,
         kernel,
         kernel_format,

@@ -6,17 +6,23 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{AnnotationError, MemoryMib, Vcpus};
+use crate::vmm::VmmKind;
 
 /// The prefix of theirs.
 pub const PREFIX: &str = "io.katacontainers.config.hypervisor.";
 
+/// The prefix of the one that chooses the VMM (their `libs/kata-types`, `annotations/mod.rs`).
+const RUNTIME_PREFIX: &str = "io.katacontainers.config.runtime.";
+const VMM: &str = "hypervisor_name";
+
 /// Those that we know.
-pub const KNOWN: [&str; 5] = [
+pub const KNOWN: [&str; 6] = [
     "default_vcpus",
     "default_memory",
     "default_max_vcpus",
     "kernel_params",
     "tpm_socket",
+    VMM,
 ];
 
 /// What they say.
@@ -32,6 +38,8 @@ pub(super) struct Kata {
     pub kernel_params: Vec<String>,
     /// `tpm_socket`: the control socket of a swtpm that somebody else runs.
     pub tpm_socket: Option<PathBuf>,
+    /// `hypervisor_name`.
+    pub vmm: Option<VmmKind>,
 }
 
 /// Reads theirs out of all.
@@ -41,7 +49,11 @@ pub(super) fn parse(
 ) -> Result<Kata, AnnotationError> {
     let mut kata = Kata::default();
     for (name, value) in all {
-        let Some(key) = name.strip_prefix(PREFIX).filter(|key| KNOWN.contains(key)) else {
+        let of = |prefix: &'static str| Some((prefix, name.strip_prefix(prefix)?));
+        let known = |(prefix, key): &(&str, &str)| {
+            KNOWN.contains(key) && (*key == VMM) == (*prefix == RUNTIME_PREFIX)
+        };
+        let Some((prefix, key)) = of(PREFIX).or_else(|| of(RUNTIME_PREFIX)).filter(known) else {
             continue;
         };
         let taken = if allowed.iter().any(|allowed| allowed == key) {
@@ -49,7 +61,7 @@ pub(super) fn parse(
         } else {
             Err("is not allowed: name it in enable_annotations of the configuration".to_owned())
         };
-        taken.map_err(|problem| AnnotationError::new(PREFIX, key, value, problem))?;
+        taken.map_err(|problem| AnnotationError::new(prefix, key, value, problem))?;
     }
     Ok(kata)
 }
@@ -64,6 +76,12 @@ fn take(kata: &mut Kata, key: &str, value: &str) -> Result<(), String> {
             }
         }
         "default_memory" => kata.memory = Some(MemoryMib::try_from(whole(value)?)?),
+        VMM => {
+            let vmm = value
+                .parse::<VmmKind>()
+                .map_err(|error| error.to_string())?;
+            kata.vmm = Some(vmm);
+        }
         "kernel_params" => kata.kernel_params = super::annotations::words(value)?,
         _ => {
             let path = PathBuf::from(value);
@@ -120,6 +138,31 @@ mod tests {
         assert_eq!(kata.max_vcpus, None);
         assert_eq!(kata.kernel_params, ["quiet", "debug"]);
         assert_eq!(kata.tpm_socket, Some("/run/tpm/a.sock".into()));
+    }
+
+    #[test]
+    fn the_vmm_is_chosen_under_a_prefix_of_its_own() {
+        let named = |name: &str, value: &str, allowed: &[&str]| {
+            let all = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            let allowed: Vec<String> = allowed.iter().map(|key| (*key).to_owned()).collect();
+            let kata = parse(&all, &allowed).map_err(|error| error.to_string())?;
+            Ok::<_, String>(kata.vmm)
+        };
+        let name = "io.katacontainers.config.runtime.hypervisor_name";
+        let chosen = named(name, "cloud-hypervisor", &KNOWN);
+        assert_eq!(chosen, Ok(Some(VmmKind::CloudHypervisor)));
+        let elsewhere = "io.katacontainers.config.hypervisor.hypervisor_name";
+        assert_eq!(named(elsewhere, "qemu", &KNOWN), Ok(None));
+        assert!(
+            named(name, "qemu", &[])
+                .unwrap_err()
+                .contains("enable_annotations")
+        );
+        assert!(
+            named(name, "dragonball", &KNOWN)
+                .unwrap_err()
+                .contains("dragonball")
+        );
     }
 
     #[test]

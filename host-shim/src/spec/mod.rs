@@ -43,6 +43,7 @@ use crate::{
     names::{ContainerId, Namespace},
     net::Nic,
     paths::InstancePaths,
+    vmm::VmmKind,
 };
 
 /// How the processor is run, once `auto` has been decided.
@@ -183,6 +184,8 @@ pub struct VmSpec {
     pub max_vcpus: Vcpus,
     /// As much memory as it may ever have.
     pub max_memory: MemoryMib,
+    /// What runs it.
+    pub vmm: VmmKind,
     /// How the processor is run.
     pub accel: VmAccel,
     /// The kernel, on the host, with no symbolic link left in its path.
@@ -227,6 +230,12 @@ impl VmSpec {
         self.max_memory.get() > self.memory.get()
     }
 
+    /// The control socket of its TPM, whoever runs that.
+    pub fn tpm_control(&self) -> PathBuf {
+        let theirs = self.tpm_socket.clone();
+        theirs.unwrap_or_else(|| self.paths.tpm_socket())
+    }
+
     /// The kernel command line.
     pub fn cmdline(&self, machine_id: &str) -> String {
         let mut line = self.kernel_parameters.join(" ");
@@ -253,6 +262,7 @@ pub(crate) mod tests {
             memory: MemoryMib(512),
             max_vcpus: Vcpus(1),
             max_memory: MemoryMib(512),
+            vmm: VmmKind::Qemu,
             accel: VmAccel::Tcg,
             kernel: "/bundle/rootfs/seed-system/kernel".into(),
             kernel_format: KernelFormat::BzImage,

@@ -26,6 +26,16 @@ pub struct SharedMount {
 }
 
 impl SharedMount {
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            name: "0-hosts".into(),
+            source: "/etc/hosts".into(),
+            destination: "/etc/hosts".into(),
+            options: Vec::new(),
+        }
+    }
+
     /// The guest may only read it.
     pub fn read_only(&self) -> bool {
         self.options.iter().any(|option| option == "ro")

@@ -4,13 +4,17 @@
 //! stream of [`VmEvent`]s that ends with [`VmEvent::Ended`], after which no process of the machine is
 //! left. Everything that runs for a machine is a supervised child; the death of any one ends all.
 //!
-//! [`qemu`] is the one back end for now.
+//! There are two back ends, [`qemu`] and [`cloud_hypervisor`]; [`Backends`] has both, and the spec says which.
 
+pub mod cloud_hypervisor;
 pub mod console;
+mod daemons;
 mod helpers;
+mod kind;
 pub mod process;
 pub mod programs;
 pub mod qemu;
+mod supervisor;
 
 use std::{fmt, io, path::PathBuf};
 
@@ -18,7 +22,13 @@ use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{spec::VmSpec, tpm::StateDir};
+pub use kind::{VmmKind, VmmKindError};
+
+use crate::{
+    config::{Limits, Programs},
+    spec::VmSpec,
+    tpm::StateDir,
+};
 
 /// Why no machine came up.
 #[derive(Debug, Error)]
@@ -56,9 +66,28 @@ pub enum VmmError {
         /// Its last words, or nothing.
         said: String,
     },
-    /// The VMM's monitor does not talk.
+    /// QEMU's monitor does not talk.
     #[error("the monitor of QEMU does not answer")]
     Monitor(#[from] qemu::qmp::QmpError),
+    /// Cloud Hypervisor's API does not.
+    #[error("the API of Cloud Hypervisor does not answer as it should")]
+    Api(#[from] cloud_hypervisor::api::ApiError),
+    /// The chosen VMM cannot do what the instance wants.
+    #[error("{vmm} {lack}")]
+    Unsupported {
+        /// Which VMM.
+        vmm: VmmKind,
+        /// What it lacks, and the way out.
+        lack: String,
+    },
+    /// The VMM runs, and its machine does not.
+    #[error("{vmm} did not boot its machine within {seconds} s")]
+    NoBoot {
+        /// Which VMM.
+        vmm: VmmKind,
+        /// The limit.
+        seconds: u64,
+    },
     /// A running machine takes no more.
     #[error("the machine does not grow")]
     Grow(#[from] qemu::grow::GrowError),
@@ -193,11 +222,49 @@ pub struct Machine {
 /// A virtual machine monitor.
 #[async_trait]
 pub trait Vmm: Send + Sync + fmt::Debug {
-    /// Whether all that it needs is installed. Changes nothing.
-    fn check(&self) -> Result<(), VmmError>;
+    /// Whether all that it needs for this machine is installed, and whether it can run it. Changes nothing.
+    fn check(&self, spec: &VmSpec) -> Result<(), VmmError>;
 
     /// Starts a machine. On an error nothing of it is left running.
     async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError>;
+}
+
+/// All back ends.
+#[derive(Debug)]
+pub struct Backends {
+    qemu: qemu::Qemu,
+    cloud_hypervisor: cloud_hypervisor::CloudHypervisor,
+}
+
+impl Backends {
+    /// With these programs and limits.
+    pub fn new(programs: &Programs, limits: &Limits) -> Self {
+        Self {
+            qemu: qemu::Qemu::new(programs.clone(), limits.clone()),
+            cloud_hypervisor: cloud_hypervisor::CloudHypervisor::new(
+                programs.clone(),
+                limits.clone(),
+            ),
+        }
+    }
+
+    fn of(&self, spec: &VmSpec) -> &dyn Vmm {
+        match spec.vmm {
+            VmmKind::Qemu => &self.qemu,
+            VmmKind::CloudHypervisor => &self.cloud_hypervisor,
+        }
+    }
+}
+
+#[async_trait]
+impl Vmm for Backends {
+    fn check(&self, spec: &VmSpec) -> Result<(), VmmError> {
+        self.of(spec).check(spec)
+    }
+
+    async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError> {
+        self.of(spec).launch(spec, tpm).await
+    }
 }
 
 #[cfg(test)]

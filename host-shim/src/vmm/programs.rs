@@ -8,6 +8,7 @@ use std::{
 
 use thiserror::Error;
 
+use super::VmmKind;
 use crate::config::Programs;
 
 /// Folders that are looked at after `PATH`. Not `/usr/lib/qemu`: Debian 12 has another, older virtiofsd
@@ -16,73 +17,106 @@ const EXTRA_DIRS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/libexec"];
 
 /// A program that is not there.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{} is not installed: {hint}", program.display())]
+#[error("{} is not installed: {remedy}", program.display())]
 pub struct ProgramError {
     program: PathBuf,
-    hint: &'static str,
+    remedy: &'static str,
 }
 
 /// Programs that are known to be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// QEMU's system emulator.
-    pub qemu: PathBuf,
+    /// The VMM.
+    pub vmm: PathBuf,
     /// The virtio-fs daemon.
     pub virtiofsd: PathBuf,
     /// The software TPM.
     pub swtpm: PathBuf,
-    /// The vsock daemon.
-    pub vhost_device_vsock: PathBuf,
+    /// The vsock daemon, where the VMM has no such device of its own.
+    pub vhost_device_vsock: Option<PathBuf>,
 }
 
 impl Found {
-    /// Looks for all of them.
-    pub fn look(programs: &Programs) -> Result<Self, ProgramError> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let dirs: Vec<PathBuf> = env::split_paths(&path)
-            .chain(EXTRA_DIRS.iter().map(PathBuf::from))
-            .collect();
-        let Programs {
-            qemu,
-            virtiofsd,
-            swtpm,
-            vhost_device_vsock,
-        } = programs;
+    /// Looks for all that this VMM needs.
+    pub fn look(programs: &Programs, vmm: VmmKind) -> Result<Self, ProgramError> {
+        let found = |(_, program, remedy): Wanted<'_>| {
+            let missing = || ProgramError {
+                program: program.to_owned(),
+                remedy,
+            };
+            find(program).ok_or_else(missing)
+        };
         Ok(Self {
-            qemu: find(qemu, &dirs, "Debian has it in the package qemu-system-x86")?,
-            virtiofsd: find(
-                virtiofsd,
-                &dirs,
-                "Debian 13 has it in the package virtiofsd; for Debian 12 build it with \
-                 'cargo install --locked virtiofsd --version 1.13.2'",
-            )?,
-            swtpm: find(swtpm, &dirs, "Debian has it in the package swtpm")?,
-            vhost_device_vsock: find(
-                vhost_device_vsock,
-                &dirs,
-                "build it with 'cargo install --locked vhost-device-vsock --version 0.3.0'",
-            )?,
+            vmm: found(monitor(programs, vmm))?,
+            virtiofsd: found(virtiofsd(programs))?,
+            swtpm: found(swtpm(programs))?,
+            vhost_device_vsock: match vmm {
+                VmmKind::Qemu => Some(found(vsock(programs))?),
+                VmmKind::CloudHypervisor => None,
+            },
         })
     }
 }
 
-fn find(program: &Path, dirs: &[PathBuf], hint: &'static str) -> Result<PathBuf, ProgramError> {
-    let missing = || ProgramError {
-        program: program.to_owned(),
-        hint,
-    };
-    if program.components().count() > 1 {
-        return if executable(program) {
-            Ok(program.to_owned())
-        } else {
-            Err(missing())
-        };
+/// A program: its name, where the configuration says that it is, and what installs it.
+pub type Wanted<'a> = (&'static str, &'a Path, &'static str);
+
+/// All that this VMM needs, itself the first.
+pub fn wanted(programs: &Programs, vmm: VmmKind) -> Vec<Wanted<'_>> {
+    let mut all = vec![monitor(programs, vmm), virtiofsd(programs), swtpm(programs)];
+    if vmm == VmmKind::Qemu {
+        all.push(vsock(programs));
     }
-    dirs.iter()
-        .filter(|dir| dir.is_absolute())
+    all
+}
+
+fn monitor(programs: &Programs, vmm: VmmKind) -> Wanted<'_> {
+    match vmm {
+        VmmKind::Qemu => ("qemu", &programs.qemu, "apt install qemu-system-x86"),
+        VmmKind::CloudHypervisor => (
+            "cloud-hypervisor",
+            &programs.cloud_hypervisor,
+            "install version 52 or later, from github.com/cloud-hypervisor/cloud-hypervisor/releases",
+        ),
+    }
+}
+
+fn virtiofsd(programs: &Programs) -> Wanted<'_> {
+    let remedy =
+        "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2";
+    ("virtiofsd", &programs.virtiofsd, remedy)
+}
+
+fn swtpm(programs: &Programs) -> Wanted<'_> {
+    ("swtpm", &programs.swtpm, "apt install swtpm")
+}
+
+fn vsock(programs: &Programs) -> Wanted<'_> {
+    let remedy = "cargo install --locked vhost-device-vsock --version 0.3.0";
+    ("vhost-device-vsock", &programs.vhost_device_vsock, remedy)
+}
+
+/// As the shim looks for a program: a path is taken as it is, a name is looked up in `PATH` and where Debian puts
+/// daemons.
+pub fn find(program: &Path) -> Option<PathBuf> {
+    let extra = EXTRA_DIRS.iter().map(PathBuf::from);
+    find_in(program, path().into_iter().chain(extra))
+}
+
+/// The folders of `PATH`.
+pub fn path() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).collect()
+}
+
+/// The same, where `dirs` are all folders in which it may be. One that is no absolute path is left out.
+pub fn find_in(program: &Path, dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return executable(program).then(|| program.to_owned());
+    }
+    dirs.filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(program))
         .find(|path| executable(path))
-        .ok_or_else(missing)
 }
 
 fn executable(path: &Path) -> bool {
@@ -96,24 +130,39 @@ mod tests {
 
     #[test]
     fn a_name_is_looked_up_and_a_path_is_taken_as_it_is() {
-        let dirs = [PathBuf::from("/nonexistent"), PathBuf::from("/bin")];
-        assert_eq!(
-            find(Path::new("sh"), &dirs, ""),
-            Ok(PathBuf::from("/bin/sh"))
-        );
-        assert_eq!(
-            find(Path::new("/bin/sh"), &[], ""),
-            Ok(PathBuf::from("/bin/sh"))
-        );
+        let dirs = || {
+            ["/nonexistent", "bin", "/bin"]
+                .map(PathBuf::from)
+                .into_iter()
+        };
+        let shell = Some(PathBuf::from("/bin/sh"));
+        assert_eq!(find_in(Path::new("sh"), dirs()), shell);
+        assert_eq!(find_in(Path::new("/bin/sh"), [].into_iter()), shell);
+        for program in ["swtpm-of-nowhere", "/nonexistent/swtpm", "/etc/passwd"] {
+            assert_eq!(find_in(Path::new(program), dirs()), None);
+        }
     }
 
     #[test]
     fn what_is_missing_comes_with_its_package() {
-        for program in ["swtpm-of-nowhere", "/nonexistent/swtpm", "/etc/passwd"] {
-            let error = find(Path::new(program), &[], "install swtpm")
-                .unwrap_err()
-                .to_string();
-            assert_eq!(error, format!("{program} is not installed: install swtpm"));
+        let programs = Programs {
+            swtpm: "/nonexistent/swtpm".into(),
+            qemu: "/bin/sh".into(),
+            virtiofsd: "/bin/sh".into(),
+            cloud_hypervisor: "/bin/sh".into(),
+            vhost_device_vsock: "/nonexistent/vsock".into(),
+        };
+        for vmm in VmmKind::ALL {
+            let error = Found::look(&programs, vmm).unwrap_err().to_string();
+            let said = "/nonexistent/swtpm is not installed: apt install swtpm";
+            assert_eq!(error, said);
         }
+        let whole = Programs {
+            swtpm: "/bin/sh".into(),
+            ..programs
+        };
+        assert!(Found::look(&whole, VmmKind::Qemu).is_err());
+        let found = Found::look(&whole, VmmKind::CloudHypervisor).unwrap();
+        assert_eq!(found.vhost_device_vsock, None);
     }
 }

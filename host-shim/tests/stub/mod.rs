@@ -72,7 +72,7 @@ pub(crate) struct StubVmm {
 
 #[async_trait]
 impl Vmm for StubVmm {
-    fn check(&self) -> Result<(), VmmError> {
+    fn check(&self, _: &VmSpec) -> Result<(), VmmError> {
         Ok(())
     }
 

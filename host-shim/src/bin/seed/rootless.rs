@@ -7,12 +7,12 @@
 use std::{
     env, fs,
     os::unix::{fs::MetadataExt, process::CommandExt},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
 use rustix::process::geteuid;
-use seed_shim::config::ROOTLESS_ENV;
+use seed_shim::{config::ROOTLESS_ENV, vmm::programs};
 
 use crate::error::CliError;
 
@@ -120,8 +120,7 @@ fn limits(read: impl Fn(&str) -> Option<String>) -> Vec<Missing> {
 }
 
 fn in_path(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|dir: PathBuf| dir.join(program).is_file())
+    programs::find_in(Path::new(program), programs::path().into_iter()).is_some()
 }
 
 /// The name of a uid in passwd(5).

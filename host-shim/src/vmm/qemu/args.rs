@@ -120,8 +120,7 @@ fn devices(args: &mut Args, spec: &VmSpec) {
     let vhost = socket(&spec.paths.vhost_socket());
     args.pair("-chardev", format!("socket,id=vsock,path={vhost}"));
     args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
-    let tpm = spec.tpm_socket.clone();
-    let tpm = socket(&tpm.unwrap_or_else(|| spec.paths.tpm_socket()));
+    let tpm = socket(&spec.tpm_control());
     args.pair("-chardev", format!("socket,id=tpm,path={tpm}"));
     args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm");
     args.pair("-device", "tpm-crb,tpmdev=tpm0");

@@ -1,17 +1,13 @@
 //! `seed doctor`: what this machine has and lacks, and what mends it.
 
-use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{env, fs, path::Path, process::ExitCode};
 
 use rustix::process::geteuid;
 use seed_shim::{
     config::{Accel, Config, ROOTLESS_ENV},
     containerd::shim::ShimBinary,
     spec::Cpu,
+    vmm::{VmmKind, programs},
 };
 use serde_json::json;
 
@@ -129,7 +125,7 @@ fn look(config: &Config) -> Vec<Finding> {
     let mut findings = user();
     findings.push(shim());
     findings.extend(programs(config));
-    findings.extend([accelerator(config.accel), overlay()]);
+    findings.extend([accelerator(config), overlay()]);
     findings.push(folder("run folder", &config.run_dir));
     findings.push(folder("state folder", &config.state_dir));
     findings
@@ -173,26 +169,12 @@ fn shim() -> Finding {
     }
 }
 
-/// The program's name, where the configuration says it is, what installs it.
+/// Each program that the shim starts.
 fn programs(config: &Config) -> Vec<Finding> {
-    let programs = &config.programs;
-    let table: [(&'static str, &Path, &str); 4] = [
-        ("qemu", &programs.qemu, "apt install qemu-system-x86"),
-        (
-            "virtiofsd",
-            &programs.virtiofsd,
-            "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2",
-        ),
-        ("swtpm", &programs.swtpm, "apt install swtpm"),
-        (
-            "vhost-device-vsock",
-            &programs.vhost_device_vsock,
-            "cargo install --locked vhost-device-vsock --version 0.3.0",
-        ),
-    ];
-    table
+    let wanted = programs::wanted(&config.programs, config.vmm);
+    wanted
         .into_iter()
-        .map(|(what, program, remedy)| match find(program) {
+        .map(|(what, program, remedy)| match programs::find(program) {
             Some(path) => Finding::good(what, path.display().to_string()),
             None => Finding {
                 what,
@@ -212,29 +194,12 @@ fn missing(program: &Path) -> String {
     }
 }
 
-/// As the shim looks for it: a path as it is, a name in `PATH` and where Debian puts daemons.
-fn find(program: &Path) -> Option<PathBuf> {
-    if program.components().count() > 1 {
-        return executable(program).then(|| program.to_owned());
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/local/bin", "/usr/bin", "/usr/libexec"].map(PathBuf::from))
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(program))
-        .find(|path| executable(path))
-}
-
-fn executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-}
-
-fn accelerator(asked: Accel) -> Finding {
+fn accelerator(config: &Config) -> Finding {
     let cpu = Cpu::look();
+    let alone = config.accel == Accel::Kvm || config.vmm == VmmKind::CloudHypervisor;
     let (what, worse) = ("kvm", |found: &str, remedy: &str| Finding {
         what: "kvm",
-        verdict: if asked == Accel::Kvm {
+        verdict: if alone {
             Verdict::Lacking
         } else {
             Verdict::Worse
