@@ -52,6 +52,22 @@
         }
       );
 
+      # Programs by name, for `nix run`.
+      apps = forEachSystem (
+        pkgs:
+        lib.mapAttrs
+          (_: package: {
+            type = "app";
+            program = lib.getExe package;
+            meta = { inherit (package.meta) description; };
+          })
+          (
+            lib.filterAttrs (
+              _: package: package.meta ? mainProgram
+            ) self.packages.${pkgs.stdenv.hostPlatform.system}
+          )
+      );
+
       devShells = forEachSystem (pkgs: {
         default = import ./nixos-guest-module/dev-shell.nix { inherit pkgs; };
       });

@@ -35,12 +35,13 @@ in
   inherit combine;
   nixosConfigurations = lib.mapAttrs (_: instance: instance.nixos) checked;
   packages = bySystem (
-    name: instance: {
-      # `nix run .#web` boots it.
-      ${name} = instance.runner;
+    name: instance:
+    {
       "${name}-toplevel" = instance.toplevel;
       "${name}-image" = instance.image;
     }
+    # `nix run .#web` boots it, where the shim runs.
+    // lib.optionalAttrs (instance.system == "x86_64-linux") { ${name} = instance.runner; }
   );
   checks = bySystem (name: instance: { ${name} = instance.toplevel; });
 }

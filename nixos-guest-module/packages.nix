@@ -1,9 +1,24 @@
 # The packages of the flake: programs, the option reference, and how large the smallest instance is.
 { pkgs, mkSeed }:
-{
-  seed-agent = pkgs.callPackage ../guest-agent/package.nix { };
-  seed-shim = pkgs.callPackage ../host-shim/package.nix { };
+let
+  inherit (pkgs) lib;
   seed-shell = pkgs.callPackage ../seed-shell/package.nix { };
+  # `nix run .#seed-plant`: the same package, with another of its programs in front.
+  tool =
+    mainProgram:
+    seed-shell
+    // {
+      meta = seed-shell.meta // {
+        inherit mainProgram;
+      };
+    };
+in
+{
+  inherit seed-shell;
+  seed-agent = pkgs.callPackage ../guest-agent/package.nix { };
+  seed-identity = tool "seed-identity";
+  seed-plant = tool "seed-plant";
+  seed-sign = tool "seed-sign";
   age-plugin-tpm = pkgs.callPackage ../age-tpm/package.nix { };
   closure-report = import ./closure-report.nix {
     inherit pkgs;
@@ -14,4 +29,8 @@
     };
   };
   option-reference = import ./options-doc.nix { inherit pkgs; };
+}
+# The shim knows the machines of one architecture.
+// lib.optionalAttrs pkgs.stdenv.hostPlatform.isx86_64 {
+  seed-shim = pkgs.callPackage ../host-shim/package.nix { };
 }

@@ -12,6 +12,7 @@ in
   crate ? pname,
   mainProgram,
   description,
+  platforms ? lib.platforms.linux,
   postInstall ? "",
 }:
 rustPlatform.buildRustPackage {
@@ -34,8 +35,7 @@ rustPlatform.buildRustPackage {
   ];
   doCheck = false;
   meta = {
-    inherit description mainProgram;
+    inherit description mainProgram platforms;
     license = lib.licenses.mit;
-    platforms = lib.platforms.linux;
   };
 }

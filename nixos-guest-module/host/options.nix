@@ -1,5 +1,10 @@
 # Options of a host.
-{ lib, pkgs, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   program =
     name: default:
@@ -60,11 +65,14 @@ in
         type = lib.types.listOf lib.types.str;
         default = [
           "seed.loom.farm/*"
-          "io.katacontainers.config.hypervisor.default_vcpus"
-          "io.katacontainers.config.hypervisor.default_memory"
-        ];
+        ]
+        ++ map (
+          name: "io.katacontainers.config.hypervisor.${name}"
+        ) config.seed.host.settings.enable_annotations;
+        defaultText = lib.literalMD "`seed.loom.farm/*`, and those of Kata's that `seed.host.settings.enable_annotations` names";
         description = ''
-          The allow-list of annotations that containerd hands from pods to the shim. Others never reach it.
+          The annotations that containerd hands from pods to the shim. Others never reach it. Of Kata's the shim
+          takes those alone that its setting `enable_annotations` names.
         '';
       };
     };

@@ -24,6 +24,11 @@ in
           ''}
         '';
     seed.host.settings.programs = lib.mapAttrs (_: lib.mkDefault) cfg.programs;
+    # The shim's own default, said here so that containerd's allow-list follows it.
+    seed.host.settings.enable_annotations = lib.mkDefault [
+      "default_vcpus"
+      "default_memory"
+    ];
 
     boot.kernelModules = [
       "vhost_net"

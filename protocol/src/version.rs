@@ -3,7 +3,8 @@
 /// The version of this workspace, as `Health.Version` and `GuestStatus.agent_version` give it.
 pub const SEED: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that this was built from, where whoever built it said so (`SEED_COMMIT`): releases and Nix do.
+/// The commit that this was built from, where whoever built it said so (`SEED_COMMIT`): releases do. Nix does not, so that a
+/// commit that changes no program changes no store path.
 pub const COMMIT: Option<&str> = option_env!("SEED_COMMIT");
 
 /// What a program says to `--version`: one line, with the commit where it is known.

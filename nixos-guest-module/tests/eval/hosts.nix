@@ -53,7 +53,9 @@ in
   host = {
     "a host evaluates" = yes (drv plain.system.build.toplevel);
     "its settings are the shim's" = {
-      got = lib.mapAttrsRecursive (_: baseNameOf) plain.seed.host.settings;
+      got = lib.mapAttrsRecursive (
+        _: value: if lib.isList value then value else baseNameOf value
+      ) plain.seed.host.settings;
       want = builtins.fromJSON (builtins.readFile ../golden/shim.json);
     };
     "containerd has the runtime, with an allow-list" = {
@@ -64,12 +66,36 @@ in
         in
         [
           runtime.runtime_type
-          (lib.head runtime.pod_annotations)
+          runtime.pod_annotations
         ];
       want = [
         "io.containerd.seed.v2"
-        "seed.loom.farm/*"
+        [
+          "seed.loom.farm/*"
+          "io.katacontainers.config.hypervisor.default_vcpus"
+          "io.katacontainers.config.hypervisor.default_memory"
+        ]
       ];
+    };
+    "the allow-list of containerd is the shim's" = {
+      got =
+        (host { seed.host.settings.enable_annotations = [ "kernel_params" ]; })
+        .seed.host.containerd.podAnnotations;
+      want = [
+        "seed.loom.farm/*"
+        "io.katacontainers.config.hypervisor.kernel_params"
+      ];
+    };
+    "a machine of another architecture is refused" = {
+      got =
+        (builtins.tryEval
+          (machine {
+            imports = [ self.nixosModules.host ];
+            seed.host.enable = true;
+            nixpkgs.hostPlatform = lib.mkForce "aarch64-linux";
+          }).system.build.toplevel.drvPath
+        ).success;
+      want = false;
     };
     "state is root's alone" = {
       got = plain.systemd.tmpfiles.settings."10-seed"."/var/lib/seed".d.mode;

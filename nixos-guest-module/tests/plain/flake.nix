@@ -18,12 +18,13 @@ let
       }) names
     );
   lib = {
-    inherit genAttrs;
+    inherit genAttrs mapAttrs;
     mapAttrs' = f: set: listToAttrs (map (name: f name set.${name}) (attrNames set));
     nameValuePair = name: value: { inherit name value; };
     filterAttrs =
       keep: set:
       genAttrs (builtins.filter (name: keep name set.${name}) (attrNames set)) (name: set.${name});
+    getExe = package: package.meta.mainProgram;
     optionalAttrs = condition: set: if condition then set else { };
   };
   pkgs = system: {
@@ -36,6 +37,7 @@ let
     callPackage = path: _: {
       inherit path;
       meta.mainProgram = "program";
+      meta.description = "A program";
       version = "0";
     };
     runCommand = name: _: _: {
@@ -71,6 +73,7 @@ in
   "every output is there" = {
     got = attrNames self;
     want = [
+      "apps"
       "checks"
       "current"
       "devShells"
@@ -122,12 +125,37 @@ in
       true
     ];
   };
+  "each program is an app, and what another architecture lacks is the shim" =
+    let
+      programs = system: attrNames self.apps.${system};
+    in
+    {
+      got = [
+        (programs "x86_64-linux")
+        (builtins.filter (name: !self.apps.aarch64-linux ? ${name}) (programs "x86_64-linux"))
+        self.apps.${system}.seed-plant.program
+      ];
+      want = [
+        [
+          "age-plugin-tpm"
+          "seed-agent"
+          "seed-identity"
+          "seed-plant"
+          "seed-shell"
+          "seed-shim"
+          "seed-sign"
+        ]
+        [ "seed-shim" ]
+        "seed-plant"
+      ];
+    };
   "each package has a check, and each program says its version" = {
     got = builtins.filter (name: !(self.checks.${system} ? ${name})) (
       map (name: "package-${name}") (attrNames self.packages.${system})
       ++ [
         "version-age-plugin-tpm"
         "version-seed-agent"
+        "version-seed-plant"
         "version-seed-shell"
         "version-seed-shim"
         "vm-guest"

@@ -23,6 +23,7 @@ fn run() -> Result<u8> {
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => return print(USAGE),
+            Long("version") => return print(&seed_protocol::version::line("seed-identity")),
             Value(path) if key.is_none() => key = Some(PathBuf::from(path)),
             other => return Err(other.unexpected().into()),
         }

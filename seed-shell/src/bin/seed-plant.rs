@@ -36,6 +36,11 @@ fn run() -> Result<u8> {
                 std::io::stdout().write_all(USAGE.as_bytes())?;
                 return Ok(0);
             }
+            Long("version") => {
+                let line = seed_protocol::version::line("seed-plant");
+                std::io::stdout().write_all(line.as_bytes())?;
+                return Ok(0);
+            }
             Long("host") => host = parser.value()?.string()?,
             Long("instance") => instances.push(parser.value()?.parse()?),
             Value(word) => words.push(word.string()?),

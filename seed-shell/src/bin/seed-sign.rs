@@ -27,6 +27,11 @@ fn run() -> Result<u8> {
                 std::io::stdout().write_all(USAGE.as_bytes())?;
                 return Ok(0);
             }
+            Long("version") => {
+                let line = seed_protocol::version::line("seed-sign");
+                std::io::stdout().write_all(line.as_bytes())?;
+                return Ok(0);
+            }
             Value(word) => words.push(word),
             other => return Err(other.unexpected().into()),
         }
