@@ -15,5 +15,6 @@
     ./acme.nix
     ./shoot.nix
     ./image.nix
+    ./services
   ];
 }

@@ -63,6 +63,44 @@ in
       "sops-install-secrets"
     ];
   };
+  reference-services =
+    let
+      fragments = import ../reference/fragments.nix;
+      postgresql = (instance fragments.postgresql).config;
+    in
+    {
+      "a shared PostgreSQL" = example fragments.postgresql [
+        "postgresql"
+        "seed-pg-ident"
+        "seed-pg-init"
+      ];
+      "an identity provider on it" = example fragments.zitadel [
+        "caddy"
+        "seed-pg-proxy-zitadel"
+        "seed-zitadel-key"
+        "zitadel"
+      ];
+      "the server takes certificates alone, and its key from the TPM" = {
+        got = [
+          (lib.hasInfix "hostssl myapp myapp_rw all cert" postgresql.services.postgresql.authentication)
+          (lib.hasInfix "scram" postgresql.services.postgresql.authentication)
+          postgresql.systemd.services.postgresql.serviceConfig.PrivateDevices
+          postgresql.systemd.services.postgresql.serviceConfig.DeviceAllow
+          postgresql.systemd.services.postgresql.unitConfig.AssertPathExists
+        ];
+        want = [
+          true
+          false
+          false
+          [ "/dev/tpmrm0 rw" ]
+          [
+            "/seed/tls/cert.pem"
+            "/seed/tls/key.pem"
+            "/seed/tls/ca.pem"
+          ]
+        ];
+      };
+    };
   reference-multi = {
     "front end" = example ../reference/modules/multi-web.nix [ "caddy" ];
     "back end" = example ../reference/modules/multi-api.nix [ "api" ];

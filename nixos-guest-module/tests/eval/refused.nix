@@ -101,6 +101,10 @@ in
       sops.defaultSopsFile = ../reference/modules/secrets/api.yaml;
       sops.secrets.password.neededForUsers = true;
     } "neededForUsers";
+    "a role that would end a statement" = fires {
+      seed.services.postgresql.enable = true;
+      seed.services.postgresql.databases.myapp.clients.api.role = "a;b";
+    } "is no plain name of a role";
     "a container" = {
       got = lib.any (lib.hasInfix "Remove boot.isContainer") (refusals {
         boot.isContainer = true;

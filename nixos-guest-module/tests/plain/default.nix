@@ -3,6 +3,7 @@
 import ../check.nix (
   import ./rules.nix
   // import ./expose.nix
+  // import ./postgresql.nix
   // import ./storage.nix
   // import ./dns.nix
   // import ./instance.nix

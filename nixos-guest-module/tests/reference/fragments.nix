@@ -70,4 +70,32 @@
     seed.acme = true;                   # auto-detected from expose protocols
     seed.shoot.enable = false;          # ephemeral VM forking
   };
+  postgresql = {
+    # On the PostgreSQL instance:
+    seed.services.postgresql = {
+      enable = true;
+      databases.myapp = {
+        clients.api = { role = "myapp_rw"; };                        # same namespace
+        clients.worker = { role = "myapp_ro"; namespace = "s-xyz"; }; # cross-namespace
+      };
+    };
+  };
+  zitadel = { pkgs, ... }:
+  {
+    # On the Zitadel instance:
+    seed.services.zitadel = {
+      enable = true;
+      hostname = "id.loom.farm";
+      database.host = "postgres.s-gaydazldmnsg.svc.cluster.local";
+    };
+
+    services.caddy = {
+      enable = true;
+      dataDir = "/var/lib/caddy";
+      configFile = pkgs.writeText "Caddyfile" ''
+        {$SEED_FQDN}, id.loom.farm { reverse_proxy localhost:8080 }
+      '';
+    };
+    systemd.services.caddy.serviceConfig.EnvironmentFile = "/run/seed/env";
+  };
 }
