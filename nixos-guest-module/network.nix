@@ -10,7 +10,7 @@ in
   networking.usePredictableInterfaceNames = lib.mkDefault false;
   networking.useNetworkd = lib.mkDefault true;
   networking.useDHCP = lib.mkDefault false;
-  # The agent writes /etc/resolv.conf from what the host says, unless it is somebody's link.
+  # The agent writes /etc/resolv.conf from what the host says, unless the closure brings one of its own.
   networking.resolvconf.enable = lib.mkDefault false;
   # (networkd turns it on by a default of its own.)
   services.resolved.enable = lib.mkOverride 900 false;

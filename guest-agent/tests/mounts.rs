@@ -14,9 +14,12 @@ use std::{
 };
 
 use common::{in_namespaces, run};
-use seed_agent::storage::{
-    oci::{self, RawMount},
-    share::ShareError,
+use seed_agent::{
+    storage::{
+        oci::{self, RawMount},
+        share::ShareError,
+    },
+    sys::{mount, resolver},
 };
 
 const SHARED: &str = "/run/kata-containers";
@@ -110,15 +113,26 @@ fn links_of_nixos_lead_to_the_file_and_never_to_another_programs() {
     bring_up("hosts", "/etc/hosts", &["rbind"]).unwrap();
     assert!(fs::symlink_metadata("/etc/hosts").unwrap().is_symlink());
     assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), "192.0.2.1 pod\n");
-    // A file that a service makes anew whenever it likes: the link makes way.
-    symlink("/run/systemd/resolve/stub-resolv.conf", "/etc/resolv.conf").unwrap();
-    bring_up("hosts", "/etc/resolv.conf", &["rbind"]).unwrap();
-    assert!(
-        !fs::symlink_metadata("/etc/resolv.conf")
-            .unwrap()
-            .is_symlink()
-    );
-    assert!(!Path::new("/run/systemd").exists());
+    // A file that a service makes anew whenever it likes: the link is covered, and there again afterwards.
+    let stub = Path::new("/run/systemd/resolve/stub-resolv.conf");
+    symlink(stub, "/etc/resolv.conf").unwrap();
+    for exists in [false, true] {
+        if exists {
+            fs::create_dir_all(stub.parent().unwrap()).unwrap();
+            fs::write(stub, "nameserver 127.0.0.53\n").unwrap();
+        }
+        for _ in 0..2 {
+            bring_up("hosts", "/etc/resolv.conf", &["rbind", "ro"]).unwrap();
+        }
+        let text = fs::read_to_string("/etc/resolv.conf").unwrap();
+        assert_eq!(text, "192.0.2.1 pod\n");
+        assert!(fs::write("/etc/resolv.conf", "x").is_err());
+        assert_eq!(lines("/etc/resolv.conf").len(), 1);
+        mount::unmount(Path::new("/etc/resolv.conf")).unwrap();
+        assert_eq!(fs::read_link("/etc/resolv.conf").unwrap(), stub);
+        assert_eq!(stub.exists(), exists);
+    }
+    fs::remove_dir_all("/run/systemd").unwrap();
     // `/var/run` is a link on every system, and leads to a place of its own.
     fs::create_dir("/var").unwrap();
     symlink("../run", "/var/run").unwrap();
@@ -126,6 +140,58 @@ fn links_of_nixos_lead_to_the_file_and_never_to_another_programs() {
     bring_up("config", account, &["rbind", "ro"]).unwrap();
     let key = "/run/secrets/kubernetes.io/serviceaccount/key";
     assert_eq!(fs::read_to_string(key).unwrap(), "1");
+}
+
+#[test]
+fn name_servers_cover_a_link_and_leave_the_closures_own_word() {
+    if !in_namespaces("name_servers_cover_a_link_and_leave_the_closures_own_word") {
+        return;
+    }
+    enter_a_root();
+    let (path, copy) = (Path::new("/etc/resolv.conf"), Path::new("/run/seed/copy"));
+    let text = || fs::read_to_string(path).unwrap();
+    resolver::write(path, copy, "nameserver 192.0.2.1\n").unwrap();
+    assert_eq!(text(), "nameserver 192.0.2.1\n");
+    assert!(lines("/etc/resolv.conf").is_empty());
+    // Of systemd-resolved, before it has begun.
+    fs::remove_file(path).unwrap();
+    symlink("../run/systemd/resolve/stub-resolv.conf", path).unwrap();
+    for number in 1..3 {
+        let line = format!("nameserver 192.0.2.{number}\n");
+        resolver::write(path, copy, &line).unwrap();
+        assert_eq!(text(), line);
+        assert_eq!(lines("/etc/resolv.conf").len(), 1);
+    }
+    mount::unmount(path).unwrap();
+    assert!(path.is_symlink() && !Path::new("/run/systemd").exists());
+    // The closure's.
+    fs::remove_file(path).unwrap();
+    fs::write("/nix/store/hosts-1/resolv.conf", "nameserver ::1\n").unwrap();
+    symlink("/nix/store/hosts-1/resolv.conf", path).unwrap();
+    resolver::write(path, copy, "nameserver 192.0.2.1\n").unwrap();
+    assert_eq!(text(), "nameserver ::1\n");
+}
+
+#[test]
+fn no_two_things_are_at_one_place_whatever_links_lead_there() {
+    if !in_namespaces("no_two_things_are_at_one_place_whatever_links_lead_there") {
+        return;
+    }
+    enter_a_root();
+    fs::create_dir_all("/var/data").unwrap();
+    symlink("/var/data", "/srv").unwrap();
+    let raw = |destination: &str| RawMount {
+        destination: destination.to_owned(),
+        source: source("config"),
+        kind: "bind".to_owned(),
+        options: Vec::new(),
+    };
+    let check = |places: &[&str]| {
+        let mounts = oci::parse(places.iter().map(|place| raw(place)).collect()).unwrap();
+        oci::check_places(&mounts, &[])
+    };
+    assert!(check(&["/srv/a", "/var/data/b"]).is_ok());
+    assert!(check(&["/srv/a/new", "/var/data/a/new"]).is_err());
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod common;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, time::Duration};
 
-use common::{Agent, container, limit, refusal};
+use common::{Agent, container, in_namespaces, limit, refusal};
 use seed_agent::{
     config::{BakedVolume, Instance},
     storage::{MountPoint, VolumeName, owner::OwnerNames},
@@ -227,8 +227,13 @@ async fn hostile_storages_are_refused_before_anything_is_done() {
 
 #[tokio::test]
 async fn a_declared_volume_without_a_device_is_a_problem_and_no_obstacle() {
+    if !in_namespaces("a_declared_volume_without_a_device_is_a_problem_and_no_obstacle") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("data");
     let volume = BakedVolume {
-        mount_point: MountPoint::try_from("/seed/storage/data").unwrap(),
+        mount_point: MountPoint::try_from(place.to_str().unwrap()).unwrap(),
         owner: OwnerNames::default(),
         mode: None,
     };
@@ -238,8 +243,11 @@ async fn a_declared_volume_without_a_device_is_a_problem_and_no_obstacle() {
         volumes,
         ..Instance::default()
     };
-    let agent = Agent::start_in(tempfile::tempdir().unwrap(), instance).await;
+    let agent = Agent::start_in(directory, instance).await;
     agent.create("demo", &[]).await.unwrap();
+    // Nobody's data goes to the root in its stead.
+    assert!(std::fs::write(place.join("file"), "lost").is_err());
+    common::run(&format!("umount {}", place.display()));
     let status = agent.ctx.status.now();
     assert_eq!(status.volumes.len(), 1);
     assert_eq!(

@@ -11,7 +11,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{in_namespaces, run};
@@ -19,26 +19,37 @@ use seed_agent::storage::{
     Share,
     share::{self, ShareError},
     spec::RawStorage,
+    watch,
 };
 
 /// A folder on memory of its own: what lies below it goes with the namespace.
 struct Lab {
-    directory: tempfile::TempDir,
+    directory: PathBuf,
+    _kept: Option<tempfile::TempDir>,
 }
 
 impl Lab {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        run(&format!(
-            "mount -t tmpfs none {}",
-            directory.path().display()
-        ));
-        fs::create_dir(directory.path().join("shared")).unwrap();
-        Self { directory }
+        let kept = tempfile::tempdir().unwrap();
+        let directory = kept.path().to_owned();
+        run(&format!("mount -t tmpfs none {}", directory.display()));
+        fs::create_dir(directory.join("shared")).unwrap();
+        Self {
+            directory,
+            _kept: Some(kept),
+        }
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
+    }
+
+    /// Waits for it; the limit is the one of the whole test.
+    fn until_copy_has(&self, name: &str, text: &str) {
+        let file = self.at("place").join(name);
+        while fs::read_to_string(&file).unwrap() != text {
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn share(&self, driver: &str, source: &Path, options: &[&str]) -> Share {
@@ -174,12 +185,51 @@ fn a_watched_copy_follows_its_original() {
     assert!(lab.shown().starts_with("tmpfs"), "{}", lab.shown());
     assert_eq!(fs::read_to_string(lab.at("place/key")).unwrap(), "old");
     fs::write(source.join("key"), "newer").unwrap();
-    let begin = Instant::now();
-    while fs::read_to_string(lab.at("place/key")).unwrap() != "newer" {
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "the copy does not follow"
-        );
-        std::thread::sleep(Duration::from_millis(50));
+    lab.until_copy_has("key", "newer");
+}
+
+#[test]
+fn a_watched_copy_follows_on_under_the_next_agent() {
+    let test = "a_watched_copy_follows_on_under_the_next_agent";
+    const FIRST_AGENT: &str = "SEED_TEST_FIRST_AGENT";
+    if !in_namespaces(test) {
+        return;
     }
+    if let Some(directory) = std::env::var_os(FIRST_AGENT) {
+        // The first agent: it makes the copy, follows it for a moment, and ends.
+        let lab = Lab {
+            directory: PathBuf::from(directory),
+            _kept: None,
+        };
+        let source = lab.at("shared/con fig");
+        lab.bring_up(&lab.share("watchable-bind", &source, &[]))
+            .unwrap();
+        return;
+    }
+    let lab = Lab::new();
+    let source = lab.at("shared/con fig");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("key"), "old").unwrap();
+    fs::write(source.join("gone"), "old").unwrap();
+    let first = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(FIRST_AGENT, lab.at(""))
+        .output()
+        .unwrap();
+    assert!(first.status.success(), "{first:?}");
+    assert_eq!(fs::read_to_string(lab.at("place/key")).unwrap(), "old");
+    // Nobody follows now.
+    fs::write(source.join("key"), "while nobody looked").unwrap();
+    fs::remove_file(source.join("gone")).unwrap();
+    watch::resume(&lab.at("shared"));
+    let key = fs::read_to_string(lab.at("place/key")).unwrap();
+    assert_eq!(key, "while nobody looked");
+    assert!(!lab.at("place/gone").exists());
+    fs::write(source.join("key"), "newer").unwrap();
+    lab.until_copy_has("key", "newer");
+    // A copy that is taken off is followed no more, and nothing goes to what was below it.
+    run(&format!("umount {}", lab.at("place").display()));
+    fs::write(source.join("key"), "later").unwrap();
+    watch::resume(&lab.at("shared"));
+    assert!(!lab.at("place/key").exists());
 }

@@ -105,6 +105,11 @@ impl Lab {
         storage::provision(&[spec], &settings).remove(0)
     }
 
+    fn is_sealed(&self) -> bool {
+        let mounted = mount::mounted_at(&self.mount_point()).unwrap();
+        mounted.is_some_and(|mounted| mounted.source == Path::new("seed-volume-missing"))
+    }
+
     fn unmount(&self) {
         mount::unmount(&self.mount_point()).unwrap();
     }
@@ -207,7 +212,7 @@ fn a_damaged_file_system_is_never_reformatted() {
     let volume = lab.provision(lab.spec());
     assert!(problem(&volume).contains("damaged"), "{volume:?}");
     assert!(!volume.created && volume.size_bytes == 0);
-    assert_eq!(mount::mounted_at(&lab.mount_point()).unwrap(), None);
+    assert!(lab.is_sealed());
     // The whole beginning is gone: still no new device.
     lab.image()
         .write_all_at(&vec![0; 3 * 1024 * 1024], 0)
@@ -339,5 +344,83 @@ fn a_device_that_never_comes_and_a_blank_read_only_one_are_told() {
         ..lab.spec()
     });
     assert!(problem(&volume).contains("read-only"), "{volume:?}");
-    assert!(!Path::new(&lab.mount_point()).exists());
+    assert!(lab.is_sealed());
+}
+
+#[test]
+fn the_place_of_a_volume_that_failed_is_sealed_until_it_is_there() {
+    let Some(lab) = Lab::new("the_place_of_a_volume_that_failed") else {
+        return;
+    };
+    let missing = || VolumeSpec {
+        device: None,
+        ..lab.spec()
+    };
+    for _ in 0..2 {
+        lab.provision(missing());
+        assert!(lab.is_sealed());
+    }
+    // Root as well, and what somebody looks at goes all the same.
+    let lost = fs::write(lab.mount_point().join("file"), "lost").unwrap_err();
+    assert_eq!(lost.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    let looking = fs::File::open(lab.mount_point()).unwrap();
+    let volume = lab.provision(lab.spec());
+    assert_eq!(problem(&volume), "");
+    drop(looking);
+    assert!(!lab.is_sealed());
+    fs::write(lab.mount_point().join("file"), "kept").unwrap();
+    // What is there stays there, also when it is not found any more.
+    lab.provision(missing());
+    assert!(lab.mount_point().join("file").exists());
+    lab.unmount();
+    assert_eq!(fs::read_dir(lab.mount_point()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_volume_behind_a_link_is_mounted_once() {
+    let Some(lab) = Lab::new("a_volume_behind_a_link_is_mounted_once") else {
+        return;
+    };
+    let real = lab.directory.path().join("real");
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, lab.mount_point().parent().unwrap()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(problem(&lab.provision(lab.spec())), "");
+    }
+    mount::unmount(&real.join("data")).unwrap();
+    assert_eq!(mount::mounted_at(&real.join("data")).unwrap(), None);
+}
+
+#[test]
+fn a_file_system_that_was_not_finished_is_made_again() {
+    let Some(lab) = Lab::new("a_file_system_that_was_not_finished") else {
+        return;
+    };
+    assert!(lab.provision(lab.spec()).created);
+    lab.unmount();
+    lab.flush();
+    // As it was before the superblock was written: `mke2fs` writes that last.
+    let mark = b"seed: a file system is being made here: 6ac37b9e-24dd-4f2b-b5d0-4f6a5e8f4e11";
+    let place = 64 * MIB - 160 * 1024;
+    let zeros = vec![0; 4096];
+    for copy in [0, 8193, 3 * 8192 + 1, 5 * 8192 + 1, 7 * 8192 + 1] {
+        lab.image()
+            .write_all_at(&zeros[..1024], 1024 * copy)
+            .unwrap();
+    }
+    lab.image().write_all_at(&zeros[..1024], 1024).unwrap();
+    lab.image().write_all_at(mark, place).unwrap();
+    lab.flush();
+    let volume = lab.provision(lab.spec());
+    assert_eq!((problem(&volume), volume.created), ("", true));
+    fs::write(lab.mount_point().join("file"), "kept").unwrap();
+    lab.unmount();
+    lab.flush();
+    // Never again: the mark is gone, and what was damaged later is damaged data.
+    lab.image()
+        .write_all_at(&vec![0; 3 * 1024 * 1024], 0)
+        .unwrap();
+    lab.flush();
+    let volume = lab.provision(lab.spec());
+    assert!(problem(&volume).contains("never formatted"), "{volume:?}");
 }

@@ -8,7 +8,8 @@
 //!    +-never-> problem           +-damaged-> problem   +-> problem, mounted as it is
 //! ```
 //!
-//! Every failure is a sentence in [`Volume::problem`] and leaves the data as it is.
+//! Every failure is a sentence in [`Volume::problem`] and leaves the data as it is. A place whose volume is not
+//! mounted is sealed: nobody's data shall go to the root in its stead, where nobody looks for it.
 
 use std::{
     io,
@@ -17,13 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::mount::MountFlags;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
     DeviceRef, Filesystem, VolumeSpec, group,
+    making::{self, MakeError},
     owner::{self, OwnerError},
     probe::{self, Contents},
+    real,
 };
 use crate::sys::{
     block,
@@ -34,9 +38,6 @@ use crate::sys::{
 /// How often a device is looked for.
 const DEVICE_POLL: Duration = Duration::from_millis(20);
 
-/// How long a new file system may take.
-const MKFS_LIMIT: Duration = Duration::from_secs(300);
-
 /// How long a check or a growth may take: a full check of a large file system is slow, and giving it up
 /// half-way would leave the volume unmounted.
 const FSCK_LIMIT: Duration = Duration::from_secs(1800);
@@ -44,6 +45,15 @@ const FSCK_LIMIT: Duration = Duration::from_secs(1800);
 /// Exit statuses of `e2fsck(8)` below this one mean that the file system is good now: 1 is "errors
 /// corrected", 2 "and reboot", which matters for a mounted one only.
 const FSCK_UNCORRECTED: i32 = 4;
+
+/// What `mount(8)` shows as the source of a seal.
+const SEAL: &str = "seed-volume-missing";
+
+/// How a seal is mounted.
+const SEAL_FLAGS: MountFlags = MountFlags::RDONLY
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOSUID)
+    .union(MountFlags::NOEXEC);
 
 /// Where things are; tests have their own.
 #[derive(Debug, Clone)]
@@ -100,10 +110,10 @@ enum BlockError {
     Unknown { node: PathBuf },
     #[error("{} is blank but read-only, or shall hold what is made elsewhere, so no file system can be made", node.display())]
     BlankReadOnly { node: PathBuf },
-    #[error("no file system could be made: {0}")]
-    Mkfs(CommandError),
-    #[error("no file system could be made on {}: {words}", node.display())]
-    MkfsFailed { node: PathBuf, words: String },
+    #[error(transparent)]
+    Make(#[from] MakeError),
+    #[error("the mark of a new file system cannot be taken off {}: {source}", node.display())]
+    Unmark { node: PathBuf, source: io::Error },
     #[error("the file system could not be checked: {0}")]
     Fsck(CommandError),
     #[error(
@@ -120,6 +130,16 @@ enum BlockError {
     Elsewhere {
         mount_point: PathBuf,
         leads_to: PathBuf,
+    },
+    #[error("{} cannot be looked at: {source}", mount_point.display())]
+    Place {
+        mount_point: PathBuf,
+        source: io::Error,
+    },
+    #[error("the seal at {} cannot be taken off: {source}", mount_point.display())]
+    Sealed {
+        mount_point: PathBuf,
+        source: io::Error,
     },
     #[error("{} cannot be mounted at {}: {source}", node.display(), mount_point.display())]
     Mount {
@@ -152,6 +172,34 @@ pub fn provision(specs: &[VolumeSpec], settings: &Settings) -> Vec<Volume> {
         .collect()
 }
 
+/// Has an empty, read-only file system at the place, which nobody may enter, until the volume is there.
+fn seal(spec: &VolumeSpec) -> io::Result<()> {
+    let place = &real_place(spec)?;
+    if mount::mounted_at(place)?.is_some() {
+        return Ok(());
+    }
+    file::make_directories(place)?;
+    if spec.mount_point.leads_away()?.is_some() {
+        return Ok(());
+    }
+    let (source, flags) = (Path::new(SEAL), SEAL_FLAGS);
+    mount::mount(source, place, "tmpfs", flags, "mode=0000,size=4k")
+}
+
+fn real_place(spec: &VolumeSpec) -> io::Result<PathBuf> {
+    real(spec.mount_point.as_path())
+}
+
+/// Takes the seal off, for the volume.
+fn unseal(place: &Path) -> io::Result<()> {
+    let is_seal = |mounted: mount::Mounted| mounted.source == Path::new(SEAL);
+    if mount::mounted_at(place)?.is_some_and(is_seal) {
+        // Somebody may be looking at it.
+        mount::detach(place)?;
+    }
+    Ok(())
+}
+
 fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
     let mut volume = Volume {
         name: spec.name.to_string(),
@@ -166,6 +214,11 @@ fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
         .err()
         .map(|error| error.to_string())
         .or_else(|| spec.doubt.clone());
+    if volume.problem.is_some()
+        && let Err(error) = seal(spec)
+    {
+        warn!(volume = volume.name, %error, "the place of a volume cannot be sealed");
+    }
     let (name, created) = (volume.name.as_str(), volume.created);
     match &volume.problem {
         None => info!(volume = name, created, "volume is mounted"),
@@ -175,7 +228,16 @@ fn provision_one(spec: &VolumeSpec, settings: &Settings) -> Volume {
 }
 
 fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Result<(), BlockError> {
-    let mount_point = spec.mount_point.as_path();
+    // Without links on the way: the kernel's table of mounts has none, either.
+    let place = real_place(spec).map_err(|source| BlockError::Place {
+        mount_point: spec.mount_point.as_path().to_owned(),
+        source,
+    })?;
+    let mount_point = place.as_path();
+    unseal(mount_point).map_err(|source| BlockError::Sealed {
+        mount_point: mount_point.to_owned(),
+        source,
+    })?;
     let node = wait_for(spec.device.as_ref().ok_or(BlockError::NoDevice)?, settings)?;
     if !is_mounted_from(mount_point, &node)? {
         let filesystem = prepare(spec, &node, volume)?;
@@ -274,34 +336,34 @@ fn prepare(spec: &VolumeSpec, node: &Path, volume: &mut Volume) -> Result<Filesy
             found,
         }),
         Contents::Unknown => Err(BlockError::Unknown { node: node_buf() }),
-        Contents::Blank if spec.options.read_only() || !spec.filesystem.grows() => {
+        Contents::Blank | Contents::Unfinished
+            if spec.options.read_only() || !spec.filesystem.grows() =>
+        {
             Err(BlockError::BlankReadOnly { node: node_buf() })
         }
-        Contents::Blank => {
-            make(spec.filesystem, node)?;
+        blank @ (Contents::Blank | Contents::Unfinished) => {
+            if blank == Contents::Unfinished {
+                info!(
+                    volume = volume.name,
+                    "a file system that was not finished is made again"
+                );
+            }
+            making::make(spec.filesystem, node)?;
             volume.created = true;
             Ok(spec.filesystem)
         }
         Contents::Filesystem(filesystem) => {
             filesystem.name().clone_into(&mut volume.filesystem);
             if !spec.options.read_only() {
+                making::unmark(node).map_err(|source| BlockError::Unmark {
+                    node: node_buf(),
+                    source,
+                })?;
                 check(filesystem, node)?;
             }
             Ok(filesystem)
         }
     }
-}
-
-fn make(filesystem: Filesystem, node: &Path) -> Result<(), BlockError> {
-    let program = format!("mkfs.{}", filesystem.name());
-    // All three know -q as "quiet"; without -F or -f they refuse a device that is in use.
-    let arguments = ["-q".as_ref(), node.as_os_str()];
-    let ended = command::run(&program, &arguments, MKFS_LIMIT).map_err(BlockError::Mkfs)?;
-    if !ended.status.success() {
-        let (node, words) = (node.to_owned(), ended.words);
-        return Err(BlockError::MkfsFailed { node, words });
-    }
-    Ok(())
 }
 
 /// Only ext4 is checked by a program: XFS and btrfs replay their logs when they are mounted.

@@ -3,12 +3,13 @@
 //! system from booting: it becomes a line in the status.
 //!
 //! [`spec`] turns the host's and the closure's words into a [`VolumeSpec`]; [`block`] does the work;
-//! [`probe`] decides what a device holds; [`owner`] sets owner and mode of the mount point, [`group`] the
+//! [`probe`] decides what a device holds; `making` makes a file system where there is none; [`owner`] sets owner and mode of the mount point, [`group`] the
 //! group of all files. [`share`] is storage that is no disk, [`oci`] what a container engine wants to have in
 //! its place, [`watch`] copies that follow their originals; [`online`] and [`swap`] are for later.
 
 pub mod block;
 pub mod group;
+mod making;
 pub mod oci;
 pub mod online;
 pub mod options;
@@ -282,6 +283,28 @@ impl TryFrom<&str> for Filesystem {
             "btrfs" => Ok(Self::Btrfs),
             "erofs" => Ok(Self::Erofs),
             other => Err(SpecError::Filesystem(other.to_owned())),
+        }
+    }
+}
+
+/// What of `path` exists, without links; what does not is added as it is.
+pub(crate) fn real(path: &Path) -> io::Result<PathBuf> {
+    let mut missing = Vec::new();
+    let mut existing = path;
+    loop {
+        match existing.canonicalize() {
+            Ok(mut real) => {
+                real.extend(missing.iter().rev());
+                return Ok(real);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) => {
+                let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else {
+                    return Err(error);
+                };
+                missing.push(name);
+                existing = parent;
+            }
         }
     }
 }

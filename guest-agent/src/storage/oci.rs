@@ -9,6 +9,7 @@
 //! shims (`/run/kata-containers/shared/containers/...`, `/run/kata-containers/sandbox/...`).
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use tracing::info;
 use super::{
     MountPoint, SpecError, VolumeSpec,
     options::MountOptions,
+    real,
     share::{self, Share, ShareError},
     source::{by_descriptor, open_source},
     spec::RawStorage,
@@ -125,6 +127,8 @@ pub struct Bind {
     source: MountPoint,
     destination: PathBuf,
     flags: MountFlags,
+    /// The words that `flags` come from.
+    words: Vec<String>,
     recursive: bool,
     propagation: Option<MountPropagationFlags>,
 }
@@ -136,8 +140,9 @@ pub fn parse(mounts: Vec<RawMount>) -> Result<Vec<Mount>, SpecError> {
     parsed.filter_map(Result::transpose).collect()
 }
 
-/// A disk that is mounted at one place and bound to another is mounted at the other at once: so it is joined
-/// to what the closure says of that place. Kata shims do so with volumes.
+/// A disk that is mounted at one place and bound to another is mounted at the other at once, with the options of
+/// both: so it is joined to what the closure says of that place. Kata shims do so with volumes. The bind's
+/// propagation is not taken over: the guest's own mounts are shared, as systemd wants them.
 pub fn straighten(disks: &mut [RawStorage], mounts: &mut Vec<Mount>) {
     for disk in disks {
         let Ok(place) = MountPoint::try_from(disk.mount_point.as_str()) else {
@@ -158,21 +163,24 @@ pub fn straighten(disks: &mut [RawStorage], mounts: &mut Vec<Mount>) {
         let destination = bind.destination.to_string_lossy().into_owned();
         if whole && MountPoint::try_from(destination.as_str()).is_ok() {
             disk.mount_point = destination;
+            // What the engine says of the place comes after what it says of the disk.
+            disk.options.extend(bind.words.iter().cloned());
             mounts.remove(index);
         }
     }
 }
 
-/// No two things at one place.
+/// No two things at one place, whatever links lead there.
 pub fn check_places(mounts: &[Mount], volumes: &[VolumeSpec]) -> Result<(), SpecError> {
-    let twice = |place: &Path| SpecError::Twice(format!("the mount point {}", place.display()));
-    for (index, mount) in mounts.iter().enumerate() {
-        let place = mount.destination();
-        let volume =
-            |volume: &&VolumeSpec| volume.device.is_some() && volume.mount_point.as_path() == place;
-        let earlier = mounts[..index].iter().any(|m| m.destination() == place);
-        if earlier || volumes.iter().find(volume).is_some() {
-            return Err(twice(place));
+    let mut taken = BTreeSet::new();
+    let attached = volumes.iter().filter(|volume| volume.device.is_some());
+    let volumes = attached.map(|volume| volume.mount_point.as_path());
+    for place in volumes.chain(mounts.iter().map(Mount::destination)) {
+        // A place that cannot be looked at is told of when it is mounted on.
+        let there = real(place).unwrap_or_else(|_| place.to_owned());
+        if !taken.insert(there) {
+            let text = format!("the mount point {}", place.display());
+            return Err(SpecError::Twice(text));
         }
     }
     Ok(())
@@ -250,15 +258,19 @@ impl Bind {
                 "rro" => return Err(SpecError::Option(word.to_owned())),
                 _ => match propagation_of(word) {
                     Some(flags) => propagation = Some(flags),
-                    None => options.push(word),
+                    // The file system's own words mean nothing to a bind.
+                    None if MountOptions::parse(&[word]).data.is_empty() => {
+                        options.push(word.to_owned());
+                    }
+                    None => {}
                 },
             }
         }
         Ok(Self {
             source: MountPoint::try_from(raw.source.as_str())?,
             destination,
-            // The file system's own words mean nothing to a bind.
             flags: MountOptions::parse(&options).flags,
+            words: options,
             recursive,
             propagation,
         })
@@ -273,8 +285,8 @@ impl Bind {
         let from = by_descriptor(&open);
         let original = fs::metadata(&from).map_err(failed)?;
         let place = self.place(original.is_dir())?;
-        let there = fs::metadata(&place).map_err(failed)?;
-        let same = (there.dev(), there.ino()) == (original.dev(), original.ino());
+        let same = fs::metadata(&place)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (original.dev(), original.ino()));
         if same && mount::mounted_at(&place).map_err(failed)?.is_some() {
             return Ok(());
         }
@@ -312,8 +324,8 @@ impl Bind {
                 Ok(target) if forbidden(&target).is_none() => return Ok(target),
                 // Nobody but the link leads to that file.
                 Ok(target) if in_etc && target.starts_with(STORE) => return Ok(target),
-                // Another program's file, that is made anew or not made yet: the link makes way.
-                _ if in_etc => fs::remove_file(&place).map_err(failed)?,
+                // Another program's file, that is made anew or not made yet: the link is covered, not followed.
+                _ if in_etc => return Ok(place),
                 Ok(target) => return Err(elsewhere(target)),
                 Err(error) => return Err(failed(error)),
             }
@@ -325,28 +337,6 @@ impl Bind {
             file::make_empty(&place).map_err(failed)?;
         }
         Ok(place)
-    }
-}
-
-/// What of `path` exists, without links; what does not is added as it is.
-fn real(path: &Path) -> io::Result<PathBuf> {
-    let mut missing = Vec::new();
-    let mut existing = path;
-    loop {
-        match existing.canonicalize() {
-            Ok(mut real) => {
-                real.extend(missing.iter().rev());
-                return Ok(real);
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(error) => {
-                let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else {
-                    return Err(error);
-                };
-                missing.push(name);
-                existing = parent;
-            }
-        }
     }
 }
 
@@ -508,6 +498,12 @@ mod tests {
             (disks[0].mount_point.as_str(), mounts.len()),
             ("/seed/storage/data", 0)
         );
+        // With what the engine says of the place, and nothing that is no flag.
+        let mut disks = [disk()];
+        disks[0].options = vec!["noatime".to_owned(), "exec".to_owned()];
+        let options = ["rbind,rprivate", "noexec", "size=1m"];
+        straighten(&mut disks, &mut bound(place.to_owned(), &options));
+        assert_eq!(disks[0].options, ["noatime", "exec", "noexec"]);
         // Only read, or only a part of it: both places are needed.
         for mounts in [
             bound(place.to_owned(), &["ro"]),

@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use super::Filesystem;
+use super::{Filesystem, making};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -40,6 +40,8 @@ pub enum Contents {
     Filesystem(Filesystem),
     /// Something that we know and do not mount.
     Foreign(&'static str),
+    /// What a `mkfs` of ours left that was cut off: it may be made again.
+    Unfinished,
     /// Data without a signature that we know, such as a damaged file system.
     Unknown,
 }
@@ -111,15 +113,42 @@ const COPIES: [u64; 14] = [
 pub fn probe(path: &Path) -> io::Result<Contents> {
     let mut file = File::open(path)?;
     let size = file.seek(SeekFrom::End(0))?;
-    if let Some(found) = signature(&file)? {
-        return Ok(found);
+    match signature(&file)? {
+        Some(Contents::Filesystem(found)) if making::is_unfinished(&file, Some(found))? => {
+            Ok(Contents::Unfinished)
+        }
+        Some(found) => Ok(found),
+        None if all_zero(&file, size)? => Ok(Contents::Blank),
+        None if making::is_unfinished(&file, None)? => Ok(Contents::Unfinished),
+        None => Ok(Contents::Unknown),
     }
-    let blank = all_zero(&file, size)?;
-    Ok(if blank {
-        Contents::Blank
-    } else {
-        Contents::Unknown
-    })
+}
+
+/// Whether a copy of an ext2-4 superblock is there that is not of the file system with this name.
+pub(super) fn ext4_copies_of_others(file: &File, name: &str) -> io::Result<bool> {
+    /// `s_magic` and `s_uuid` of a superblock.
+    const MAGIC_AT: usize = 0x38;
+    const UUID_AT: usize = 0x68;
+    let mut copy = [0; UUID_AT + 16];
+    for at in COPIES {
+        match file.read_exact_at(&mut copy, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            read => read?,
+        }
+        let digits: String = name.chars().filter(|c| *c != '-').collect();
+        let uuid: String = copy[UUID_AT..].iter().map(|b| format!("{b:02x}")).collect();
+        if copy[MAGIC_AT..].starts_with(b"\x53\xef") && uuid != digits {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// `sb_inprogress` of the XFS superblock: `mkfs.xfs` has not come to its end.
+pub(super) fn xfs_is_unfinished(file: &File) -> io::Result<bool> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 126)?;
+    Ok(byte == [1])
 }
 
 fn signature(file: &File) -> io::Result<Option<Contents>> {

@@ -390,7 +390,8 @@ fn watchable(source: &Path, share: &Share, shared: &Path) -> Result<(), ShareErr
     }
     directory(place)?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    mount::mount(Path::new("tmpfs"), place, "tmpfs", flags, WATCHED_TMPFS).map_err(failed)?;
+    let name = watch::mount_source(source);
+    mount::mount(&name, place, "tmpfs", flags, WATCHED_TMPFS).map_err(failed)?;
     watch::follow(open, place).map_err(failed)
 }
 

@@ -4,19 +4,27 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, PermissionsExt, symlink},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt, symlink},
+        },
     },
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tracing::{info, warn};
 
-use crate::sys::privileges;
+use super::source::open_source;
+use crate::sys::{
+    mount::{self, Mounted},
+    privileges,
+};
 
 /// How often the original is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -50,6 +58,50 @@ enum Entry {
     },
 }
 
+/// How the kernel shows where a copy comes from, in its table of mounts: so the next agent knows.
+const COPY_OF: &str = "seed-copy:";
+
+/// The source of the mount that holds the copy of `original`.
+pub fn mount_source(original: &Path) -> PathBuf {
+    let mut name = OsString::from(COPY_OF);
+    name.push(original);
+    name.into()
+}
+
+/// What a mount is a copy of, if it is one.
+fn original_of(mounted: &Mounted) -> Option<PathBuf> {
+    let source = mounted.source.as_os_str().as_bytes();
+    let path = source.strip_prefix(COPY_OF.as_bytes())?;
+    (mounted.filesystem == "tmpfs").then(|| OsStr::from_bytes(path).into())
+}
+
+/// Follows on what an earlier agent followed. `shared` is the folder for shares.
+pub fn resume(shared: &Path) {
+    let mounts = mount::all().unwrap_or_else(|error| {
+        warn!(%error, "copies cannot follow: the mounts cannot be listed");
+        Vec::new()
+    });
+    for mounted in mounts {
+        let Some(original) = original_of(&mounted) else {
+            continue;
+        };
+        let copy = mounted.mount_point.as_path();
+        let followed = match open_source(&original, shared) {
+            Ok(open) => follow(open, copy).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = followed {
+            warn!(copy = %copy.display(), %error, "copy cannot follow");
+        }
+    }
+}
+
+/// True while the copy's own mount is in its place. What is below it is somebody else's.
+fn is_there(copy: &Path) -> bool {
+    let mounted = mount::mounted_at(copy).ok().flatten();
+    mounted.is_some_and(|mounted| original_of(&mounted).is_some())
+}
+
 /// True when the tree at `root` is small enough to be followed.
 pub fn fits(root: &Path) -> io::Result<bool> {
     Ok(list(root)?.is_some())
@@ -59,13 +111,17 @@ pub fn fits(root: &Path) -> io::Result<bool> {
 pub fn follow(original: OwnedFd, copy: &Path) -> io::Result<()> {
     // By descriptor: it is the tree that was looked at, whatever its name leads to by then.
     let root = PathBuf::from(format!("/proc/self/fd/{}", original.as_raw_fd()));
-    let mut known = Listing::new();
+    // What an earlier agent copied, and what it left half done.
+    let mut known = list(copy)?.unwrap_or_default();
     update(&root, copy, &mut known)?;
     let copy = copy.to_owned();
     privileges::spawn("watch", move || {
         let _original = original;
-        while copy.is_dir() {
+        loop {
             thread::sleep(LOOK);
+            if !is_there(&copy) {
+                break;
+            }
             match update(&root, &copy, &mut known) {
                 Ok(true) => info!(copy = %copy.display(), "copy follows its original"),
                 Ok(false) => {}
@@ -101,10 +157,20 @@ fn update(root: &Path, copy: &Path, known: &mut Listing) -> io::Result<bool> {
                 own(&to, *owner)?;
                 fs::set_permissions(&to, fs::Permissions::from_mode(*mode))?;
             }
-            Entry::File { mode, owner, .. } => {
+            Entry::File {
+                mode,
+                owner,
+                changed,
+                ..
+            } => {
                 let content = fs::read(root.join(path))?;
                 replace(&to, |new| {
                     fs::write(new, content)?;
+                    // Whoever lists the copy finds what it is a copy of.
+                    fs::File::options()
+                        .write(true)
+                        .open(new)?
+                        .set_modified(moment(*changed))?;
                     own(new, *owner)?;
                     fs::set_permissions(new, fs::Permissions::from_mode(*mode))
                 })?;
@@ -142,6 +208,13 @@ fn replace(to: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<
         fs::remove_dir_all(to)?;
     }
     fs::rename(new, to)
+}
+
+/// A time before 1970 is taken for 1970.
+fn moment((seconds, nanoseconds): (i64, i64)) -> SystemTime {
+    let seconds = u64::try_from(seconds).unwrap_or_default();
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds)
 }
 
 fn own(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
@@ -205,6 +278,11 @@ mod tests {
         assert!(update(&root, &copy, &mut known).unwrap());
         assert_eq!(fs::read_to_string(copy.join("key")).unwrap(), "old");
         assert!(!update(&root, &copy, &mut known).unwrap());
+        // The next agent finds in the copy what there is to know, and removes what was left half made.
+        fs::write(copy.join(".seed-new-key"), "ha").unwrap();
+        let mut known = list(&copy).unwrap().unwrap();
+        assert!(update(&root, &copy, &mut known).unwrap());
+        assert_eq!(list(&copy).unwrap(), list(&root).unwrap());
 
         fs::create_dir(root.join("..2")).unwrap();
         fs::write(root.join("..2/key"), "new").unwrap();

@@ -3,11 +3,17 @@
 use std::{
     ffi::{CString, OsString},
     fs, io,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::{
+        fd::AsRawFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_remount};
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{MountFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_remount},
+};
 
 /// A mount as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +53,15 @@ pub fn mount(
 }
 
 /// Puts what is at `source` at `target` as well, with `flags`; with `recursive`, what is mounted below it
-/// too.
+/// too. A symbolic link at `target` is covered as it is, wherever it leads.
 pub fn bind(source: &Path, target: &Path, flags: MountFlags, recursive: bool) -> io::Result<()> {
+    let open = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = rustix::fs::open(target, open, Mode::empty())?;
+    let place = format!("/proc/self/fd/{}", open.as_raw_fd());
     if recursive {
-        mount_bind_recursive(source, target)?;
+        mount_bind_recursive(source, place.as_str())?;
     } else {
-        mount_bind(source, target)?;
+        mount_bind(source, place.as_str())?;
     }
     // A bind mount takes its flags only when it is there.
     if let Err(error) = mount_remount(target, flags | MountFlags::BIND, c"") {
@@ -68,14 +77,24 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)?)
 }
 
+/// Takes it away also while it is in use: it goes when the last user does.
+pub fn detach(target: &Path) -> io::Result<()> {
+    let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH;
+    Ok(rustix::mount::unmount(target, flags)?)
+}
+
+/// All mounts, in the order in which they were made.
+pub fn all() -> io::Result<Vec<Mounted>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let lines = table.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(parse_line).collect())
+}
+
 /// The topmost mount at exactly `target`.
 pub fn mounted_at(target: &Path) -> io::Result<Option<Mounted>> {
-    let table = fs::read("/proc/self/mountinfo")?;
-    // A later line is a mount on top of an earlier one.
-    let lines = table.rsplit(|byte| *byte == b'\n');
-    Ok(lines
-        .filter_map(parse_line)
-        .find(|mounted| mounted.mount_point == target))
+    // A later one is on top of an earlier one.
+    let mut all = all()?.into_iter().rev();
+    Ok(all.find(|mounted| mounted.mount_point == target))
 }
 
 /// `36 35 98:0 /root /mount/point options optional... - type source super-options`

@@ -1,8 +1,14 @@
 //! `resolv.conf(5)`, when the host brings name servers.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
-use super::file;
+use rustix::mount::MountFlags;
+use tracing::info;
+
+use super::{file, mount};
+
+/// The store of NixOS.
+const STORE: &str = "/nix/store";
 
 /// More lines than this are a mistake.
 const MAX_LINES: usize = 64;
@@ -34,17 +40,37 @@ pub fn render(lines: &[String]) -> Result<Option<String>, String> {
     Ok(Some(lines.join("\n") + "\n"))
 }
 
-/// Writes `text` to `path`. Where that is a symbolic link, another program of the guest looks after
-/// names (systemd-resolved does so), and the file is left alone.
-pub fn write(path: &Path, text: &str) -> io::Result<()> {
+/// Has `text` at `path`. Where that is a symbolic link, another program of the guest looks after names
+/// (systemd-resolved, resolvconf): the link stays, and `copy` with the text is bound over it. systemd-resolved
+/// takes its servers from there then, and forwards to them. A link into `/nix/store` is what the closure itself
+/// says of names, and is left alone.
+pub fn write(path: &Path, copy: &Path, text: &str) -> io::Result<()> {
+    if covers(copy, path)? {
+        // By us, for an earlier word of the host's.
+        mount::detach(path)?;
+    }
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
-            tracing::info!(path = %path.display(), "the guest looks after name servers itself");
-            Ok(())
+            if fs::canonicalize(path).is_ok_and(|target| target.starts_with(STORE)) {
+                info!(path = %path.display(), "the closure says who resolves names");
+                return Ok(());
+            }
+            file::write_atomic(copy, text.as_bytes(), MODE)?;
+            let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+            mount::bind(copy, path, flags, false)
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => file::write_atomic(path, text.as_bytes(), MODE),
     }
+}
+
+/// Whether the copy is what is at `path`, mounted there.
+fn covers(copy: &Path, path: &Path) -> io::Result<bool> {
+    let (Ok(ours), Ok(there)) = (fs::metadata(copy), fs::metadata(path)) else {
+        return Ok(false);
+    };
+    let same = (ours.dev(), ours.ino()) == (there.dev(), there.ino());
+    Ok(same && mount::mounted_at(path)?.is_some())
 }
 
 #[cfg(test)]
@@ -62,15 +88,5 @@ mod tests {
         assert_eq!(render(&[]).unwrap(), None);
         assert!(render(&["a\nb".to_owned()]).is_err());
         assert!(render(&vec![String::new(); MAX_LINES + 1]).is_err());
-    }
-
-    #[test]
-    fn a_link_to_somebody_elses_file_is_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let (file, link) = (directory.path().join("f"), directory.path().join("l"));
-        write(&file, "a\n").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        write(&link, "b\n").unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "a\n");
     }
 }

@@ -77,7 +77,7 @@ impl Agent {
                 termination_log: at("termination-log"),
                 ..Paths::default()
             },
-            ..Config::from_cmdline("", instance).unwrap()
+            ..Config::from_cmdline("", instance)
         };
         change(&mut config);
         let ctx = Context::start(config);
@@ -161,6 +161,9 @@ pub fn refusal<T>(result: ttrpc::Result<T>) -> (Code, String) {
     (code, message.to_owned())
 }
 
+/// After so many seconds a test in namespaces of its own is taken to hang.
+const HANG: &str = "300";
+
 /// Runs this test once more in namespaces of its own, where it is root over network and mounts and
 /// harms nobody. True inside of them; false when the test has been run there, or cannot be.
 pub fn in_namespaces(test: &str) -> bool {
@@ -180,8 +183,8 @@ pub fn in_namespaces(test: &str) -> bool {
             return false;
         }
     }
-    let output = std::process::Command::new("unshare")
-        .args(["--net", "--mount", "--"])
+    let output = std::process::Command::new("timeout")
+        .args([HANG, "unshare", "--net", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(MARK, "1")
