@@ -20,6 +20,7 @@ use crate::{
     sandbox::{self, Action, Event, State},
     server::{self, ListenError},
     status::Board,
+    storage,
     sys::machine,
     systemd,
 };
@@ -38,6 +39,10 @@ const LAST_READ: Duration = Duration::from_secs(10);
 
 /// The subject of problems with the age identity.
 const IDENTITY: &str = "identity";
+
+/// Where the readers of the container's output and of the log port are.
+const CONSOLE: &str = "console.json";
+const LOG: &str = "log.json";
 
 /// Why the agent ended.
 #[derive(Debug, Error)]
@@ -88,6 +93,7 @@ impl Context {
         });
         if let Some(record) = &record {
             record.restore(&status, &[IDENTITY]);
+            storage::watch::resume(&config.paths.shared);
         }
         let socket = identity::Socket {
             path: config.paths.key_socket.clone(),
@@ -98,7 +104,8 @@ impl Context {
         let journal = journal::Service::spawn(config.paths.journal_dirs.clone());
         let end = End::default();
         Arc::new(Self {
-            console: Console::new(journal.clone(), end.clone(), render::human),
+            console: Console::new(journal.clone(), end.clone(), render::human)
+                .remembering(config.paths.of_this_boot(CONSOLE)),
             oom: oom::Watch::new(&config.paths.cgroup),
             sandbox: sandbox::Handle::new(record.as_ref()),
             execs: exec::Sessions::new(systemd.clone(), memory),
@@ -158,12 +165,16 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     ctx.status.reach(Stage::STAGE_HELLO);
     tokio::spawn(host(ctx.clone()));
     tokio::spawn(ready(ctx.clone()));
+    for sentence in &ctx.config.mistakes {
+        warn!(%sentence, "a kernel parameter is passed over");
+    }
     for parameter in &ctx.config.ignored {
         info!(%parameter, "kernel parameter means nothing to this agent");
     }
     if let Some(port) = ctx.config.log_port {
         let journal = ctx.journal.clone();
-        let console = Console::new(journal, ctx.end.clone(), render::json_line);
+        let console = Console::new(journal, ctx.end.clone(), render::json_line)
+            .remembering(ctx.config.paths.of_this_boot(LOG));
         tokio::spawn(log::serve(console, port));
     }
     terminate.recv().await;

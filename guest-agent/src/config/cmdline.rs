@@ -9,7 +9,7 @@ use seed_protocol::ports;
 
 use crate::sys::descriptors::Keeper;
 
-use super::{Config, ConfigError, Host, Instance, Listen, Paths, number};
+use super::{Config, Host, Instance, Listen, Paths, positive};
 
 /// Kata's limit for a device that was just attached.
 const HOTPLUG_LIMIT: Duration = Duration::from_secs(3);
@@ -20,9 +20,13 @@ const LINK_LIMIT: Duration = Duration::from_secs(15);
 /// The longest limit that a host may ask for.
 const MAX_HOTPLUG_SECONDS: u32 = 600;
 
+/// How much of a value is told.
+const MAX_VALUE_CHARS: usize = 64;
+
 impl Config {
-    /// The configuration that this kernel command line and this instance file make.
-    pub fn from_cmdline(cmdline: &str, instance: Instance) -> Result<Self, ConfigError> {
+    /// The configuration that this kernel command line and this instance file make. A value that cannot be meant
+    /// changes nothing and becomes one of [`Config::mistakes`]: no word of the host's keeps a guest from booting.
+    pub fn from_cmdline(cmdline: &str, instance: Instance) -> Self {
         let mut config = Self {
             listen: Listen::Vsock(ports::AGENT),
             host: Host::Absent,
@@ -31,61 +35,67 @@ impl Config {
             link_limit: LINK_LIMIT,
             log_port: None,
             ignored: Vec::new(),
+            mistakes: Vec::new(),
             keeper: Keeper::Systemd,
             drop_privileges: true,
             instance,
             paths: Paths::default(),
         };
         let mut beacon_port = None;
-        let mut kata = false;
+        let mut expected = false;
         for word in cmdline.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
-            kata |= key.starts_with("agent.");
-            match key {
-                ports::BEACON_PARAMETER => {
-                    let reason = "a port number is wanted";
-                    let name = ports::BEACON_PARAMETER;
-                    beacon_port = Some(number(name, value, reason)?);
+            expected |= key.starts_with("agent.") || key == ports::BEACON_PARAMETER;
+            let port = "a port number is wanted";
+            let taken = match key {
+                ports::BEACON_PARAMETER => positive(value)
+                    .map(|number| beacon_port = Some(number))
+                    .ok_or(port),
+                "agent.log" => {
+                    config.debug = matches!(value, "debug" | "trace");
+                    Ok(())
                 }
-                "agent.log" => config.debug = matches!(value, "debug" | "trace"),
-                "agent.server_addr" => {
-                    config.listen = server_address(value).ok_or_else(|| ConfigError::Value {
-                        name: "agent.server_addr",
-                        value: value.to_owned(),
-                        reason: "vsock://-1:PORT is wanted",
-                    })?;
+                "agent.server_addr" => server_address(value)
+                    .map(|listen| config.listen = listen)
+                    .ok_or("vsock://-1:PORT is wanted"),
+                // Kata's word for "no such port".
+                "agent.log_vport" if value == "0" => {
+                    config.log_port = None;
+                    Ok(())
                 }
-                "agent.log_vport" => {
-                    let port: Option<u32> = value.parse().ok();
-                    let reason = "a port number is wanted";
-                    config.log_port = match port {
-                        // Kata's word for "no such port".
-                        Some(0) => None,
-                        _ => Some(number("agent.log_vport", value, reason)?),
-                    };
-                }
-                "agent.hotplug_timeout" => {
-                    let reason = "a number of seconds is wanted";
-                    let seconds = number("agent.hotplug_timeout", value, reason)?;
-                    let seconds = seconds.min(MAX_HOTPLUG_SECONDS);
-                    config.hotplug_limit = Duration::from_secs(seconds.into());
-                }
+                "agent.log_vport" => positive(value)
+                    .map(|number| config.log_port = Some(number))
+                    .ok_or(port),
+                "agent.hotplug_timeout" => positive(value)
+                    .map(|seconds| {
+                        let seconds = seconds.min(MAX_HOTPLUG_SECONDS);
+                        config.hotplug_limit = Duration::from_secs(seconds.into());
+                    })
+                    .ok_or("a number of seconds is wanted"),
                 // The value may be anything, a secret too; the name says enough.
-                _ if key.starts_with("agent.") => config.ignored.push(key.to_owned()),
-                _ => {}
+                _ if key.starts_with("agent.") => {
+                    config.ignored.push(key.to_owned());
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if let Err(wanted) = taken {
+                let value: String = value.chars().take(MAX_VALUE_CHARS).collect();
+                let sentence = format!("{key} cannot be {value:?}: {wanted}");
+                config.mistakes.push(sentence);
             }
         }
-        if kata || beacon_port.is_some() {
+        if expected {
             config.host = Host::Expected { beacon_port };
         }
-        Ok(config)
+        config
     }
 }
 
 /// Kata's spelling: `vsock://-1:1024` or `vsock://CID:PORT`; the context id is always our own.
 fn server_address(text: &str) -> Option<Listen> {
     let (_cid, port) = text.strip_prefix("vsock://")?.split_once(':')?;
-    port.parse().ok().map(Listen::Vsock)
+    positive(port).map(Listen::Vsock)
 }
 
 #[cfg(test)]
@@ -94,11 +104,7 @@ mod tests {
 
     #[test]
     fn our_host_is_known_by_its_beacon_port_and_a_kata_shim_by_its_parameters() {
-        let host = |cmdline| {
-            Config::from_cmdline(cmdline, Instance::default())
-                .unwrap()
-                .host
-        };
+        let host = |cmdline| Config::from_cmdline(cmdline, Instance::default()).host;
         assert_eq!(host("root=fstab ro quiet"), Host::Absent);
         let ours = Host::Expected {
             beacon_port: Some(1030),
@@ -117,38 +123,59 @@ mod tests {
         let config = parse(
             "systemd.unit=kata-containers.target systemd.mask=systemd-networkd.service agent.log=debug \
              agent.log_vport=1025 agent.hotplug_timeout=7 agent.https_proxy=http://u:p@h/ agent.devmode",
-        )
-        .unwrap();
+        );
         assert!(config.debug);
         assert_eq!(config.log_port, Some(1025));
         assert_eq!(config.hotplug_limit, Duration::from_secs(7));
         // By name alone: a value may be a secret.
         assert_eq!(config.ignored, ["agent.https_proxy", "agent.devmode"]);
-        assert_eq!(parse("agent.log_vport=0").unwrap().log_port, None);
-        for bad in ["agent.log_vport=x", "agent.hotplug_timeout=0"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+        assert_eq!(parse("agent.log_vport=0").log_port, None);
+        assert!(config.mistakes.is_empty());
     }
 
     #[test]
     fn a_kata_server_address_moves_the_port() {
-        let config =
-            Config::from_cmdline("agent.server_addr=vsock://-1:2048", Instance::default()).unwrap();
+        let config = Config::from_cmdline("agent.server_addr=vsock://-1:2048", Instance::default());
         assert_eq!(config.listen, Listen::Vsock(2048));
-        let bad = Config::from_cmdline("agent.server_addr=tcp://x", Instance::default());
-        assert!(
-            bad.unwrap_err()
-                .to_string()
-                .starts_with("agent.server_addr")
-        );
     }
 
     #[test]
-    fn a_beacon_port_that_is_no_port_is_named() {
-        let error = Config::from_cmdline("seed.beacon_port=soon", Instance::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "seed.beacon_port cannot be \"soon\": a port number is wanted"
-        );
+    fn a_value_that_cannot_be_meant_is_told_and_changes_nothing() {
+        let plain = Config::from_cmdline("agent.log=info", Instance::default());
+        for (parameter, sentence) in [
+            (
+                "agent.server_addr=tcp://x",
+                "agent.server_addr cannot be \"tcp://x\": vsock://-1:PORT is wanted",
+            ),
+            (
+                "agent.server_addr=vsock://-1:0",
+                "agent.server_addr cannot be \"vsock://-1:0\": vsock://-1:PORT is wanted",
+            ),
+            (
+                "agent.log_vport=x",
+                "agent.log_vport cannot be \"x\": a port number is wanted",
+            ),
+            (
+                "agent.log_vport=4294967296",
+                "agent.log_vport cannot be \"4294967296\": a port number is wanted",
+            ),
+            (
+                "agent.hotplug_timeout=0",
+                "agent.hotplug_timeout cannot be \"0\": a number of seconds is wanted",
+            ),
+            (
+                "seed.beacon_port=soon",
+                "seed.beacon_port cannot be \"soon\": a port number is wanted",
+            ),
+        ] {
+            let config = Config::from_cmdline(parameter, Instance::default());
+            assert_eq!(config.mistakes, [sentence]);
+            // Somebody outside is going to call all the same.
+            assert_eq!(config.host, plain.host);
+            assert_eq!(
+                (config.listen, config.log_port, config.hotplug_limit),
+                (plain.listen.clone(), plain.log_port, plain.hotplug_limit)
+            );
+        }
     }
 }

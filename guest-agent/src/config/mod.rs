@@ -19,10 +19,10 @@ use crate::{storage::SpecError, sys::descriptors::Keeper};
 /// Why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A flag's value or a kernel parameter's value cannot be meant.
+    /// A flag's value cannot be meant.
     #[error("{name} cannot be {value:?}: {reason}")]
     Value {
-        /// The flag or parameter.
+        /// The flag.
         name: &'static str,
         /// What it was given.
         value: String,
@@ -95,6 +95,8 @@ pub struct Config {
     pub log_port: Option<u32>,
     /// Kernel parameters for a Kata agent that mean nothing here.
     pub ignored: Vec<String>,
+    /// Kernel parameters whose values cannot be meant, a sentence each.
+    pub mistakes: Vec<String>,
     /// Who holds descriptors for an agent that starts again.
     pub keeper: Keeper,
     /// Give up capabilities after provisioning.
@@ -132,7 +134,7 @@ impl Config {
             }
             other => other?,
         };
-        let mut config = Self::from_cmdline(&cmdline, instance)?;
+        let mut config = Self::from_cmdline(&cmdline, instance);
         if let Some(listen) = flags.listen {
             if matches!(listen, Listen::Unix(_)) {
                 // Run by hand, on a machine that is no guest: nothing happens until somebody asks.
@@ -154,28 +156,18 @@ impl Listen {
             return Ok(Self::Unix(path.into()));
         }
         let reason = "vsock:PORT or unix:/PATH is wanted";
-        match text.strip_prefix("vsock:") {
-            Some(port) => Ok(Self::Vsock(number("--listen", port, reason)?)),
-            None => Err(ConfigError::Value {
-                name: "--listen",
-                value: text.to_owned(),
-                reason,
-            }),
-        }
+        let port = text.strip_prefix("vsock:").and_then(positive);
+        port.map(Self::Vsock).ok_or_else(|| ConfigError::Value {
+            name: "--listen",
+            value: text.to_owned(),
+            reason,
+        })
     }
 }
 
-fn number(name: &'static str, value: &str, reason: &'static str) -> Result<u32, ConfigError> {
-    let error = || ConfigError::Value {
-        name,
-        value: value.to_owned(),
-        reason,
-    };
-    value
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(error)
+/// A number above 0.
+fn positive(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != 0)
 }
 
 #[cfg(test)]

@@ -41,6 +41,11 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// A file of ours that does not outlive this boot, either.
+    pub fn of_this_boot(&self, name: &str) -> PathBuf {
+        self.record_file.with_file_name(name)
+    }
+
     /// The kernel's tree of devices.
     pub fn sys_devices(&self) -> PathBuf {
         self.sys.join("devices")

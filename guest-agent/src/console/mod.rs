@@ -3,12 +3,16 @@
 //! journal by then is given out first.
 //!
 //! It reads like everybody else, by position from [`crate::journal`], and keeps only what has been read
-//! and not yet been taken.
+//! and not yet been taken. A reader of the next agent goes on where the last one was ([`place`]).
 
 pub mod log;
+mod place;
 pub mod render;
 
 use std::{
+    collections::VecDeque,
+    mem,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,8 +26,9 @@ use tokio::{
     sync::{Mutex, watch},
     time::sleep,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
+use self::place::Place;
 use crate::{
     journal::{self, Request},
     sys::machine,
@@ -77,6 +82,8 @@ pub struct Console {
     end: End,
     render: Render,
     state: Arc<Mutex<State>>,
+    /// Where its place is written down.
+    memory: Option<Arc<PathBuf>>,
     /// Somebody has read here.
     used: Arc<AtomicBool>,
     /// Somebody has been told of the end.
@@ -85,11 +92,22 @@ pub struct Console {
 
 #[derive(Debug, Default)]
 struct State {
+    /// After everything that is pending.
     position: Position,
     /// Lines that have not been taken yet.
     pending: Vec<u8>,
     /// How much of them has been.
     taken: usize,
+    /// Where each entry's text ends in it, and the position after the entry.
+    ends: VecDeque<(usize, Position)>,
+    /// Where the text begins that has been taken in part.
+    begin: usize,
+    /// After the last entry that has been taken whole.
+    after: Position,
+    /// What an earlier agent gave out of the next entry's text.
+    skip: usize,
+    /// What is written down.
+    known: Place,
 }
 
 impl Console {
@@ -100,8 +118,24 @@ impl Console {
             end,
             render,
             state: Arc::default(),
+            memory: None,
             used: Arc::default(),
             finished: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    /// Goes on where the file says that an earlier agent was, and keeps it up to date.
+    #[must_use]
+    pub fn remembering(self, path: PathBuf) -> Self {
+        let known = Place::read(&path).unwrap_or_else(|error| {
+            warn!(path = %path.display(), %error, "where a reader of the console was is lost");
+            None
+        });
+        let state = known.map(State::at).unwrap_or_default();
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            memory: Some(Arc::new(path)),
+            ..self
         }
     }
 
@@ -110,6 +144,7 @@ impl Console {
     pub async fn read(&self, most: usize) -> Vec<u8> {
         self.used.store(true, Ordering::Relaxed);
         let mut state = self.state.lock().await;
+        self.remember(&mut state);
         loop {
             let bytes = state.take(most.max(1));
             if !bytes.is_empty() {
@@ -125,6 +160,19 @@ impl Console {
                 self.finished.send_replace(true);
                 return Vec::new();
             }
+        }
+    }
+
+    /// Whoever comes for more has what was given out before.
+    fn remember(&self, state: &mut State) {
+        let place = state.place();
+        let Some(path) = self.memory.as_ref().filter(|_| place != state.known) else {
+            return;
+        };
+        match place.write(path) {
+            Ok(()) => state.known = place,
+            // Quietly: a line in the journal is output, which would be the next one's cause.
+            Err(error) => debug!(%error, "where a reader of the console is cannot be written down"),
         }
     }
 
@@ -179,25 +227,65 @@ impl Console {
                 };
                 (self.render)(&line, &mut state.pending);
             }
-            last = Some(head);
+            let end = state.pending.len();
+            let after = Position::after(batch.outcome.seqnum_id, &head);
+            state.ends.push_back((end, after));
+            last = Some(after);
         }
-        match last {
-            Some(head) => state.position = Position::after(batch.outcome.seqnum_id, &head),
-            None => return false,
-        }
+        let Some(last) = last else {
+            return false;
+        };
+        state.position = last;
+        state.skip_what_was_given(batch.outcome.reset);
         true
     }
 }
 
 impl State {
+    /// Of a reader that was at this place.
+    fn at(place: Place) -> Self {
+        Self {
+            position: place.after,
+            after: place.after,
+            skip: place.within,
+            known: place,
+            ..Self::default()
+        }
+    }
+
+    /// Where the reader is.
+    fn place(&self) -> Place {
+        Place {
+            after: self.after,
+            within: self.taken - self.begin + self.skip,
+        }
+    }
+
+    /// Passes over what an earlier agent gave out of the first entry. Numbers that began anew are other entries.
+    fn skip_what_was_given(&mut self, reset: bool) {
+        let skip = mem::take(&mut self.skip);
+        if let Some((end, _)) = self.ends.front().filter(|_| !reset) {
+            let within = self.pending.get(..skip.min(*end)).map_or(0, <[u8]>::len);
+            self.take(within);
+        }
+    }
+
     fn take(&mut self, most: usize) -> Vec<u8> {
         let left = self.pending.get(self.taken..).unwrap_or_default();
         let bytes = left.get(..most).unwrap_or(left).to_vec();
         self.taken += bytes.len();
+        while let Some((end, after)) = self.ends.front().copied() {
+            if end > self.taken {
+                break;
+            }
+            self.ends.pop_front();
+            (self.begin, self.after) = (end, after);
+        }
         if self.taken >= self.pending.len() {
             // The room goes, too: a burst is no reason to keep it.
             self.pending = Vec::new();
-            self.taken = 0;
+            self.ends = VecDeque::new();
+            (self.taken, self.begin) = (0, 0);
         }
         bytes
     }
@@ -216,6 +304,36 @@ mod tests {
         assert_eq!(state.take(3), b"one");
         assert_eq!(state.take(100), b"\ntwo\n");
         assert_eq!(state.take(1), b"");
+    }
+
+    #[test]
+    fn the_next_agent_goes_on_in_the_middle_of_a_line() {
+        let position = |seqnum| Position {
+            seqnum,
+            ..Position::default()
+        };
+        let text = [("one\n", 1), ("two\n", 2), ("three\n", 3)];
+        let whole: String = text.iter().map(|(line, _)| *line).collect();
+        for cut in 0..=whole.len() {
+            let fill = |state: &mut State| {
+                let from = state.position.seqnum;
+                for (line, seqnum) in text.iter().filter(|(_, seqnum)| *seqnum > from) {
+                    state.pending.extend_from_slice(line.as_bytes());
+                    let end = state.pending.len();
+                    state.ends.push_back((end, position(*seqnum)));
+                }
+                state.skip_what_was_given(false);
+            };
+            let mut first = State::default();
+            fill(&mut first);
+            let mut all = first.take(cut);
+            let mut next = State::at(first.place());
+            // Nothing was given out between two starts.
+            next = State::at(next.place());
+            fill(&mut next);
+            all.extend(next.take(100));
+            assert_eq!(String::from_utf8(all).unwrap(), whole, "{cut}");
+        }
     }
 
     #[tokio::test]

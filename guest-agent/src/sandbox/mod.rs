@@ -131,7 +131,7 @@ impl Handle {
         let released = matches!(state, State::Started(_) | State::Alone);
         Self {
             state: Arc::new(Mutex::new(state)),
-            pause: Arc::new(Mutex::new(record.and_then(Record::pause).map(Pause::new))),
+            pause: Arc::new(Mutex::new(record.and_then(Record::pause))),
             released: Arc::new(watch::Sender::new(released)),
         }
     }
@@ -179,7 +179,7 @@ impl Handle {
                 asked: id,
             }),
             None => {
-                *pause = Some(Pause::new(id));
+                *pause = Some(Pause::new(id, None));
                 Ok(())
             }
         }

@@ -35,11 +35,16 @@ pub struct Pause {
 }
 
 impl Pause {
-    pub(super) fn new(id: ContainerId) -> Self {
+    pub(super) fn new(id: ContainerId, status: Option<i32>) -> Self {
         Self {
             id,
-            status: Arc::new(watch::Sender::new(None)),
+            status: Arc::new(watch::Sender::new(status)),
         }
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn status(&self) -> Option<i32> {
+        *self.status.borrow()
     }
 
     /// Its id.
@@ -71,7 +76,7 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_hears_of_the_first_signal_before_and_after() {
-        let pause = Pause::new(ContainerId::try_from("pod").unwrap());
+        let pause = Pause::new(ContainerId::try_from("pod").unwrap(), None);
         let early: Vec<_> = (0..3)
             .map(|_| {
                 let pause = pause.clone();

@@ -1,5 +1,5 @@
-//! `/run/seed/agent.json`: what has been done at this boot. It is written when the container has been
-//! provisioned and again when it is started, and read once, by an agent that systemd starts again: so it
+//! `/run/seed/agent.json`: what has been done at this boot. It is written when there is a pause container, when the
+//! container has been provisioned and again when it is started, and read once, by an agent that systemd starts again: so it
 //! knows what not to do twice, and what to tell of the volumes.
 //! `/run` is empty at every boot, so a record never outlives its boot.
 
@@ -20,13 +20,16 @@ const MODE: u32 = 0o600;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// The container; none when the guest went on alone.
+    /// The container; none when the guest went on alone, or the host has not come as far.
     container_id: Option<String>,
     /// The boot may go on.
     started: bool,
     /// The pod's pause container.
     #[serde(default)]
     pause_id: Option<String>,
+    /// How that has ended.
+    #[serde(default)]
+    pause_status: Option<i32>,
     /// What became of the volumes.
     volumes: Vec<VolumeRecord>,
     /// What went wrong at this boot: subject and message.
@@ -46,13 +49,13 @@ struct VolumeRecord {
 }
 
 impl Record {
-    /// The record of `state` and of what `board` shows, when it is worth one.
-    pub fn of(state: &State, pause: Option<&Pause>, board: &Board) -> Option<Self> {
+    /// The record of `state` and of what `board` shows. Work that is under way is done again.
+    pub fn of(state: &State, pause: Option<&Pause>, board: &Board) -> Self {
         let (container_id, started) = match state {
             State::Created(id) => (Some(id.to_string()), false),
             State::Started(id) => (Some(id.to_string()), true),
             State::Alone => (None, true),
-            State::Waiting | State::Ready | State::Provisioning(_) => return None,
+            State::Waiting | State::Ready | State::Provisioning(_) => (None, false),
         };
         let v1::GuestStatus {
             volumes, problems, ..
@@ -62,13 +65,14 @@ impl Record {
             .into_iter()
             .map(|p| (p.subject, p.message))
             .collect();
-        Some(Self {
+        Self {
             container_id,
             started,
             pause_id: pause.map(|pause| pause.id().to_string()),
+            pause_status: pause.and_then(Pause::status),
             volumes,
             problems,
-        })
+        }
     }
 
     /// Puts what was known of volumes and problems back on `board`. What concerns `redone` subjects is
@@ -85,8 +89,9 @@ impl Record {
     }
 
     /// The pause container that this records.
-    pub fn pause(&self) -> Option<ContainerId> {
-        ContainerId::try_from(self.pause_id.as_deref()?).ok()
+    pub fn pause(&self) -> Option<Pause> {
+        let id = ContainerId::try_from(self.pause_id.as_deref()?).ok()?;
+        Some(Pause::new(id, self.pause_status))
     }
 
     /// The state that this records.
@@ -158,11 +163,9 @@ pub fn read(path: &Path) -> io::Result<Option<Record>> {
     Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
 }
 
-/// Writes the record of `state` and `board`, when it is worth one.
+/// Writes the record of `state` and `board`.
 pub fn write(path: &Path, state: &State, pause: Option<&Pause>, board: &Board) -> io::Result<()> {
-    let Some(record) = Record::of(state, pause, board) else {
-        return Ok(());
-    };
+    let record = Record::of(state, pause, board);
     file::write_atomic(path, &serde_json::to_vec(&record)?, MODE)
 }
 
@@ -176,9 +179,21 @@ mod tests {
         let path = directory.path().join("agent.json");
         assert_eq!(read(&path).unwrap(), None);
         let board = Board::new();
-        write(&path, &State::Ready, None, &board).unwrap();
-        assert_eq!(read(&path).unwrap(), None);
         let id = ContainerId::try_from("demo").unwrap();
+        for state in [State::Ready, State::Provisioning(id.clone())] {
+            write(&path, &state, None, &board).unwrap();
+            let record = read(&path).unwrap().unwrap();
+            assert_eq!(
+                (record.state(), record.pause().is_none()),
+                (State::Waiting, true)
+            );
+        }
+        for status in [None, Some(143)] {
+            let pause = Pause::new(id.clone(), status);
+            write(&path, &State::Ready, Some(&pause), &board).unwrap();
+            let pause = read(&path).unwrap().unwrap().pause().unwrap();
+            assert_eq!((pause.id(), pause.status()), (&id, status));
+        }
         for state in [State::Created(id.clone()), State::Started(id), State::Alone] {
             write(&path, &state, None, &board).unwrap();
             assert_eq!(read(&path).unwrap().unwrap().state(), state);

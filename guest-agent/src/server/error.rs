@@ -271,7 +271,8 @@ fn network(error: &NetworkError, message: String) -> ttrpc::Error {
 
 fn module(error: &ModuleError, message: String) -> ttrpc::Error {
     match error {
-        ModuleError::Name(_) => status::invalid(message),
+        ModuleError::Name(_) | ModuleError::TooMany(_) => status::invalid(message),
+        ModuleError::TooLate { .. } => status::deadline(message),
         ModuleError::Program { .. } | ModuleError::Refused { .. } => {
             status::failed_precondition(message)
         }

@@ -1,7 +1,12 @@
 //! Kernel modules that the host asks for. The kernel cannot be asked to load one by name, so the guest's
 //! `modprobe(8)` does it: the one that the kernel itself would call.
 
-use std::{ffi::OsStr, fs, io, path::Path, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 
@@ -14,8 +19,12 @@ const MAX_NAME_BYTES: usize = 55;
 const MAX_PARAMETERS: usize = 64;
 const MAX_PARAMETER_BYTES: usize = 1024;
 
-/// How long a driver may take to find its devices.
+/// The most modules of one request.
+const MAX_MODULES: usize = 64;
+
+/// How long a driver may take to find its devices, and how long all of a request may.
 const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT_OF_ALL: Duration = Duration::from_secs(60);
 
 /// The kernel's word for its program, below `procfs`.
 const PROGRAM: &str = "sys/kernel/modprobe";
@@ -26,6 +35,15 @@ pub enum ModuleError {
     /// Not a module, or not a parameter of one.
     #[error("{0:?} is no kernel module or no parameter of one")]
     Name(String),
+    /// More than anybody means.
+    #[error("{0} kernel modules are more than the {MAX_MODULES} that are taken")]
+    TooMany(usize),
+    /// The ones before it took all the time that there is.
+    #[error("kernel module {name} is not loaded: the ones before it took more than {} s", LIMIT_OF_ALL.as_secs())]
+    TooLate {
+        /// The module.
+        name: String,
+    },
     /// The guest has no program for it.
     #[error("kernel module {name} cannot be loaded: this guest has no modprobe ({source})")]
     Program {
@@ -74,15 +92,19 @@ impl Module {
     }
 
     /// Loads it, with what it needs. One that is there already is left as it is. Blocks.
-    pub fn load(&self, sys: &Path, proc: &Path) -> Result<(), ModuleError> {
+    fn load(&self, sys: &Path, proc: &Path, limit: Duration) -> Result<(), ModuleError> {
         let directory = self.name.replace('-', "_");
         if sys.join("module").join(directory).exists() {
             return Ok(());
         }
+        if limit.is_zero() {
+            let name = self.name.clone();
+            return Err(ModuleError::TooLate { name });
+        }
         let program = program(proc).unwrap_or_else(|_| "modprobe".to_owned());
         let mut arguments: Vec<&OsStr> = vec!["--".as_ref(), self.name.as_ref()];
         arguments.extend(self.parameters.iter().map(OsStr::new));
-        let ended = command::run(&program, &arguments, LIMIT).map_err(|source| {
+        let ended = command::run(&program, &arguments, limit).map_err(|source| {
             let name = self.name.clone();
             ModuleError::Program { name, source }
         })?;
@@ -94,6 +116,27 @@ impl Module {
             words: ended.words,
         })
     }
+}
+
+/// All modules of a request, checked: names and parameters.
+pub fn checked(
+    modules: impl ExactSizeIterator<Item = (String, Vec<String>)>,
+) -> Result<Vec<Module>, ModuleError> {
+    if modules.len() > MAX_MODULES {
+        return Err(ModuleError::TooMany(modules.len()));
+    }
+    modules
+        .map(|(name, parameters)| Module::new(name, parameters))
+        .collect()
+}
+
+/// Loads all of them, in their order, within [`LIMIT_OF_ALL`]. Blocks.
+pub fn load(modules: &[Module], sys: &Path, proc: &Path) -> Result<(), ModuleError> {
+    let deadline = Instant::now() + LIMIT_OF_ALL;
+    modules.iter().try_for_each(|module| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        module.load(sys, proc, left.min(LIMIT))
+    })
 }
 
 fn program(proc: &Path) -> io::Result<String> {
@@ -140,11 +183,19 @@ mod tests {
         let load = |name: &str, parameters: &[&str]| {
             let parameters = parameters.iter().map(|&word| word.to_owned()).collect();
             let module = Module::new(name.to_owned(), parameters).unwrap();
-            module.load(&sys, &proc)
+            module.load(&sys, &proc, LIMIT)
         };
         load("is-there", &[]).unwrap();
         load("good", &["max_loop=8"]).unwrap();
         assert_eq!(fs::read_to_string(&said).unwrap(), "-- good max_loop=8\n");
+        let late = Module::new("good".to_owned(), Vec::new()).unwrap();
+        let error = late.load(&sys, &proc, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, ModuleError::TooLate { .. }));
+        let many = (0..MAX_MODULES + 1).map(|n| (format!("m{n}"), Vec::new()));
+        let many: Vec<_> = many.collect();
+        assert!(checked(many[1..].iter().cloned()).is_ok());
+        let refused = checked(many.into_iter());
+        assert!(matches!(refused, Err(ModuleError::TooMany(65))));
         let error = load("bad", &[]).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -57,7 +57,7 @@ impl Agent {
                 resolv_conf: at("resolv.conf"),
                 ..Paths::default()
             },
-            ..Config::from_cmdline("", Instance::default()).unwrap()
+            ..Config::from_cmdline("", Instance::default())
         };
         let context = Context::start(config);
         let server = server::start(&context).await.unwrap().unwrap();

@@ -55,6 +55,7 @@ pub(super) async fn create_container(
     if spec.as_ref().is_some_and(sandbox::is_pause) {
         info!(container = %id, "pause container accepted");
         ctx.sandbox.add_pause(id)?;
+        ctx.remember();
         return Ok(Empty::default());
     }
     let mut order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
@@ -131,6 +132,7 @@ pub(super) async fn remove_container(
 ) -> Result<Empty, RequestError> {
     if let Container::Pause(_) = ctx.sandbox.find(&request.container_id)? {
         ctx.sandbox.remove_pause();
+        ctx.remember();
     }
     Ok(Empty::default())
 }
@@ -141,7 +143,7 @@ pub(super) async fn signal_process(
 ) -> Result<Empty, RequestError> {
     let id = match ctx.sandbox.find(&request.container_id)? {
         Container::Instance(id) => id,
-        Container::Pause(pause) => return signal_pause(&pause, &request),
+        Container::Pause(pause) => return signal_pause(ctx, &pause, &request),
     };
     if !is_init(&id, &request.exec_id) {
         process::signal_exec(ctx, request).await?;
@@ -187,7 +189,11 @@ pub(super) async fn wait_process(
 }
 
 /// It has one process, and that one has no other.
-fn signal_pause(pause: &Pause, request: &SignalProcessRequest) -> Result<Empty, RequestError> {
+fn signal_pause(
+    ctx: &Context,
+    pause: &Pause,
+    request: &SignalProcessRequest,
+) -> Result<Empty, RequestError> {
     let exec = request.exec_id.as_str();
     if !is_init(pause.id(), exec) {
         return Err(ExecError::NotFound(exec.to_owned()).into());
@@ -195,6 +201,7 @@ fn signal_pause(pause: &Pause, request: &SignalProcessRequest) -> Result<Empty, 
     if matches!(request.signal, SIGINT | SIGKILL | SIGTERM) {
         // Just matched, so it is small.
         pause.end(i32::try_from(request.signal).unwrap_or_default());
+        ctx.remember();
     }
     Ok(Empty::default())
 }

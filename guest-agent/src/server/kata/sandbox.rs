@@ -18,11 +18,18 @@ use crate::{
         self, DRIVERS, Share,
         share::{self, Kind},
     },
-    sys::{hotplug, machine, modules::Module, resolver},
+    sys::{
+        hotplug, machine,
+        modules::{self, Module},
+        resolver,
+    },
 };
 
 /// The longest host name, `HOST_NAME_MAX` of `limits.h`.
 const MAX_HOSTNAME_BYTES: usize = 64;
+
+/// The host's name servers, where the guest's own file is a link.
+const RESOLVER: &str = "host-resolv.conf";
 
 /// What the host says of the guest as a whole, checked.
 pub(super) struct Setup {
@@ -47,8 +54,7 @@ pub(super) fn setup(request: CreateSandboxRequest) -> Result<Setup, RequestError
     let hostname = checked_hostname(hostname)?;
     let resolver = resolver::render(&dns).map_err(RequestError::Invalid)?;
     let modules = kernel_modules.into_iter();
-    let modules = modules.map(|module| Module::new(module.name, module.parameters));
-    let modules: Vec<_> = modules.collect::<Result<_, _>>()?;
+    let modules = modules::checked(modules.map(|module| (module.name, module.parameters)))?;
     let (disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
     if !disks.is_empty() {
         let message = "disks belong to CreateContainer, not to CreateSandbox";
@@ -79,7 +85,9 @@ pub(super) async fn create_sandbox(
         set.map_err(|source| RequestError::internal("the host name cannot be set", source))?;
     }
     if let Some(text) = resolver {
-        let written = resolver::write(&ctx.config.paths.resolv_conf, &text);
+        let paths = &ctx.config.paths;
+        let copy = paths.of_this_boot(RESOLVER);
+        let written = resolver::write(&paths.resolv_conf, &copy, &text);
         written.map_err(|source| {
             RequestError::internal("the resolver's configuration cannot be written", source)
         })?;
@@ -87,7 +95,10 @@ pub(super) async fn create_sandbox(
     // On a task of its own: a caller that hangs up does not leave the work half done.
     let task = task::spawn({
         let ctx = ctx.clone();
-        async move { sandbox::bring_up_shares(&ctx, shares).await }
+        async move {
+            sandbox::bring_up_shares(&ctx, shares).await;
+            ctx.remember();
+        }
     });
     task.await.map_err(|_| SandboxError::Interrupted)?;
     Ok(Empty::default())
@@ -99,16 +110,11 @@ async fn load(ctx: &Context, modules: Vec<Module>) -> Result<(), RequestError> {
         return Ok(());
     }
     let (sys, proc) = (ctx.config.paths.sys.clone(), ctx.config.paths.proc.clone());
-    let all = move || {
-        modules
-            .iter()
-            .try_for_each(|module| module.load(&sys, &proc))
-    };
     // The pool's threads may not do this, so it is a thread of its own.
     let (done, answer) = oneshot::channel();
     let load = move || {
         // Whoever asked may be gone.
-        let _ = done.send(all());
+        let _ = done.send(modules::load(&modules, &sys, &proc));
     };
     let started = thread::Builder::new()
         .name("modules".to_owned())
