@@ -1,5 +1,6 @@
-//! Unpacks compressed values: zstd (what journald writes today), LZ4 (before systemd 246), and with the feature `xz`
-//! what a systemd without either wrote. Without that feature such a value is reported as unreadable.
+//! Unpacks compressed values: zstd (what journald writes today), with the feature `lz4` what it wrote before systemd 246, and
+//! with the feature `xz` what a systemd without either wrote. A file that says that it has values in a form that this
+//! build does not know is refused by its header; a single such value in another file is reported as unreadable.
 //!
 //! Output is bounded whatever the input says; what is over the bound is measured, not kept.
 
@@ -58,34 +59,53 @@ impl Unpacker {
         Some((&self.output, true_length))
     }
 
-    /// One xz stream.
-    #[cfg(feature = "xz")]
+    /// One xz stream. Without the feature this build cannot.
+    #[cfg_attr(
+        not(feature = "xz"),
+        allow(
+            unused_variables,
+            clippy::unused_self,
+            reason = "there is nothing to unpack with"
+        )
+    )]
     pub(crate) fn xz(&mut self, packed: &[u8], keep: usize) -> Option<(&[u8], u64)> {
-        self.reset();
-        let mut stream = lzma_rust2::XzReader::new_mem_limit(packed, false, MAX_XZ_KIB);
-        stream
-            .by_ref()
-            .take(keep as u64)
-            .read_to_end(&mut self.output)
-            .ok()?;
-        let true_length = self.output.len() as u64 + count(stream)?;
-        Some((&self.output, true_length))
-    }
-
-    /// This build cannot.
-    #[cfg(not(feature = "xz"))]
-    pub(crate) fn xz(&mut self, _: &[u8], _: usize) -> Option<(&[u8], u64)> {
+        #[cfg(feature = "xz")]
+        {
+            self.reset();
+            let mut stream = lzma_rust2::XzReader::new_mem_limit(packed, false, MAX_XZ_KIB);
+            stream
+                .by_ref()
+                .take(keep as u64)
+                .read_to_end(&mut self.output)
+                .ok()?;
+            let true_length = self.output.len() as u64 + count(stream)?;
+            Some((&self.output, true_length))
+        }
+        #[cfg(not(feature = "xz"))]
         None
     }
 
-    /// A little-endian length of eight bytes and one LZ4 block.
+    /// A little-endian length of eight bytes and one LZ4 block. Without the feature this build cannot.
+    #[cfg_attr(
+        not(feature = "lz4"),
+        allow(
+            unused_variables,
+            clippy::unused_self,
+            reason = "there is nothing to unpack with"
+        )
+    )]
     pub(crate) fn lz4(&mut self, packed: &[u8], keep: usize) -> Option<(&[u8], u64)> {
-        self.reset();
-        let (length, block) = packed.split_first_chunk::<8>()?;
-        let true_length = u64::from_le_bytes(*length);
-        let wanted = usize::try_from(true_length).unwrap_or(usize::MAX).min(keep);
-        unpack_lz4(block, wanted, &mut self.output)?;
-        Some((&self.output, true_length))
+        #[cfg(feature = "lz4")]
+        {
+            self.reset();
+            let (length, block) = packed.split_first_chunk::<8>()?;
+            let true_length = u64::from_le_bytes(*length);
+            let wanted = usize::try_from(true_length).unwrap_or(usize::MAX).min(keep);
+            unpack_lz4(block, wanted, &mut self.output)?;
+            Some((&self.output, true_length))
+        }
+        #[cfg(not(feature = "lz4"))]
+        None
     }
 
     fn reset(&mut self) {
@@ -108,6 +128,7 @@ fn count(mut stream: impl Read) -> Option<u64> {
 }
 
 /// Unpacks `wanted` bytes, or fails. The format: token, literals, two bytes of distance, match.
+#[cfg(feature = "lz4")]
 fn unpack_lz4(block: &[u8], wanted: usize, output: &mut Vec<u8>) -> Option<()> {
     let mut at = 0;
     while output.len() < wanted {
@@ -136,6 +157,7 @@ fn unpack_lz4(block: &[u8], wanted: usize, output: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+#[cfg(feature = "lz4")]
 fn lz4_length(block: &[u8], at: &mut usize, nibble: u8) -> Option<usize> {
     let mut length = usize::from(nibble);
     if nibble == 15 {
@@ -177,6 +199,7 @@ mod tests {
         assert_eq!(unpacker.zstd(b"", 10), None);
     }
 
+    #[cfg(feature = "lz4")]
     #[test]
     fn an_lz4_value_is_unpacked() {
         // 4 literals, then 12 bytes from 4 back, then 5 literals.

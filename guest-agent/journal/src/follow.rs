@@ -1,8 +1,9 @@
 //! Waiting for new entries.
 //!
 //! journald holds its change notifications back for up to 250 ms, so inotify is late by that. A look at the
-//! header of each active file every few milliseconds is on time and costs less than 1 % of a CPU; the longer
-//! nothing comes, the rarer it gets.
+//! header of each active file every few milliseconds is on time and costs less than 1 % of a CPU. When nothing
+//! comes it gets rarer, but never so rare that the first line after a silence is late: whoever follows a log
+//! looks at exactly that line.
 
 use std::{
     thread,
@@ -14,8 +15,6 @@ use crate::{journal::Journal, slot::Slots};
 const BUSY: Duration = Duration::from_millis(5);
 const QUIET_AFTER: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(10);
-const IDLE_AFTER: Duration = Duration::from_secs(30);
-const IDLE: Duration = Duration::from_millis(50);
 /// A rotation shows in the header of the file that is closed; what shows only in a directory (a first file, a mount, a
 /// deletion) is looked for this often.
 const DIRECTORIES: Duration = Duration::from_millis(40);
@@ -63,7 +62,6 @@ impl Pace {
 
     fn step(&self) -> Duration {
         match self.changed_at.map(|at| at.elapsed()) {
-            Some(quiet) if quiet >= IDLE_AFTER => IDLE,
             Some(quiet) if quiet >= QUIET_AFTER => QUIET,
             _ => BUSY,
         }
@@ -77,24 +75,29 @@ impl Journal {
     pub fn wait_for_change(&mut self, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
         loop {
-            if self.pace.directories_are_due() && self.directories.may_have_changed() {
+            if self.has_changed() {
                 return true;
             }
-            self.slots.look_at_active();
-            if self.pace.saw(&self.slots) {
-                return true;
-            }
-            let now = Instant::now();
-            if self.resume.due().is_some_and(|due| due <= now) {
-                return true;
-            }
-            let Some(left) = end
-                .checked_duration_since(now)
-                .filter(|left| !left.is_zero())
-            else {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return false;
-            };
-            thread::sleep(self.pace.step().min(left));
+            }
+            thread::sleep(self.next_look().min(left));
         }
+    }
+
+    /// Looks whether something changed since the last read. Costs a positioned read for each file that is being written.
+    pub fn has_changed(&mut self) -> bool {
+        if self.pace.directories_are_due() && self.directories.may_have_changed() {
+            return true;
+        }
+        self.slots.look_at_active();
+        self.pace.saw(&self.slots) || self.resume.due().is_some_and(|due| due <= Instant::now())
+    }
+
+    /// After how long it is worth while to look again.
+    #[must_use]
+    pub fn next_look(&self) -> Duration {
+        self.pace.step()
     }
 }

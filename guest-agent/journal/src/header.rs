@@ -15,7 +15,12 @@ const FLAG_LZ4: u32 = 1 << 1;
 const FLAG_KEYED_HASH: u32 = 1 << 2;
 const FLAG_ZSTD: u32 = 1 << 3;
 const FLAG_COMPACT: u32 = 1 << 4;
-const KNOWN_FLAGS: u32 = FLAG_XZ | FLAG_LZ4 | FLAG_KEYED_HASH | FLAG_ZSTD | FLAG_COMPACT;
+/// Values in a form that this build does not unpack are as unknown as a flag of tomorrow.
+const KNOWN_FLAGS: u32 = FLAG_KEYED_HASH
+    | FLAG_ZSTD
+    | FLAG_COMPACT
+    | if cfg!(feature = "lz4") { FLAG_LZ4 } else { 0 }
+    | if cfg!(feature = "xz") { FLAG_XZ } else { 0 };
 
 const STATE_ARCHIVED: u8 = 2;
 

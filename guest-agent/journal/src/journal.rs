@@ -184,6 +184,13 @@ impl Journal {
         self.directories.paths()
     }
 
+    /// Where the last read ended, with the mark of the entry there; none when it moved nowhere.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        self.reading
+            .map(|reading| Position::after(reading.stream, &reading.last))
+    }
+
     /// Looks for files that came or went, without reading an entry.
     pub fn look_for_files(&mut self) {
         self.look();

@@ -65,5 +65,5 @@ pub use crate::{
     journal::{Journal, OpenError, SYSTEM_DIRECTORIES},
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
     query::Query,
-    synchronize::{SynchronizeError, synchronize},
+    synchronize::{SynchronizeError, synchronize, synchronize_namespace},
 };

@@ -6,6 +6,8 @@
 
 use std::{collections::HashSet, hash::BuildHasherDefault};
 
+use seed_protocol::journal::EntryHead;
+
 use crate::{cache::KeyHasher, file::JournalFile, object::EntryRef};
 
 /// Places of shared values that are remembered while texts are searched.
@@ -36,18 +38,38 @@ impl Query {
         self
     }
 
-    /// Only entries of, or about, one of these units (full names): what the unit's processes logged, what systemd
-    /// says about it, what was logged on its behalf, its core dumps.
+    /// Only entries of, or about, one of these units (full names), as `journalctl --unit=` takes them: what the unit's
+    /// processes logged, what PID 1 says about it, what root logged on its behalf, its core dumps.
     #[must_use]
     pub fn units<'u>(self, units: impl IntoIterator<Item = &'u str>) -> Self {
-        const NAMES: [&str; 4] = [
-            "_SYSTEMD_UNIT",
-            "UNIT",
-            "OBJECT_SYSTEMD_UNIT",
-            "COREDUMP_UNIT",
-        ];
-        let units = units.into_iter();
-        self.any_of(units.flat_map(|unit| NAMES.map(|name| format!("{name}={unit}"))))
+        let units: Vec<&str> = units.into_iter().collect();
+        let of = |name: &'static str| units.iter().map(move |unit| format!("{name}={unit}"));
+        let own = || of("_SYSTEMD_UNIT");
+        let by_root = || of("OBJECT_SYSTEMD_UNIT").chain(of("COREDUMP_UNIT"));
+        let (manager, root) = ("_PID=1".to_owned(), "_UID=0".to_owned());
+        // own, or by the manager and about it, or by root and on its behalf: multiplied out, since conditions are
+        // alternatives that must all hold.
+        self.any_of(own().chain(of("UNIT")).chain(by_root()))
+            .any_of(own().chain(of("UNIT")).chain([root.clone()]))
+            .any_of(own().chain([manager.clone()]).chain(by_root()))
+            .any_of(own().chain([manager, root]))
+    }
+
+    /// Only entries with these `NAME=value`. Those of one name are alternatives, those of different names must all hold,
+    /// as on journalctl's command line. What is no such pair matches nothing.
+    #[must_use]
+    pub fn matches<'m>(mut self, matches: impl IntoIterator<Item = &'m [u8]>) -> Self {
+        let name = |value: &[u8]| value.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+        let first = self.groups.len();
+        for value in matches {
+            let same =
+                |group: &&mut Vec<Vec<u8>>| group.first().and_then(|one| name(one)) == name(value);
+            match self.groups[first..].iter_mut().find(same) {
+                Some(group) => group.push(value.to_vec()),
+                None => self.groups.push(vec![value.to_vec()]),
+            }
+        }
+        self
     }
 
     /// Only entries of this priority or a more urgent one (a lower number).
@@ -89,6 +111,32 @@ impl Query {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether an entry is wanted that was not read from a file: its head, and its fields as `NAME=value`.
+    #[must_use]
+    pub fn wants<'f>(
+        &self,
+        head: &EntryHead,
+        fields: impl Iterator<Item = &'f [u8]> + Clone,
+    ) -> bool {
+        let has = |value: &Vec<u8>| fields.clone().any(|field| field == value);
+        let says = |text: &Vec<u8>| {
+            let message = fields
+                .clone()
+                .find_map(|field| field.strip_prefix(b"MESSAGE="));
+            message.is_some_and(|message| contains(message, text))
+        };
+        self.is_of_place(head)
+            && self.groups.iter().all(|group| group.iter().any(has))
+            && self.text.as_ref().is_none_or(says)
+    }
+
+    /// Boot and times.
+    fn is_of_place(&self, head: &EntryHead) -> bool {
+        self.boot_id.is_none_or(|boot| boot == head.boot_id)
+            && self.since_us.is_none_or(|since| head.realtime_us >= since)
+            && self.until_us.is_none_or(|until| head.realtime_us <= until)
     }
 }
 
@@ -139,13 +187,8 @@ impl<'q> Filter<'q> {
 
     /// Whether the entry is wanted. A damaged one is not.
     pub(crate) fn wants(&mut self, entry: &EntryRef, file: &mut JournalFile) -> bool {
-        let head = &entry.head;
         let query = self.query;
-        if query.boot_id.is_some_and(|boot| boot != head.boot_id)
-            || query.since_us.is_some_and(|since| head.realtime_us < since)
-            || query.until_us.is_some_and(|until| head.realtime_us > until)
-            || self.excludes_all()
-        {
+        if !query.is_of_place(&entry.head) || self.excludes_all() {
             return false;
         }
         if self.groups.is_empty() && query.text.is_none() {
@@ -217,6 +260,42 @@ fn contains(message: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_units_entries_are_those_that_journalctl_takes() {
+        let query = Query::new().units(["a.service", "b.service"]);
+        let wants = |text: &str| {
+            let fields: Vec<&[u8]> = text.split(' ').map(str::as_bytes).collect();
+            query.wants(&EntryHead::default(), fields.into_iter())
+        };
+        for wanted in [
+            "_SYSTEMD_UNIT=b.service _UID=7 _PID=9",
+            "UNIT=a.service _PID=1 _UID=0",
+            "OBJECT_SYSTEMD_UNIT=b.service _UID=0 _PID=8",
+            "COREDUMP_UNIT=a.service _UID=0 _PID=8",
+        ] {
+            assert!(wants(wanted), "{wanted}");
+        }
+        for forged in [
+            "UNIT=a.service _PID=77 _UID=0",
+            "OBJECT_SYSTEMD_UNIT=b.service _UID=7 _PID=1",
+            "COREDUMP_UNIT=a.service _UID=7",
+            "_PID=1 _UID=0 MESSAGE=a.service",
+            "_SYSTEMD_UNIT=c.service _PID=1 _UID=0",
+        ] {
+            assert!(!wants(forged), "{forged}");
+        }
+    }
+
+    #[test]
+    fn matches_of_one_name_are_alternatives() {
+        let matches: [&[u8]; 3] = [b"A=1", b"B=x", b"A=2"];
+        let query = Query::new().matches(matches);
+        let wants =
+            |fields: &[&'static [u8]]| query.wants(&EntryHead::default(), fields.iter().copied());
+        assert!(wants(&[b"A=2", b"B=x"]) && wants(&[b"B=x", b"C=1", b"A=1"]));
+        assert!(!wants(&[b"A=1", b"A=2"]) && !wants(&[b"B=x"]) && !wants(&[b"A=3", b"B=x"]));
+    }
 
     #[test]
     fn text_ignores_capitals_unless_it_has_some() {

@@ -13,6 +13,8 @@ use std::{
 use thiserror::Error;
 
 const SOCKET: &str = "/run/systemd/journal/io.systemd.journal";
+/// A namespace has a journald of its own, which its socket starts when it sleeps.
+const NAMESPACE_SOCKET: &str = "/run/systemd/journal.NAMESPACE/io.systemd.journal";
 const CALL: &[u8] = b"{\"method\":\"io.systemd.Journal.Synchronize\",\"parameters\":{}}\0";
 const MAX_REPLY_BYTES: u64 = 64 * 1024;
 
@@ -36,6 +38,15 @@ pub enum SynchronizeError {
 /// When journald cannot be reached, refuses, or takes longer.
 pub fn synchronize(timeout: Duration) -> Result<(), SynchronizeError> {
     synchronize_at(Path::new(SOCKET), timeout)
+}
+
+/// [`synchronize`] for the journald of a `LogNamespace=`.
+///
+/// # Errors
+/// As there.
+pub fn synchronize_namespace(namespace: &str, timeout: Duration) -> Result<(), SynchronizeError> {
+    let socket = NAMESPACE_SOCKET.replace("NAMESPACE", namespace);
+    synchronize_at(Path::new(&socket), timeout)
 }
 
 fn synchronize_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeError> {

@@ -18,7 +18,7 @@ use std::{
     process::Command,
 };
 
-use common::{Folder, Got, fixture, parse_export, read_from};
+use common::{FORMS, Folder, Got, fixture, parse_export, read_from};
 use seed_journal::Position;
 use seed_protocol::journal::EntryHead;
 
@@ -87,12 +87,7 @@ fn no_journalctl() {
 
 #[test]
 fn whole_files_give_the_same_to_all() {
-    for name in [
-        "compact-zstd",
-        "regular-zstd",
-        "regular-lz4",
-        "regular-unkeyed",
-    ] {
+    for name in FORMS {
         let folder = Folder::new();
         folder.put("system.journal", &fixture(&format!("{name}.journal")));
         let ours = ours(&folder);
@@ -175,7 +170,7 @@ fn of_damaged_files_ours_gives_most_and_invents_nothing() {
     let mut dice = Dice(0x5eed);
     let mut sums: HashMap<&str, [usize; 3]> = HashMap::new();
     let mut has_journalctl = true;
-    for name in ["compact-zstd", "regular-lz4"] {
+    for name in [FORMS[0], FORMS[3]] {
         let whole = fixture(&format!("{name}.journal"));
         let folder = Folder::new();
         folder.put("system@1.journal", &whole);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Folder, Got, fixture, read_all};
+use common::{FORMS, Folder, Got, fixture, read_all};
 use seed_journal::{Journal, Mark, Position, Query};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder};
 
@@ -103,12 +103,7 @@ fn queries(all: &[Got]) -> Vec<(Query, Meaning)> {
 
 #[test]
 fn each_condition_means_what_it_says_in_every_form_of_file() {
-    for name in [
-        "compact-zstd",
-        "regular-zstd",
-        "regular-lz4",
-        "regular-unkeyed",
-    ] {
+    for name in FORMS {
         let folder = Folder::new();
         folder.put("system.journal", &fixture(&format!("{name}.journal")));
         let all = read_all(&mut folder.journal());

@@ -132,6 +132,18 @@ impl Folder {
     }
 }
 
+/// Fixtures of each form that this build reads; without LZ4 another one stands in its place.
+pub const FORMS: [&str; 4] = [
+    "compact-zstd",
+    "regular-zstd",
+    "regular-unkeyed",
+    if cfg!(feature = "lz4") {
+        "regular-lz4"
+    } else {
+        "regular-zstd"
+    },
+];
+
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
