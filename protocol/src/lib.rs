@@ -18,9 +18,12 @@ pub mod beacon;
 pub mod env;
 mod generated;
 pub mod journal;
+mod journal_namespace;
 pub mod kata;
 pub mod paths;
 pub mod ports;
 pub mod seed;
 pub mod status;
 pub mod version;
+
+pub use journal_namespace::{JournalNamespace, JournalNamespaceError, MAX_NAMESPACES};

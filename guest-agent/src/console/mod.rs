@@ -194,8 +194,7 @@ impl Console {
             } else {
                 journal::MAX_WAIT
             },
-            synchronize: false,
-            turn: None,
+            ..Request::default()
         };
         let batch = match self.journal.read(request).await {
             Ok(batch) => batch,

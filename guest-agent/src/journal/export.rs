@@ -8,11 +8,16 @@
 use std::io::{self, BufRead, Read};
 
 use seed_journal::Position;
-use seed_protocol::journal::{EntryHead, MAX_FIELDS, MAX_VALUE_BYTES};
+use seed_protocol::journal::{
+    EntryHead, MAX_ENTRY_BYTES, MAX_FIELDS, MAX_VALUE_BYTES, MIN_KEPT_BYTES,
+};
 use thiserror::Error;
 
 /// systemd's own limit is 64.
 const MAX_NAME_BYTES: usize = 256;
+
+/// A cursor has 123 bytes today.
+const MAX_CURSOR_BYTES: usize = 512;
 
 /// Why a stream cannot be read on.
 #[derive(Debug, Error)]
@@ -31,10 +36,24 @@ pub(super) enum ExportError {
     NoCursor(String),
 }
 
+/// What is kept of one entry's fields, as in the block that they go to: beyond it a field keeps its beginning.
+struct Room(usize);
+
+impl Room {
+    /// How much of the next field is kept.
+    fn of_field(&self) -> usize {
+        self.0.clamp(MIN_KEPT_BYTES, MAX_VALUE_BYTES)
+    }
+
+    fn take(&mut self, field: &Field) {
+        self.0 = self.0.saturating_sub(field.bytes.len());
+    }
+}
+
 /// One field, `NAME=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
-    /// At most [`MAX_VALUE_BYTES`] of it.
+    /// At most [`MAX_VALUE_BYTES`] of it, and less where those before it took the entry's room.
     pub(super) bytes: Vec<u8>,
     pub(super) true_length: u64,
 }
@@ -53,8 +72,9 @@ pub(super) fn next(stream: &mut impl BufRead) -> Result<Option<Exported>, Export
     let mut cursor: Option<String> = None;
     let mut fields = Vec::new();
     let mut any = false;
+    let mut room = Room(MAX_ENTRY_BYTES);
     loop {
-        let Some(field) = field(stream)? else {
+        let Some(field) = field(stream, room.of_field())? else {
             return if any {
                 Err(ExportError::CutShort)
             } else {
@@ -79,16 +99,18 @@ pub(super) fn next(stream: &mut impl BufRead) -> Result<Option<Exported>, Export
         if let Some(text) = field.bytes.strip_prefix(b"__CURSOR=") {
             cursor = Some(String::from_utf8_lossy(text).into_owned());
         } else if !field.bytes.starts_with(b"__") && fields.len() < MAX_FIELDS {
+            room.take(&field);
             fields.push(field);
         }
     }
 }
 
-/// A field; one without bytes is an empty line.
-fn field(stream: &mut impl BufRead) -> Result<Option<Field>, ExportError> {
+/// A field, of which so much is kept; one without bytes is an empty line.
+fn field(stream: &mut impl BufRead, kept: usize) -> Result<Option<Field>, ExportError> {
     let mut bytes = Vec::new();
-    // journalctl writes what is printable on one line, however long; and the line's end.
-    let limit = MAX_VALUE_BYTES as u64 + 1;
+    // journalctl writes what is printable on one line, however long; and the line's end. A cursor and a name are whole.
+    let kept = kept.max(MAX_CURSOR_BYTES);
+    let limit = kept as u64 + 1;
     stream.by_ref().take(limit).read_until(b'\n', &mut bytes)?;
     if bytes.is_empty() {
         return Ok(None);
@@ -100,7 +122,7 @@ fn field(stream: &mut impl BufRead) -> Result<Option<Field>, ExportError> {
         true_length -= 1;
     } else {
         true_length += skip_line(stream)?;
-        bytes.truncate(MAX_VALUE_BYTES);
+        bytes.truncate(kept);
     }
     if bytes.is_empty() || bytes.contains(&b'=') {
         return Ok(Some(Field { bytes, true_length }));
@@ -110,16 +132,20 @@ fn field(stream: &mut impl BufRead) -> Result<Option<Field>, ExportError> {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         return Err(ExportError::NoField(text));
     }
-    binary(stream, bytes).map(Some)
+    binary(stream, bytes, kept).map(Some)
 }
 
-fn binary(stream: &mut impl BufRead, mut bytes: Vec<u8>) -> Result<Field, ExportError> {
+fn binary(
+    stream: &mut impl BufRead,
+    mut bytes: Vec<u8>,
+    kept: usize,
+) -> Result<Field, ExportError> {
     let mut length = [0; 8];
     stream.read_exact(&mut length).map_err(cut_short)?;
     let length = u64::from_le_bytes(length);
     bytes.push(b'=');
     let true_length = length.saturating_add(bytes.len() as u64);
-    let kept = length.min((MAX_VALUE_BYTES - bytes.len()) as u64);
+    let kept = length.min(kept.saturating_sub(bytes.len()) as u64);
     let before = bytes.len() as u64;
     stream.by_ref().take(kept).read_to_end(&mut bytes)?;
     let rest = length - kept;
@@ -253,6 +279,39 @@ mod tests {
                 (7, 7)
             ]
         );
+    }
+
+    #[test]
+    fn an_entry_of_many_long_fields_takes_no_more_than_its_block() {
+        // 60 values of 1 MiB each, half of them in lines, made up as they are read.
+        let line_length = MAX_VALUE_BYTES as u64 + 5;
+        let mut parts: Vec<Box<dyn Read>> =
+            vec![Box::new(io::Cursor::new(format!("__CURSOR={CURSOR}\n")))];
+        for _ in 0..30 {
+            parts.push(Box::new(io::Cursor::new("LINE=")));
+            parts.push(Box::new(io::repeat(b'l').take(MAX_VALUE_BYTES as u64)));
+            parts.push(Box::new(io::Cursor::new("\nBLOB\n")));
+            parts.push(Box::new(io::Cursor::new((1_u64 << 20).to_le_bytes())));
+            parts.push(Box::new(io::repeat(0).take(1 << 20)));
+            parts.push(Box::new(io::Cursor::new("\n")));
+        }
+        parts.push(Box::new(io::Cursor::new("LAST=here\n\n")));
+        let whole = parts
+            .into_iter()
+            .reduce(|all, part| Box::new(all.chain(part)))
+            .unwrap();
+        let mut stream = io::BufReader::new(whole);
+        let entry = next(&mut stream).unwrap().unwrap();
+        assert_eq!(entry.fields.len(), 61);
+        assert_eq!(entry.fields[60].bytes, b"LAST=here");
+        assert!(
+            entry.fields[..60]
+                .iter()
+                .all(|field| field.true_length == line_length)
+        );
+        let kept: usize = entry.fields.iter().map(|field| field.bytes.len()).sum();
+        assert!(kept <= MAX_ENTRY_BYTES + 61 * MAX_CURSOR_BYTES, "{kept}");
+        assert!(next(&mut stream).unwrap().is_none());
     }
 
     #[test]

@@ -17,8 +17,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Gap, GapReason, Mark, Position, ReadOutcome, SYSTEM_DIRECTORIES, Skipped};
-use seed_protocol::journal::{BatchEncoder, Commit};
+use seed_journal::{
+    Gap, GapReason, Mark, Position, Query, ReadOutcome, SYSTEM_DIRECTORIES, Skipped,
+};
+use seed_protocol::{
+    JournalNamespace,
+    journal::{BatchEncoder, Commit},
+};
 use thiserror::Error;
 
 use super::{
@@ -31,6 +36,9 @@ const PRINT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Entries that are parsed ahead: a few, since each may be some MiB.
 const PARSED_AHEAD: usize = 4;
+
+/// Entries that one batch passes over at most.
+const MAX_PASSED: u32 = 50_000;
 
 /// journald holds its changes back for up to 250 ms, and a changed file shows; this is for what does not.
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
@@ -57,6 +65,7 @@ pub enum JournalctlError {
 pub(super) struct Journalctl {
     program: PathBuf,
     folders: Vec<PathBuf>,
+    namespace: Option<JournalNamespace>,
     stream: Option<Stream>,
     /// There was nothing after this position when the files looked like this.
     at_end: Option<(Position, Vec<Stamp>, Instant)>,
@@ -77,21 +86,27 @@ struct Stream {
 type Stamp = (PathBuf, i64, i64, u64);
 
 impl Journalctl {
-    /// `folders` hold the files of this machine.
-    pub(super) fn new(program: PathBuf, folders: Vec<PathBuf>) -> Self {
+    /// `folders` hold the files of this machine, or of the namespace.
+    pub(super) fn new(
+        program: PathBuf,
+        folders: Vec<PathBuf>,
+        namespace: Option<JournalNamespace>,
+    ) -> Self {
         Self {
             program,
             folders,
+            namespace,
             stream: None,
             at_end: None,
         }
     }
 
-    /// The entries after a position. Blocks until journalctl has printed them.
+    /// The wanted entries after a position. Blocks until journalctl has printed them.
     pub(super) fn read(
         &mut self,
         after: &Position,
         max_bytes: usize,
+        filter: &Query,
     ) -> Result<Batch, JournalctlError> {
         let goes_on = self.stream.take().filter(|stream| stream.is_at(after));
         let mut stream = match goes_on {
@@ -99,13 +114,13 @@ impl Journalctl {
             None => {
                 let stamps = self.stamps();
                 if self.is_at_end(after, &stamps) {
-                    return Ok(Batch::empty(*after));
+                    return Ok(Cut::new(after, max_bytes, filter).batch(after, true));
                 }
                 self.at_end = None;
                 self.start(after)?
             }
         };
-        let mut cut = Cut::new(after, max_bytes);
+        let mut cut = Cut::new(after, max_bytes, filter);
         let ended = loop {
             let Some(entry) = stream.next()? else {
                 break true;
@@ -187,7 +202,8 @@ impl Journalctl {
     fn scope(&self) -> Option<OsString> {
         let parents = self.folders.iter().filter_map(|folder| folder.parent());
         if parents.eq(SYSTEM_DIRECTORIES.iter().map(Path::new)) {
-            return None;
+            let namespace = self.namespace.as_ref();
+            return namespace.map(|name| format!("--namespace={name}").into());
         }
         let folder = self
             .folders
@@ -250,48 +266,62 @@ impl Drop for Stream {
 }
 
 /// One batch being cut: entries of one stream, in order, without a gap inside.
-struct Cut {
+struct Cut<'q> {
     after: Position,
+    filter: &'q Query,
     block: BatchEncoder,
+    /// The first entry that was looked at, and the first that is in the block.
+    begun: u64,
     first: u64,
     gap: Option<Gap>,
     end: Option<Position>,
+    passed: u32,
 }
 
-impl Cut {
-    fn new(after: &Position, max_bytes: usize) -> Self {
+impl<'q> Cut<'q> {
+    fn new(after: &Position, max_bytes: usize, filter: &'q Query) -> Self {
         Self {
             after: *after,
+            filter,
             block: BatchEncoder::new(max_bytes),
+            begun: 0,
             first: 0,
             gap: None,
             end: None,
+            passed: 0,
         }
     }
 
     /// Gives an entry back that belongs to the next batch.
     fn take(&mut self, entry: Exported) -> Option<Exported> {
         let last = self.end.unwrap_or(self.after);
-        let goes_on = entry.seqnum_id == last.seqnum_id && entry.head.seqnum == last.seqnum + 1;
-        if self.end.is_some() && !goes_on {
+        let seqnum = entry.head.seqnum;
+        let goes_on = entry.seqnum_id == last.seqnum_id && seqnum == last.seqnum + 1;
+        if (self.end.is_some() && !goes_on) || self.passed >= MAX_PASSED {
             return Some(entry);
         }
-        let Ok(mut out) = self.block.begin(&entry.head) else {
-            return Some(entry);
-        };
-        for field in &entry.fields {
-            out.inline(&field.bytes, field.true_length);
-        }
-        if out.commit() == Commit::Full {
-            return Some(entry);
+        let fields = entry.fields.iter().map(|field| field.bytes.as_slice());
+        if self.filter.wants(&entry.head, fields) {
+            let Ok(mut out) = self.block.begin(&entry.head) else {
+                return Some(entry);
+            };
+            for field in &entry.fields {
+                out.inline(&field.bytes, field.true_length);
+            }
+            if out.commit() == Commit::Full {
+                return Some(entry);
+            }
+            self.first = if self.first == 0 { seqnum } else { self.first };
+        } else {
+            self.passed += 1;
         }
         if self.end.is_none() {
-            self.first = entry.head.seqnum;
-            let follows = entry.seqnum_id == last.seqnum_id && entry.head.seqnum > last.seqnum + 1;
+            self.begun = seqnum;
+            let follows = entry.seqnum_id == last.seqnum_id && seqnum > last.seqnum + 1;
             // journalctl passes over what it cannot read and does not say why.
             self.gap = follows.then(|| Gap {
                 from: last.seqnum + 1,
-                to: entry.head.seqnum - 1,
+                to: seqnum - 1,
                 reason: GapReason::Vacuumed,
             });
         }
@@ -300,10 +330,14 @@ impl Cut {
     }
 
     fn batch(self, after: &Position, caught_up: bool) -> Batch {
+        let position = |end| (!self.filter.is_empty()).then_some(end);
         let Some(end) = self.end else {
-            return Batch::empty(*after);
+            return Batch {
+                position: position(*after),
+                ..Batch::empty(*after)
+            };
         };
-        let began_anew = end.seqnum_id != after.seqnum_id || self.first <= after.seqnum;
+        let began_anew = end.seqnum_id != after.seqnum_id || self.begun <= after.seqnum;
         let outcome = ReadOutcome {
             seqnum_id: end.seqnum_id,
             first: self.first,
@@ -317,7 +351,9 @@ impl Cut {
         };
         Batch {
             outcome,
+            position: position(end),
             block: self.block.finish(),
+            namespaces: Vec::new(),
         }
     }
 }
@@ -380,7 +416,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         fs::create_dir(dir.join("files")).unwrap();
         fs::write(dir.join("files/system.journal"), "").unwrap();
-        Journalctl::new(path, vec![dir.join("files"), dir.join("none")])
+        Journalctl::new(path, vec![dir.join("files"), dir.join("none")], None)
     }
 
     fn calls(dir: &Path) -> Vec<String> {
@@ -403,7 +439,7 @@ mod tests {
         let mut at = Position::START;
         let mut found = Vec::new();
         loop {
-            let batch = journal.read(&at, 1 << 20).unwrap();
+            let batch = journal.read(&at, 1 << 20, &Query::new()).unwrap();
             if batch.is_empty() {
                 break;
             }
@@ -424,13 +460,13 @@ mod tests {
         assert_eq!(calls.len(), 2, "{calls:?}");
         let folder = format!("--directory={}/files", dir.path().display());
         assert!(calls[0].ends_with(&folder), "{calls:?}");
-        journal.read(&at, 1 << 20).unwrap();
+        journal.read(&at, 1 << 20, &Query::new()).unwrap();
         assert_eq!(self::calls(dir.path()).len(), 2);
 
         // New entries change a file.
         fs::write(dir.path().join("entries"), text + &entry(TWO, 5)).unwrap();
         fs::write(dir.path().join("files/system@1.journal"), "").unwrap();
-        let batch = journal.read(&at, 1 << 20).unwrap();
+        let batch = journal.read(&at, 1 << 20, &Query::new()).unwrap();
         assert_eq!((numbers(&batch), batch.outcome.gap), (vec![5], None));
     }
 
@@ -442,7 +478,7 @@ mod tests {
         let mut at = Position::START;
         let mut all = Vec::new();
         while all.len() < 100 {
-            let batch = journal.read(&at, 500).unwrap();
+            let batch = journal.read(&at, 500, &Query::new()).unwrap();
             assert!(batch.block.len() <= 500);
             all.extend(numbers(&batch));
             at = batch.end();
@@ -451,22 +487,49 @@ mod tests {
         assert_eq!(calls(dir.path()).len(), 1);
         // Another caller's position is another process.
         let batch = journal
-            .read(&Position { seqnum: 50, ..at }, 1 << 20)
+            .read(&Position { seqnum: 50, ..at }, 1 << 20, &Query::new())
             .unwrap();
         assert_eq!(numbers(&batch), (51..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_filter_leaves_out_and_the_position_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let text: String = [1, 2, 3, 6, 7].map(|number| entry(ONE, number)).concat();
+        let mut journal = program(dir.path(), &text, "");
+        let wanted = Query::new().any_of(["MESSAGE=m2", "MESSAGE=m7"]);
+        let batch = journal.read(&Position::START, 1 << 20, &wanted).unwrap();
+        let end = batch.position.unwrap();
+        assert_eq!(
+            (numbers(&batch), batch.outcome.first, end.seqnum),
+            (vec![2], 2, 3)
+        );
+        assert!(end.mark.is_some());
+        let batch = journal.read(&end, 1 << 20, &wanted).unwrap();
+        let gap = batch.outcome.gap.map(|gap| (gap.from, gap.to));
+        assert_eq!((numbers(&batch), gap), (vec![7], Some((4, 5))));
+        let end = batch.position.unwrap();
+        let batch = journal.read(&end, 1 << 20, &wanted).unwrap();
+        assert_eq!((numbers(&batch), batch.position), (vec![], Some(end)));
     }
 
     #[test]
     fn what_goes_wrong_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = program(dir.path(), "", "exit 3");
-        let error = journal.read(&Position::START, 1000).unwrap_err();
+        let error = journal
+            .read(&Position::START, 1000, &Query::new())
+            .unwrap_err();
         assert!(matches!(error, JournalctlError::Failed(_)), "{error}");
         fs::write(dir.path().join("entries"), "no export\n\n").unwrap();
-        let error = journal.read(&Position::START, 1000).unwrap_err();
+        let error = journal
+            .read(&Position::START, 1000, &Query::new())
+            .unwrap_err();
         assert!(matches!(error, JournalctlError::Export(_)), "{error}");
-        let mut journal = Journalctl::new(dir.path().join("absent"), Vec::new());
-        let error = journal.read(&Position::START, 1000).unwrap_err();
+        let mut journal = Journalctl::new(dir.path().join("absent"), Vec::new(), None);
+        let error = journal
+            .read(&Position::START, 1000, &Query::new())
+            .unwrap_err();
         assert!(matches!(error, JournalctlError::Start(_)), "{error}");
     }
 }

@@ -3,15 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use seed_journal::{Gap, GapReason, Mark, Position};
-use seed_protocol::seed::{
-    v1,
-    v1::{
-        ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest, GuestStatus,
-        Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse, ReadJournalRequest, Unit,
-        control_unit_request, gap, identity,
+use seed_journal::{Gap, GapReason, Mark, Position, Query};
+use seed_protocol::{
+    JournalNamespace,
+    seed::{
+        v1,
+        v1::{
+            ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest,
+            GuestStatus, Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse,
+            ReadJournalRequest, Unit, control_unit_request, gap, identity,
+        },
+        v1_ttrpc,
     },
-    v1_ttrpc,
 };
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -26,6 +29,10 @@ use crate::{
 /// The size of a batch for callers who name none, and the largest: a ttrpc frame has 4 MiB.
 const DEFAULT_BATCH_BYTES: u32 = 128 * 1024;
 const MAX_BATCH_BYTES: u32 = 1024 * 1024;
+
+/// Units, and matches, of one filter, and the longest of them.
+const MAX_CONDITIONS: usize = 64;
+const MAX_MATCH_BYTES: usize = 4096;
 
 /// Serves `seed.v1.Guest`.
 #[derive(Debug)]
@@ -155,7 +162,57 @@ fn journal_request(request: ReadJournalRequest) -> Result<Request, RequestError>
         wait: Duration::from_millis(request.wait_ms.into()),
         synchronize: request.synchronize,
         turn: request.turn.into_option().and_then(turn),
+        filter: query(request.filter.unwrap_or_default())?,
+        namespace: namespace(&request.namespace)?,
     })
+}
+
+/// Empty: the system's journal.
+fn namespace(name: &str) -> Result<Option<JournalNamespace>, RequestError> {
+    let named = (!name.is_empty()).then(|| JournalNamespace::try_from(name));
+    named
+        .transpose()
+        .map_err(|error| RequestError::Invalid(error.to_string()))
+}
+
+fn query(filter: v1::JournalFilter) -> Result<Query, RequestError> {
+    let v1::JournalFilter {
+        units,
+        priority,
+        matches,
+        ..
+    } = filter;
+    let invalid = |what: String| Err(RequestError::Invalid(what));
+    if units.len().max(matches.len()) > MAX_CONDITIONS {
+        return invalid(format!(
+            "a filter has more than {MAX_CONDITIONS} conditions"
+        ));
+    }
+    let units = units.iter().map(|unit| UnitName::try_from(unit.as_str()));
+    let units: Vec<UnitName> = units
+        .collect::<Result<_, _>>()
+        .map_err(RequestError::from)?;
+    if let Some(found) = matches.iter().find(|found| !is_match(found)) {
+        let start = String::from_utf8_lossy(&found[..found.len().min(64)]).into_owned();
+        return invalid(format!("{start:?} is no FIELD=value"));
+    }
+    let mut query = Query::new().matches(matches.iter().map(Vec::as_slice));
+    if !units.is_empty() {
+        query = query.units(units.iter().map(UnitName::as_str));
+    }
+    match priority {
+        None => Ok(query),
+        Some(level @ 0..=7) => Ok(query.priority(u8::try_from(level).unwrap_or(7))),
+        Some(level) => invalid(format!("there is no priority {level}")),
+    }
+}
+
+/// A field's name as in journald, and a value.
+fn is_match(bytes: &[u8]) -> bool {
+    let name = bytes.iter().position(|byte| *byte == b'=');
+    let name = name.map_or(&[][..], |end| &bytes[..end]);
+    let is_known = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    bytes.len() <= MAX_MATCH_BYTES && !name.is_empty() && name.iter().all(is_known)
 }
 
 /// A caller without a number is none.
@@ -210,14 +267,14 @@ fn id(field: &str, bytes: &[u8]) -> Result<Option<[u8; 16]>, RequestError> {
 }
 
 fn journal_batch(batch: Batch) -> JournalBatch {
-    let Batch { outcome, block } = batch;
-    let known = outcome.seqnum_id != [0; 16];
+    let Batch {
+        outcome,
+        block,
+        position,
+        namespaces,
+    } = batch;
     JournalBatch {
-        seqnum_id: if known {
-            outcome.seqnum_id.to_vec()
-        } else {
-            Vec::new()
-        },
+        seqnum_id: wire_id(outcome.seqnum_id),
         first_seqnum: outcome.first,
         last_seqnum: outcome.last,
         count: outcome.count,
@@ -225,7 +282,39 @@ fn journal_batch(batch: Batch) -> JournalBatch {
         gap: outcome.gap.map(wire_gap).into(),
         reset: outcome.reset,
         tail_seqnum: outcome.tail_seqnum,
+        position: position.map(wire_position).into(),
+        namespaces: namespaces.iter().map(ToString::to_string).collect(),
         ..Default::default()
+    }
+}
+
+/// Nothing stands for an id that is not known.
+fn wire_id(id: [u8; 16]) -> Vec<u8> {
+    if id == [0; 16] {
+        Vec::new()
+    } else {
+        id.to_vec()
+    }
+}
+
+fn wire_position(position: Position) -> v1::Position {
+    let Position {
+        seqnum_id,
+        seqnum,
+        mark,
+    } = position;
+    let place = v1::Position {
+        seqnum_id: wire_id(seqnum_id),
+        seqnum,
+        ..Default::default()
+    };
+    let Some(mark) = mark else { return place };
+    v1::Position {
+        boot_id: wire_id(mark.boot_id),
+        realtime_us: mark.realtime_us,
+        monotonic_us: mark.monotonic_us,
+        xor_hash: mark.xor_hash,
+        ..place
     }
 }
 
@@ -261,6 +350,58 @@ mod tests {
             ..Default::default()
         };
         assert!(position(torn).is_err());
+    }
+
+    #[test]
+    fn a_position_comes_back_as_it_went() {
+        let mark = Mark {
+            boot_id: [3; 16],
+            realtime_us: 5,
+            monotonic_us: 6,
+            xor_hash: 7,
+        };
+        let marked = Position {
+            seqnum_id: [1; 16],
+            seqnum: 9,
+            mark: Some(mark),
+        };
+        let bare = Position {
+            mark: None,
+            ..marked
+        };
+        for at in [Position::START, bare, marked] {
+            assert_eq!(position(wire_position(at)).unwrap(), at);
+        }
+    }
+
+    #[test]
+    fn a_filter_is_what_it_says_or_is_refused() {
+        let refused = |filter: v1::JournalFilter| query(filter).unwrap_err().to_string();
+        let matches = |text: &[u8]| v1::JournalFilter {
+            matches: vec![text.to_vec()],
+            ..Default::default()
+        };
+        assert!(query(v1::JournalFilter::default()).unwrap().is_empty());
+        let wanted = Query::new().matches([&b"_UID=0"[..]]);
+        assert_eq!(query(matches(b"_UID=0")).unwrap(), wanted);
+        let urgent = v1::JournalFilter {
+            priority: Some(3),
+            ..Default::default()
+        };
+        assert_eq!(query(urgent).unwrap(), Query::new().priority(3));
+        for bad in [&b"_UID"[..], b"=x", b"uid=0", &[b'A'; 5000]] {
+            assert!(refused(matches(bad)).contains("is no FIELD=value"));
+        }
+        let level = v1::JournalFilter {
+            priority: Some(8),
+            ..Default::default()
+        };
+        assert!(refused(level).contains("no priority 8"));
+        let many = v1::JournalFilter {
+            units: vec!["a.service".to_owned(); 65],
+            ..Default::default()
+        };
+        assert!(refused(many).contains("more than 64"));
     }
 
     #[test]

@@ -1,0 +1,157 @@
+//! One journal, the system's or a namespace's: its reader, and journalctl in the reader's place while there is a file in a
+//! form that it does not know. Reads and looks for news; waits for nothing.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use seed_journal::{Journal, Position};
+use seed_protocol::{JournalNamespace, journal::BatchEncoder};
+use tracing::{info, warn};
+
+use super::{Answer, Batch, JournalError, MACHINE_ID, Request, journalctl::Journalctl};
+
+/// Problems that are told; this many damaged files say enough.
+const MAX_TOLD: usize = 64;
+
+/// One journal.
+pub(super) struct Source {
+    namespace: Option<JournalNamespace>,
+    journal: Journal,
+    /// Reads in place of `journal`, while that does not know the form of a file.
+    journalctl: Option<Journalctl>,
+    /// Files that were refused, each told once.
+    told: HashSet<PathBuf>,
+}
+
+impl Source {
+    /// The journal in the folder of this machine's id, or of the namespace, below each of these directories.
+    pub(super) fn open(
+        directories: &[PathBuf],
+        machine_id: [u8; 16],
+        namespace: Option<&JournalNamespace>,
+    ) -> Self {
+        let journal = match namespace {
+            None => Journal::open(directories, machine_id),
+            Some(name) => Journal::open_namespace(directories, machine_id, name.as_str()),
+        };
+        Self {
+            namespace: namespace.cloned(),
+            journal,
+            journalctl: None,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Whose journal it is.
+    pub(super) fn namespace(&self) -> Option<&JournalNamespace> {
+        self.namespace.as_ref()
+    }
+
+    /// What may be new can only be had by asking when journalctl reads: it looks by itself.
+    pub(super) fn may_have_news(&mut self) -> bool {
+        self.journal.has_changed() || self.journalctl.is_some()
+    }
+
+    /// After how long it is worth while to look again.
+    pub(super) fn next_look(&self) -> Duration {
+        self.journal.next_look()
+    }
+
+    /// Until then "nothing" is not yet the end.
+    pub(super) fn unclear_until(&self) -> Option<Instant> {
+        self.journal.unclear_until()
+    }
+
+    /// The entries after a position, which the request's own is not where it was followed or nothing was wanted.
+    pub(super) fn read(&mut self, request: &Request, after: &Position) -> Answer {
+        if self.journalctl.is_some() {
+            self.journal.look_for_files();
+            if self.journal.unknown_form().is_some() {
+                return self.read_by_journalctl(request, after);
+            }
+            // journald deleted what we do not know.
+            info!("all journal files are in a known form again");
+            self.journalctl = None;
+        }
+        let mut block = BatchEncoder::new(request.max_bytes);
+        let outcome = self
+            .journal
+            .read_matching(after, &request.filter, &mut block);
+        let is_unknown = self.journal.unknown_form().is_some();
+        self.tell_problems();
+        if is_unknown {
+            return self.read_by_journalctl(request, after);
+        }
+        let outcome = outcome?;
+        let is_moved = (outcome.seqnum_id, outcome.last) != (after.seqnum_id, after.seqnum);
+        let end = self.journal.end().filter(|_| is_moved).unwrap_or(*after);
+        Ok(Batch {
+            outcome,
+            block: block.finish(),
+            position: (!request.filter.is_empty()).then_some(end),
+            namespaces: Vec::new(),
+        })
+    }
+
+    fn read_by_journalctl(&mut self, request: &Request, after: &Position) -> Answer {
+        let journalctl = match self.journalctl.take() {
+            Some(journalctl) => journalctl,
+            None => {
+                // Which file and why was just told.
+                warn!(
+                    "the journal is read by the guest's own journalctl, since this agent does not know the form of all files"
+                );
+                let folders = self.journal.folders().to_vec();
+                Journalctl::new("journalctl".into(), folders, self.namespace.clone())
+            }
+        };
+        let journalctl = self.journalctl.insert(journalctl);
+        Ok(journalctl.read(after, request.max_bytes, &request.filter)?)
+    }
+
+    fn tell_problems(&mut self) {
+        for problem in self.journal.problems() {
+            if self.told.len() < MAX_TOLD && self.told.insert(problem.path.clone()) {
+                warn!(path = %problem.path.display(), error = %problem.error, "journal file not read");
+            }
+        }
+    }
+}
+
+/// This machine's id, which names the folders of its journals.
+pub(super) fn machine_id() -> Result<[u8; 16], JournalError> {
+    let read = || {
+        let text = fs::read_to_string(MACHINE_ID)?;
+        parse_machine_id(text.trim()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    };
+    read().map_err(JournalError::MachineId)
+}
+
+/// `machine-id(5)`: 32 hexadecimal digits.
+fn parse_machine_id(text: &str) -> Option<[u8; 16]> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u128::from_str_radix(text, 16).ok()?;
+    (digits && id != 0).then(|| id.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_id_has_32_digits_and_is_not_zero() {
+        let id = parse_machine_id("00112233445566778899aabbccddeeff").unwrap();
+        assert_eq!(id[..3], [0x00, 0x11, 0x22]);
+        let bad = [
+            "",
+            "uninitialized",
+            "+0112233445566778899aabbccddeeff",
+            &"0".repeat(32),
+        ];
+        assert!(bad.iter().all(|text| parse_machine_id(text).is_none()));
+    }
+}
