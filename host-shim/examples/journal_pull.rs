@@ -33,6 +33,7 @@ const LIMITS: Limits = Limits {
     ..Limits::DEFAULT
 };
 
+#[derive(Clone)]
 struct Agent {
     socket: PathBuf,
     turns: bool,

@@ -7,7 +7,7 @@ use super::{Agent, AgentError};
 use crate::logs::{JournalSource, Reading, SourceError};
 
 /// Reads until the VM has ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Journal {
     agent: Agent,
     alive: watch::Receiver<bool>,

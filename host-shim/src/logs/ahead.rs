@@ -12,7 +12,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use seed_protocol::seed::v1::{JournalBatch, Position as WirePosition, ReadJournalRequest, Turn};
+use seed_protocol::{
+    JournalNamespace,
+    seed::v1::{JournalBatch, Position as WirePosition, ReadJournalRequest, Turn},
+};
 use tokio::time::timeout;
 
 use super::{JournalSource, Reading, SourceError, segment::Position};
@@ -23,12 +26,15 @@ const DEPTH: usize = 2;
 /// How long an answer may be late beyond the wait that was asked for.
 const LATE: Duration = Duration::from_secs(20);
 
-/// The size of a batch that is asked for.
-const BATCH_BYTES: u32 = 256 << 10;
+/// The size of a batch that is asked for. The guest holds each some times over while it is on its way, and larger ones
+/// are no faster.
+const BATCH_BYTES: u32 = 128 << 10;
 
 /// The requests to one source.
 pub(super) struct Ahead<S> {
     source: S,
+    /// Whose journal; empty for the system's.
+    namespace: String,
     caller: u64,
     /// The last number that was given.
     number: u64,
@@ -40,9 +46,10 @@ pub(super) struct Ahead<S> {
 }
 
 impl<S: JournalSource> Ahead<S> {
-    pub(super) fn new(source: S) -> Self {
+    pub(super) fn new(source: S, namespace: String) -> Self {
         Self {
             source,
+            namespace,
             // Different for each puller, which is all that is asked of it.
             caller: RandomState::new().hash_one(std::process::id()) | 1,
             number: 0,
@@ -50,6 +57,11 @@ impl<S: JournalSource> Ahead<S> {
             under_way: FuturesOrdered::new(),
             depth: 1,
         }
+    }
+
+    /// The requests for a namespace's journal, over the same connection.
+    pub(super) fn beside(&self, namespace: &JournalNamespace) -> Self {
+        Self::new(self.source.clone(), namespace.to_string())
     }
 
     /// Drops what is under way: the next request begins at the position that is held.
@@ -72,7 +84,10 @@ impl<S: JournalSource> Ahead<S> {
                 follows,
                 ..Default::default()
             };
-            let request = request(held, wait, synchronize && !follows, turn);
+            let request = ReadJournalRequest {
+                namespace: self.namespace.clone(),
+                ..request(held, wait, synchronize && !follows, turn)
+            };
             let answer = self.source.read(request);
             self.under_way.push_back(Box::pin(async move {
                 match timeout(wait + LATE, answer).await {

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`puller`] | pulls batches and appends them |
 //! | [`ahead`] | the requests that are under way: two, so that the guest never waits for the host |
+//! | [`namespaces`] | the folders of the guest's journal namespaces, each a log of its own |
 //! | [`batch`] | one batch against the position: duplicates, gaps, what cannot be |
 //! | [`segment`], [`crc`], [`pack`] | the form of one segment file: frames, checksums, the torn tail, compression |
 //! | [`store`] | a folder of segments: one writer, rotation, the cap |
@@ -34,6 +35,7 @@ mod crc;
 pub mod entry;
 pub mod fifo;
 pub mod filter;
+pub mod namespaces;
 pub mod pack;
 pub mod puller;
 pub mod reader;
@@ -65,8 +67,9 @@ pub enum SourceError {
 /// A call that is under way.
 pub type Reading = Pin<Box<dyn Future<Output = Result<JournalBatch, SourceError>> + Send>>;
 
-/// Where batches come from: the agent's `ReadJournal` on a connection that carries nothing else.
-pub trait JournalSource: Send + 'static {
+/// Where batches come from: the agent's `ReadJournal` on a connection that carries nothing else. A clone reads over the
+/// same connection.
+pub trait JournalSource: Clone + Send + 'static {
     /// One call; several can be under way, and then go over one connection. After
     /// [`SourceError::Unreachable`] the next call makes a new one; it is the puller that waits in between. Dropping
     /// the future must be harmless.

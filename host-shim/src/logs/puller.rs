@@ -1,11 +1,14 @@
-//! Pulls the journal batch by batch and appends it. One task; it owns the store.
+//! Pulls the journal batch by batch and appends it. One task; it owns the store. A task of the same kind for each of the
+//! guest's journal namespaces, begun when the guest first names it.
 //!
 //! The guest is not trusted: every batch is decoded before it is stored, numbers are checked against the
 //! position, and what does not fit is cut (entries that are held already), recorded as a gap (numbers that
 //! jump, blocks that do not decode) or refused.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-use seed_protocol::seed::v1::JournalBatch;
+use seed_protocol::{JournalNamespace, MAX_NAMESPACES, seed::v1::JournalBatch};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -25,6 +28,7 @@ use super::{
     ahead::Ahead,
     batch::{self, Accepted},
     fifo::{self, Output, Progress},
+    namespaces::{self, MAX_KEPT},
     reader::Reader,
     segment::Frame,
     store::{Limits, Store},
@@ -133,12 +137,13 @@ pub fn spawn_with(
         tokio::spawn(async move { fifo::write_all(&dir, reader, out, follow).await })
     });
     let puller = Puller {
-        ahead: Ahead::new(source),
+        ahead: Ahead::new(source, String::new()),
         dir: dir.into(),
         limits,
         counters: Arc::clone(&counters),
         stopped,
         progress,
+        namespaces: Some(Namespaces::default()),
     };
     let puller = tokio::spawn(puller.run());
     Handle {
@@ -156,6 +161,15 @@ struct Puller<S> {
     counters: Arc<Counters>,
     stopped: watch::Receiver<bool>,
     progress: watch::Sender<Progress>,
+    /// With the system's journal those of the guest's namespaces are pulled; a namespace has none.
+    namespaces: Option<Namespaces>,
+}
+
+/// The pullers of the guest's namespaces. They end with this.
+#[derive(Default)]
+struct Namespaces {
+    known: BTreeSet<String>,
+    pullers: JoinSet<()>,
 }
 
 /// Doubling pauses, and one warning per row of failures.
@@ -184,7 +198,54 @@ impl<S: JournalSource> Puller<S> {
         if let Some(store) = self.open().await {
             self.pull(store).await;
         }
+        if let Some(namespaces) = &mut self.namespaces {
+            // They have the same order to stop.
+            while namespaces.pullers.join_next().await.is_some() {}
+        }
         self.progress.send_modify(|progress| progress.ended = true);
+    }
+
+    /// Begins to pull the journals of these namespaces, where that is not done yet.
+    fn pull_beside(&mut self, names: &[String]) {
+        let Some(namespaces) = &mut self.namespaces else {
+            return;
+        };
+        for name in names.iter().take(MAX_NAMESPACES) {
+            if namespaces.known.len() >= MAX_NAMESPACES || !namespaces.known.insert(name.clone()) {
+                continue;
+            }
+            let namespace = match JournalNamespace::try_from(name.as_str()) {
+                Ok(namespace) => namespace,
+                Err(error) => {
+                    tracing::warn!(%error, "a journal namespace is not kept");
+                    continue;
+                }
+            };
+            let dir = match namespaces::make_dir(&self.dir, &namespace) {
+                Ok(Some(dir)) => dir,
+                Ok(None) => {
+                    tracing::warn!(%namespace, kept = MAX_KEPT, "a journal namespace is not kept: there are too many");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%namespace, %error, "a journal namespace is not kept for now");
+                    // The next batch names it again.
+                    namespaces.known.remove(name);
+                    continue;
+                }
+            };
+            let puller = Self {
+                ahead: self.ahead.beside(&namespace),
+                dir,
+                limits: namespaces::share_of(self.limits),
+                counters: Arc::clone(&self.counters),
+                stopped: self.stopped.clone(),
+                progress: watch::Sender::default(),
+                namespaces: None,
+            };
+            let run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(puller.run());
+            namespaces.pullers.spawn(run);
+        }
     }
 
     /// The store, `None` when told to stop before it could be opened.
@@ -237,6 +298,7 @@ impl<S: JournalSource> Puller<S> {
             let failure = match answer {
                 Ok(batch) => {
                     synchronized |= draining;
+                    self.pull_beside(&batch.namespaces);
                     // The guest reads on while this is decoded and written.
                     self.ahead.ask_on(position, wait);
                     match self.take(&mut store, batch).await {
@@ -276,7 +338,7 @@ impl<S: JournalSource> Puller<S> {
         let (frame, dropped) = match batch::accept(store.position(), batch) {
             Accepted::Frame(frame, dropped) => (frame, dropped),
             Accepted::Nothing => {
-                self.counters.lag.store(0, Ordering::Relaxed);
+                self.note_lag(0);
                 return Took::Nothing;
             }
             Accepted::Refused(why) => return Took::Refused(why),
@@ -312,9 +374,14 @@ impl<S: JournalSource> Puller<S> {
             .entries
             .fetch_add(frame.count.into(), Ordering::Relaxed);
         self.counters.missing.fetch_add(missing, Ordering::Relaxed);
-        self.counters
-            .lag
-            .store(tail.saturating_sub(frame.last), Ordering::Relaxed);
+        self.note_lag(tail.saturating_sub(frame.last));
+    }
+
+    /// How far behind the log is, is told of the system's journal.
+    fn note_lag(&self, entries: u64) {
+        if self.namespaces.is_some() {
+            self.counters.lag.store(entries, Ordering::Relaxed);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use super::{
 };
 
 /// Hands journald an entry that is too long for a datagram, as sd_journal_send(3) does: in a sealed memfd.
-fn send_long(socket: &UnixDatagram, entry: &[u8]) {
+pub(crate) fn send_long(socket: &UnixDatagram, entry: &[u8]) {
     let memory = memfd_create("entry", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     let mut file = File::from(memory);
     file.write_all(entry).unwrap();
@@ -202,7 +202,7 @@ async fn a_file_in_an_unknown_form_has_journalctl_read_until_it_is_gone() {
 }
 
 /// Entries that a printer of JSON can get wrong.
-fn strange_entries() -> Vec<Vec<u8>> {
+pub(crate) fn strange_entries() -> Vec<Vec<u8>> {
     let plain = |text: &str| format!("{text}\nSYSLOG_IDENTIFIER=strange\n").into_bytes();
     let binary = |name: &str, value: &[u8]| {
         let mut entry = format!("SYSLOG_IDENTIFIER=strange\n{name}\n").into_bytes();

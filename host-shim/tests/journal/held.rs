@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use seed_protocol::journal::MAX_VALUE_BYTES;
 use seed_shim::logs::{
     entry::{Record, for_each},
     reader::{Item, Reader},
@@ -35,7 +36,14 @@ pub(crate) fn digest(mut fields: Vec<&[u8]>) -> u64 {
 /// What the guest's journalctl prints.
 pub(crate) fn exported(container: &Container) -> Vec<Identity> {
     container.run(&["journalctl", "--sync"]);
-    let text = container.output(&["journalctl", "--quiet", "--no-pager", "-o", "export"]);
+    exported_of(container, &[])
+}
+
+/// [`exported`] with more words for journalctl, and without asking journald to write out what it has. Of a value it has
+/// what a block holds.
+pub(crate) fn exported_of(container: &Container, words: &[&str]) -> Vec<Identity> {
+    let export = ["journalctl", "--quiet", "--no-pager", "-o", "export"];
+    let text = container.output(&[&export[..], words].concat());
     let mut found = Vec::new();
     let mut rest = text.as_slice();
     let mut entry: Vec<Vec<u8>> = Vec::new();
@@ -50,7 +58,9 @@ pub(crate) fn exported(container: &Container) -> Vec<Identity> {
         } else {
             let (length, value) = rest.split_first_chunk::<8>().unwrap();
             let length = usize::try_from(u64::from_le_bytes(*length)).unwrap();
-            entry.push([line, b"=", &value[..length]].concat());
+            let mut field = [line, b"=", &value[..length]].concat();
+            field.truncate(MAX_VALUE_BYTES);
+            entry.push(field);
             rest = &value[length + 1..];
         }
     }

@@ -58,6 +58,11 @@ impl Writer {
         Self { stop, sent, thread }
     }
 
+    /// How many were sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn end(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap();
@@ -100,12 +105,14 @@ impl Host {
 
     /// Pulls what is left, and reads what is there.
     pub(crate) async fn end(mut self) -> Held {
-        self.puller
-            .take()
-            .unwrap()
-            .drain(Duration::from_secs(60))
-            .await;
+        self.drain().await;
         held(&self.logs())
+    }
+
+    /// Pulls what is left.
+    pub(crate) async fn drain(&mut self) {
+        let puller = self.puller.take().unwrap();
+        puller.drain(Duration::from_secs(60)).await;
     }
 }
 

@@ -8,13 +8,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod container;
+mod filters;
 mod forms;
 mod held;
 mod host;
 mod kills;
 mod link;
+mod namespaces;
 mod restored;
 mod stalls;
+mod text;
 
 use std::{io::Write, thread};
 

@@ -3,6 +3,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use lexopt::Parser;
+use seed_protocol::JournalNamespace;
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
@@ -43,7 +44,7 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             watch: seconds(given, "watch", name)?,
         },
         "inspect" => Command::Inspect(which(given, name)?),
-        "logs" => Command::Logs(logs(given)?),
+        "logs" => Command::Logs(Box::new(logs(given)?)),
         "keys" => Command::Keys {
             which: which(given, name)?,
             tag: given.has("tag"),
@@ -299,12 +300,18 @@ fn logs(given: &mut Given) -> Result<LogsArgs, CliError> {
         (false, true) => Form::Export,
         (true, true) => return Err(wrong("--json and --export exclude each other".into())),
     };
+    let namespace = given.last("log-namespace", LOGS)?;
+    let namespace = namespace.map(|name| JournalNamespace::try_from(name.as_str()));
+    let namespace = namespace
+        .transpose()
+        .map_err(|error| wrong(error.to_string()))?;
     Ok(LogsArgs {
         which: which(given, LOGS)?,
         lines,
         follow,
         filter,
         boot,
+        namespace,
         form,
     })
 }

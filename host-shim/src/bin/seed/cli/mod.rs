@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use seed_protocol::JournalNamespace;
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
@@ -70,7 +71,7 @@ pub(crate) enum Command {
     /// `seed inspect`
     Inspect(Which),
     /// `seed logs`
-    Logs(LogsArgs),
+    Logs(Box<LogsArgs>),
     /// `seed keys`
     Keys {
         /// Which instance.
@@ -209,6 +210,8 @@ pub(crate) struct LogsArgs {
     pub(crate) filter: Filter,
     /// Of which boot.
     pub(crate) boot: Option<Boot>,
+    /// The journal of this `LogNamespace=`; the system's without.
+    pub(crate) namespace: Option<JournalNamespace>,
     /// How to write them.
     pub(crate) form: Form,
 }

@@ -326,5 +326,9 @@ mod tests {
             panic!()
         };
         assert_eq!(args.lines, None);
+        let Command::Logs(args) = command(&["logs", "demo", "--log-namespace", "web"]) else {
+            panic!()
+        };
+        assert_eq!(args.namespace.unwrap().as_str(), "web");
     }
 }

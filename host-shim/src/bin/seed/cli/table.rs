@@ -279,6 +279,12 @@ pub(super) const COMMANDS: &[Info] = &[
                 ("LEVEL", PRIORITIES),
                 "this important or more: emerg, alert, crit, err, warning, notice, info, debug, or 0 to 7",
             ),
+            with(
+                "",
+                "log-namespace",
+                ("NAME", Kind::Text),
+                "of the units in this journal namespace (LogNamespace=)",
+            ),
             flag("", "export", "as 'journalctl -o export' prints it"),
         ],
     },

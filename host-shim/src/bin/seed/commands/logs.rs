@@ -1,9 +1,16 @@
 //! `seed logs`: reads the segments; the instance need not run.
 
-use std::{io, path::Path, process::ExitCode, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use seed_protocol::JournalNamespace;
 use seed_shim::logs::{
-    reader,
+    namespaces,
+    reader::{self, ReadError},
     render::Human,
     show::{Query, Show},
 };
@@ -26,6 +33,11 @@ pub(super) async fn logs(context: &Context<'_>, args: LogsArgs) -> Result<ExitCo
         // No instance and no log: this says so.
         instance.record()?;
     }
+    let dir = match &args.namespace {
+        None => dir.to_owned(),
+        Some(namespace) => of_namespace(dir, namespace)?,
+    };
+    let dir = dir.as_path();
     let mut filter = args.filter;
     if let Some(boot) = args.boot {
         filter.boot = Some(resolve(boot, dir)?);
@@ -52,6 +64,27 @@ pub(super) async fn logs(context: &Context<'_>, args: LogsArgs) -> Result<ExitCo
         }
         show.begin_anew(&mut text)?;
     }
+}
+
+/// The log of a namespace, which has to be there: a name that was misspelt would show nothing for ever.
+fn of_namespace(log: &Path, namespace: &JournalNamespace) -> Result<PathBuf, CliError> {
+    let kept = namespaces::kept(log).map_err(|source| ReadError {
+        path: log.into(),
+        source: source.into(),
+    })?;
+    if kept.contains(namespace) {
+        return Ok(namespaces::dir_of(log, namespace));
+    }
+    let names: Vec<&str> = kept.iter().map(JournalNamespace::as_str).collect();
+    let known = match names.as_slice() {
+        [] => "The guest has shown none so far: it does when a unit with LogNamespace= logs."
+            .to_owned(),
+        names => format!("There is a log of: {}.", names.join(", ")),
+    };
+    Err(CliError::new(
+        format!("there is no log of journal namespace {namespace}"),
+        known,
+    ))
 }
 
 fn flush(text: &mut Vec<u8>) -> Result<(), CliError> {

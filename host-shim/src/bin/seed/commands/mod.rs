@@ -67,7 +67,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Ps { all, quiet } => ps::ps(&context, all, quiet).await,
         Command::Status { which, watch } => status::status(&context, which, watch).await,
         Command::Inspect(which) => inspect::inspect(&context, which).await,
-        Command::Logs(args) => logs::logs(&context, args).await,
+        Command::Logs(args) => logs::logs(&context, *args).await,
         Command::Keys { which, tag } => keys::keys(&context, which, tag).await,
         Command::Restart { which, limit, wait } => {
             restart::restart(&context, which, limit, wait).await
