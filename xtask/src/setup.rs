@@ -30,6 +30,8 @@ pub(crate) enum Need {
     Fuzz,
     /// To compare the seed shell with OpenSSH; nothing of the others.
     Shell,
+    /// To compare the journal's reader with systemd's own; nothing of the others.
+    Journal,
 }
 
 /// A Debian package and what it is for.
@@ -122,6 +124,18 @@ const SHELL_PACKAGES: &[Package] = &[
     ),
 ];
 const SHELL_PROGRAMS: &[&str] = &["ssh", "sshd"];
+/// To measure the journal.
+const JOURNAL_PACKAGES: &[Package] = &[
+    (
+        "systemd",
+        "starts the server of the journal for one connection",
+    ),
+    (
+        "systemd-journal-remote",
+        "a server of the journal to compare the reader with",
+    ),
+];
+const JOURNAL_PROGRAMS: &[&str] = &["systemd-socket-activate", "cc"];
 /// For fuzz targets.
 const FUZZ_PACKAGES: &[Package] = &[
     ("gcc", "links Rust programs"),
@@ -165,6 +179,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
             return build_tool(places, &FUZZER);
         }
         Need::Shell => return install(places, SHELL_PACKAGES),
+        Need::Journal => return install(places, JOURNAL_PACKAGES),
     };
     let packages = PACKAGES.iter().chain(more).chain(for_tests.0);
     install(places, &packages.copied().collect::<Vec<_>>())?;
@@ -173,7 +188,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
         .into_iter()
         .try_for_each(|tool| build_tool(places, tool))?;
     match need {
-        Need::Run | Need::Fuzz | Need::Shell => Ok(()),
+        Need::Run | Need::Fuzz | Need::Shell | Need::Journal => Ok(()),
         Need::Test => containerd::unpack(places),
     }
 }
@@ -320,6 +335,7 @@ fn absent(places: &Places, need: Need) -> Vec<&'static str> {
         Need::Test => (PROGRAMS, TEST_PROGRAMS),
         Need::Fuzz => (FUZZ_PROGRAMS, &[][..]),
         Need::Shell => (SHELL_PROGRAMS, &[][..]),
+        Need::Journal => (JOURNAL_PROGRAMS, &[][..]),
     };
     let all = run.iter().chain(more);
     all.filter(found).copied().collect()

@@ -16,10 +16,10 @@ use anyhow::{Context, Result, ensure};
 use seed_container::{Container, Loop, Spec, Swtpm};
 use serde_json::Value;
 
-use super::{Options, Results, Row, boot, machine, median};
+use super::{Options, Results, Row, boot, judge, machine, median};
 use crate::{
     test,
-    util::{self, Places, print, say},
+    util::{self, Places, say},
 };
 
 /// The column of the stock agent.
@@ -91,18 +91,7 @@ pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
     rows.extend(native(places, &guest)?);
     let boots = boot::measure(places, guest, options)?;
     rows.extend(boot_rows(boots.rows)?);
-    for (name, target) in TARGETS {
-        let found = rows.iter().find(|row| row.name == name);
-        let ours = found.with_context(|| format!("no row {name}"))?.ours;
-        let met = if ours <= target { "met" } else { "missed" };
-        let line = format!("target {met}: {name}: {ours:.2}, at most {target:.2}");
-        // Data stand alone on standard output.
-        if options.json {
-            say(&line);
-        } else {
-            print(&line)?;
-        }
-    }
+    judge(&rows, &TARGETS, options)?;
     let mut machine = machine();
     machine.extend(boots.machine);
     Ok(Results { machine, rows })

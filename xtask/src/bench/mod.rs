@@ -190,7 +190,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
 /// As root, with a guest root that is built.
 pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<ExitCode> {
     let results = match options.bench {
-        Bench::Journal => journal::measure(places, &guest, options.entries)?,
+        Bench::Journal => journal::measure(places, &guest, options)?,
         Bench::Shim => shim::measure(places, guest, options)?,
         Bench::Agent => agent::measure(places, guest, options)?,
         Bench::Growth => growth::measure(places, guest, options)?,
@@ -208,6 +208,23 @@ fn show(results: &Results, options: &Options) -> Result<ExitCode> {
         results.table().iter().try_for_each(|line| print(line))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says of each target (the most that a row may be) whether it is met. A row that is not there is a mistake.
+fn judge(rows: &[Row], targets: &[(&str, f64)], options: &Options) -> Result<()> {
+    for (name, target) in targets {
+        let found = rows.iter().find(|row| row.name == *name);
+        let ours = found.with_context(|| format!("no row {name}"))?.ours;
+        let met = if ours <= *target { "met" } else { "missed" };
+        let line = format!("target {met}: {name}: {ours:.2}, at most {target:.2}");
+        // Data stand alone on standard output.
+        if options.json {
+            say(&line);
+        } else {
+            print(&line)?;
+        }
+    }
+    Ok(())
 }
 
 /// One thing that was measured.

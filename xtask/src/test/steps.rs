@@ -89,7 +89,7 @@ pub(super) fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
     cargo.envs(peers(places));
     let mut tally = test_step(places, label, &mut cargo)?;
-    // A feature that nothing else turns on.
+    // A feature that nothing else turns on, without the one that the agent has.
     let args = "test --locked -p seed-journal --features xz --lib --test fixtures";
     let mut cargo = self::cargo(places, &args.split(' ').collect::<Vec<_>>());
     tally.add(test_step(

@@ -1,0 +1,192 @@
+//! `bench journal`: the journal's way from its files in the guest to text on the host, and its peers on the same files.
+//!
+//! A real systemd runs in namespaces on the guest's root (an overlay in memory takes what it writes), so everything
+//! is at native speed; no VM. The corpus is made once for each size and kept in the cache (`corpus`). The seeds are fixed, so a corpus is
+//! the same but for times and ids.
+//!
+//! Costs are CPU time (user and system) of the process that is named, per entry, so that less is better as in every
+//! bench. Who reads: `journal_bench` (the reader and the encoder alone), the agent as it ships with the puller as it ships
+//! (`pull`, with the example `journal_pull`), and `seed logs` (`show`); beside them libsystemd, systemd-journal-gatewayd
+//! (`peers`), journalctl and the crate sdjournal. The targets are those of the whole: what is printed as missed is.
+
+mod corpus;
+mod peers;
+mod pull;
+mod show;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+use seed_container::Container;
+use serde_json::{Value, json};
+
+use super::{Options, Results, Row, judge, machine, median};
+use crate::{
+    setup,
+    util::{self, Places, say},
+};
+
+/// The corpus's size unless told otherwise, and what can be told.
+pub(super) const ENTRIES: u32 = 200_000;
+pub(super) const SIZES: RangeInclusive<u32> = 8_000..=10_000_000;
+/// The corpus's machine id, which names its folder.
+const MACHINE_ID: &str = "5eed5eed5eed5eed5eed5eed5eed5eed";
+/// The name of the instance whose log the segments are.
+const INSTANCE: &str = "corpus";
+
+/// The most that each row may be: a million entries read and 300,000 printed in a second of CPU.
+const TARGETS: [(&str, f64); 8] = [
+    (READ, 1.0),
+    (JSON, 1e6 / 300e3),
+    (LAST, 50.0),
+    (P50, 5.0),
+    (P99, 15.0),
+    (IDLE, 1.0),
+    (AGENT_MEMORY, 4.0),
+    (HOST_MEMORY, 8.0),
+];
+const READ: &str = "guest: read and encode, CPU per entry";
+const JSON: &str = "host: print as JSON, CPU per entry";
+const LAST: &str = "seed logs --lines 10, wall";
+const P50: &str = "live: journald's stamp to segment, p50";
+const P99: &str = "live: journald's stamp to segment, p99";
+const IDLE: &str = "live: agent's CPU while nothing comes";
+const AGENT_MEMORY: &str = "agent: private memory on top of idle";
+const HOST_MEMORY: &str = "puller: private memory";
+
+/// Builds what only this bench needs.
+pub(super) fn build(places: &Places) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--profile", "lab"]);
+    cargo.args(["--package", "seed-journal", "--example", "journal_bench"]);
+    cargo.args(["--package", "seed-shim", "--example", "journal_pull"]);
+    cargo.current_dir(&places.root);
+    util::step(places, "cargo build (bench journal)", &mut cargo)?;
+    setup::run(places, setup::Need::Journal)
+}
+
+pub(super) fn measure(places: &Places, guest: &Path, options: &Options) -> Result<Results> {
+    let scratch = Scratch::make(places)?;
+    let corpus = places.cache.join(format!("journal-{}", options.entries));
+    let libsystemd = peers::build_libsystemd(guest, &scratch.0)?;
+    let container = corpus::boot(places, guest, &corpus, &scratch.0)?;
+    corpus::fill(&container, &corpus, options.entries)?;
+    let mut rows = readers(&container)?;
+    say("  reading with libsystemd and with systemd-journal-gatewayd");
+    let read = &mut rows[0].peers;
+    read.insert("libsystemd", peers::libsystemd(&container, &libsystemd)?);
+    let files = corpus.join("journal").join(MACHINE_ID);
+    read.insert("gatewayd export", peers::gatewayd(&files, &scratch.0)?);
+    rows.extend(pull::rows(places, &container, &scratch.0)?);
+    rows.extend(show::rows(places, &container, &scratch.0)?);
+    judge(&rows, &TARGETS, options)?;
+    let mut machine = machine();
+    machine.insert("entries".to_owned(), json!(options.entries));
+    machine.insert("load".to_owned(), json!(load()));
+    Ok(Results { machine, rows })
+}
+
+/// How busy the machine was: the mean of the last minute, of five, of fifteen.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn row(name: &str, unit: &'static str, ours: f64, peers: &[(&'static str, f64)]) -> Row {
+    Row {
+        name: name.to_owned(),
+        unit,
+        ours,
+        peers: peers.iter().copied().collect(),
+    }
+}
+
+/// Reader and encoder alone, in the guest's namespaces, and journalctl there on the same files.
+fn readers(container: &Container) -> Result<Vec<Row>> {
+    say("  reading with our reader and with journalctl");
+    let text = container.run(&[
+        "/opt/bench/examples/journal_bench",
+        "/var/log/journal",
+        MACHINE_ID,
+        "--peers",
+    ])?;
+    let found: Value = serde_json::from_str(&text).context("read what journal_bench printed")?;
+    let mut cost = BTreeMap::new();
+    for row in found["rows"].as_array().into_iter().flatten() {
+        let name = row["name"].as_str().unwrap_or_default().to_owned();
+        let (cpu, entries) = (row["cpu_s"].as_f64(), row["entries"].as_f64());
+        if let (Some(cpu), Some(entries)) = (cpu, entries) {
+            cost.insert(name, 1e6 * cpu / entries);
+        }
+    }
+    let of = |name: &str| {
+        cost.get(name)
+            .copied()
+            .with_context(|| format!("no {name:?} in {text}"))
+    };
+    let private = found["private_kib"].as_f64().context("no private_kib")?;
+    Ok(vec![
+        row(
+            READ,
+            "us",
+            of("encode")?,
+            &[
+                ("sdjournal", of("sdjournal")?),
+                ("journalctl json", of("journalctl -o json")?),
+                ("journalctl export", of("journalctl -o export")?),
+            ],
+        ),
+        row(
+            "guest: reader's private memory",
+            "MiB",
+            private / 1024.0,
+            &[],
+        ),
+    ])
+}
+
+/// Where proc_pid_stat(5) has `utime` and `stime` of a process (with threads that have ended), and those of its children that
+/// have ended, counted from field 3.
+const OF_PROCESS: usize = 11;
+const OF_CHILDREN: usize = 13;
+
+/// Seconds on a CPU. The kernel counts them in ticks of 10 ms, which is little beside what is measured with them.
+fn ticks(process: &str, skip: usize) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // The name of the program, in brackets, may hold anything; behind it stands field 3.
+    let (_, fields) = text
+        .rsplit_once(')')
+        .with_context(|| format!("no name in {path}"))?;
+    let ticks = fields.split_whitespace().skip(skip).take(2);
+    let ticks = ticks
+        .map(|field| Ok(field.parse::<f64>()?))
+        .sum::<Result<f64>>()?;
+    Ok(ticks / 100.0)
+}
+
+/// A folder of our own in the cache, removed in the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(places: &Places) -> Result<Self> {
+        let path = places
+            .cache
+            .join(format!("bench-journal-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Best effort: what stays is in the cache.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

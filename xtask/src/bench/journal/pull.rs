@@ -1,0 +1,171 @@
+//! The agent and the puller as they ship: what a whole corpus costs on its way into segments, and how late live lines are.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_container::{Container, wait_for};
+use serde_json::Value;
+
+use super::{AGENT_MEMORY, HOST_MEMORY, IDLE, INSTANCE, P50, P99, row};
+use crate::{
+    bench::Row,
+    util::{self, Places, say},
+};
+
+/// How long the agent may take to listen.
+const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+/// How long the live part lasts: some 400 lines, and then nothing to do.
+const LIVE_SECONDS: u64 = 10;
+/// The agent looks most often just after a line: idle is what comes this long after the last one.
+const SETTLE: Duration = Duration::from_secs(2);
+/// The agent as it ships.
+pub(super) const AGENT: &str = "bench-agent.service";
+
+/// The agent and the puller as they ship: a whole corpus into segments, then a quiet writer.
+pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
+    say("  pulling everything into segments, then live lines");
+    container.serve(AGENT, "/run/bench/agent.sock", LISTEN_LIMIT)?;
+    let socket = container.inside("/run/bench/agent.sock");
+    let before = used(container)?;
+    let segments = scratch.join("state/logs/default").join(INSTANCE);
+    fs::create_dir_all(&segments).context("make the segments' folder")?;
+    let mut puller = Command::new(places.programs().join("examples/journal_pull"))
+        .arg(&socket)
+        .arg(&segments)
+        .arg(LIVE_SECONDS.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start journal_pull")?;
+    // It says nothing until the end: it has caught up when the agent has nothing more to do.
+    let mut last = before.cpu_seconds;
+    wait_for("the pull to catch up", Duration::from_secs(600), || {
+        ensure!(puller.try_wait()?.is_none(), "journal_pull ended early");
+        thread::sleep(Duration::from_millis(500));
+        let now = used(container)?.cpu_seconds;
+        let idle = now - last < 0.01 && now > before.cpu_seconds;
+        last = now;
+        Ok(idle)
+    })?;
+    let after = used(container)?;
+    container.run(&["systemctl", "start", "live.service"])?;
+    thread::sleep(SETTLE);
+    let quiet = used(container)?;
+    let quiet_from = Instant::now();
+    let output = puller.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "journal_pull: {}", output.status);
+    let idle = used(container)?.cpu_seconds - quiet.cpu_seconds;
+    let idle_percent = 100.0 * idle / quiet_from.elapsed().as_secs_f64().max(0.1);
+    let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
+    let number = |name: &str| {
+        found[name]
+            .as_f64()
+            .with_context(|| format!("no {name} in {text}"))
+    };
+    let entries = number("entries")?;
+    ensure!(number("missing")? == 0.0, "entries are missing: {text}");
+    ensure!(number("live")? > 100.0, "hardly a live line: {text}");
+    // The same again in other ways.
+    let single = pull_again(places, &socket, &scratch.join("single"), "one-at-a-time")?;
+    let packed = pull_again(places, &socket, &scratch.join("packed"), "zstd")?;
+    let bytes = |folder: &Path| -> Result<f64> { Ok(size(folder)? / entries) };
+    Ok(vec![
+        row(
+            "agent: CPU per entry pulled",
+            "us",
+            1e6 * (after.cpu_seconds - before.cpu_seconds) / entries,
+            &[],
+        ),
+        row(
+            "puller: CPU per entry",
+            "us",
+            1e6 * number("cpu_s")? / entries,
+            &[("with zstd", packed.cpu_us)],
+        ),
+        row(
+            "segments: on disk per entry",
+            "B",
+            bytes(&segments)?,
+            &[("with zstd", bytes(&scratch.join("packed"))?)],
+        ),
+        row(
+            "pull of everything: wall per entry",
+            "us",
+            1e6 * number("wall_s")? / entries,
+            &[("one at a time", single.wall_us)],
+        ),
+        row(
+            AGENT_MEMORY,
+            "MiB",
+            (after.private_kib - before.private_kib) / 1024.0,
+            &[],
+        ),
+        row(HOST_MEMORY, "MiB", number("private_kib")? / 1024.0, &[]),
+        row(P50, "ms", number("p50_us")? / 1e3, &[]),
+        row(P99, "ms", number("p99_us")? / 1e3, &[]),
+        row(IDLE, "%", idle_percent, &[]),
+    ])
+}
+
+/// What a whole corpus costs for each entry.
+struct Pulled {
+    cpu_us: f64,
+    wall_us: f64,
+}
+
+/// Another pull of everything, by the same agent.
+fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &str) -> Result<Pulled> {
+    let mut puller = Command::new(places.programs().join("examples/journal_pull"));
+    puller.args([socket, folder]).args(["0", how]);
+    let text = util::read(&mut puller)?;
+    let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
+    let number = |name: &str| {
+        found[name]
+            .as_f64()
+            .with_context(|| format!("no {name} in {text}"))
+    };
+    let entries = number("entries")?;
+    Ok(Pulled {
+        cpu_us: 1e6 * number("cpu_s")? / entries,
+        wall_us: 1e6 * number("wall_s")? / entries,
+    })
+}
+
+/// The bytes of a folder's files.
+fn size(folder: &Path) -> Result<f64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(f64::from(u32::try_from(bytes)?))
+}
+
+/// What the agent has used so far.
+struct Used {
+    cpu_seconds: f64,
+    private_kib: f64,
+}
+
+/// What the agent has used so far.
+fn used(container: &Container) -> Result<Used> {
+    let pid = container.main_pid(AGENT)?;
+    let text = fs::read_to_string(container.inside(&format!("/proc/{pid}/smaps_rollup")))?;
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
+    let private = line.and_then(|line| line.split_whitespace().nth(1));
+    let mut cpu_seconds = 0.0;
+    for task in fs::read_dir(container.inside(&format!("/proc/{pid}/task")))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let nanoseconds: f64 = text.split(' ').next().context("empty schedstat")?.parse()?;
+        cpu_seconds += nanoseconds / 1e9;
+    }
+    Ok(Used {
+        cpu_seconds,
+        private_kib: private.context("no Private_Dirty")?.parse()?,
+    })
+}
