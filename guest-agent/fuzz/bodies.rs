@@ -16,7 +16,7 @@ use seed_agent::{
     env::{self, Environment},
     network::words::{self, Network},
     server::kata::decode::{self, Request},
-    storage::{MountPoint, VolumeName, options::MountOptions, owner::Mode},
+    storage::{MountPoint, VolumeName, online, options::MountOptions, owner::Mode},
     sys::pci::PciPath,
 };
 
@@ -24,11 +24,14 @@ use seed_agent::{
 pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// All of them. A corpus has the name of its target.
-pub(crate) const TARGETS: [(&str, Body); 10] = [
+pub(crate) const TARGETS: [(&str, Body); 13] = [
     ("sandbox", |input| request(Request::Sandbox, input)),
     ("container", |input| request(Request::Container, input)),
     ("exec", |input| request(Request::Exec, input)),
-    ("network", network),
+    ("network", |input| one_of(&NETWORK, input)),
+    ("memory", |input| request(Request::Ephemeral, input)),
+    ("volumes", volumes),
+    ("guest", |input| one_of(&GUEST, input)),
     ("words", words_of_addresses),
     ("places", places),
     ("instance", instance),
@@ -61,13 +64,35 @@ fn request(request: Request, input: &[u8]) -> bool {
     }
 }
 
-/// The first byte says which of the three.
-fn network(input: &[u8]) -> bool {
+const NETWORK: [Request; 3] = [Request::Interface, Request::Routes, Request::Neighbours];
+const VOLUMES: [Request; 4] = [
+    Request::VolumeStats,
+    Request::Resize,
+    Request::Swap,
+    Request::SwapPath,
+];
+/// What `seed.v1` has.
+const GUEST: [Request; 3] = [Request::Journal, Request::Units, Request::Control];
+
+/// The first byte says which.
+fn one_of(requests: &[Request], input: &[u8]) -> bool {
     let Some((which, input)) = input.split_first() else {
         return false;
     };
-    let of = [Request::Interface, Request::Routes, Request::Neighbours];
-    request(of[usize::from(*which) % of.len()], input)
+    request(requests[usize::from(*which) % requests.len()], input)
+}
+
+/// Where a path leads that is taken cannot be told otherwise than by reading it.
+fn volumes(input: &[u8]) -> bool {
+    if let Ok(path) = online::volume_path(text(input.get(1..).unwrap_or_default())) {
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        assert!(path.is_absolute() && path.components().all(plain));
+        assert!(
+            path.as_os_str().len() < 4096,
+            "the kernel takes no such path"
+        );
+    }
+    one_of(&VOLUMES, input)
 }
 
 fn text(input: &[u8]) -> &str {

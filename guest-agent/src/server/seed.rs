@@ -125,8 +125,7 @@ impl v1_ttrpc::Guest for Service {
         _: &TtrpcContext,
         request: ControlUnitRequest,
     ) -> ttrpc::Result<ControlUnitResponse> {
-        let unit = UnitName::try_from(request.name.as_str()).map_err(RequestError::from)?;
-        let action = action(&request)?;
+        let (unit, action) = control(&request)?;
         let result = self.ctx.systemd.control_unit(&unit, action).await;
         let result = result.map_err(RequestError::from)?;
         Ok(ControlUnitResponse {
@@ -134,6 +133,12 @@ impl v1_ttrpc::Guest for Service {
             ..Default::default()
         })
     }
+}
+
+/// What shall be done to which unit.
+pub(super) fn control(request: &ControlUnitRequest) -> Result<(UnitName, Action), RequestError> {
+    let unit = UnitName::try_from(request.name.as_str())?;
+    Ok((unit, action(request)?))
 }
 
 fn action(request: &ControlUnitRequest) -> Result<Action, RequestError> {
@@ -151,7 +156,7 @@ fn action(request: &ControlUnitRequest) -> Result<Action, RequestError> {
     }
 }
 
-fn journal_request(request: ReadJournalRequest) -> Result<Request, RequestError> {
+pub(super) fn journal_request(request: ReadJournalRequest) -> Result<Request, RequestError> {
     let max_bytes = match request.max_bytes {
         0 => DEFAULT_BATCH_BYTES,
         bytes => bytes.min(MAX_BATCH_BYTES),

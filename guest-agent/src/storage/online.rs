@@ -78,12 +78,21 @@ pub enum OnlineError {
     },
 }
 
+/// `PATH_MAX` of `linux/limits.h`, with the NUL at its end.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// As much of a request's word as a refusal says again.
+pub fn start(text: &str) -> String {
+    text.chars().take(256).collect()
+}
+
 /// The path of a volume as a request names it.
 pub fn volume_path(text: &str) -> Result<PathBuf, OnlineError> {
     let path = Path::new(text);
     let dots = text.split('/').any(|part| part == "." || part == "..");
-    if !path.is_absolute() || dots || text.contains('\0') {
-        return Err(OnlineError::Path(text.chars().take(256).collect()));
+    let too_long = text.len() >= MAX_PATH_BYTES;
+    if !path.is_absolute() || dots || too_long || text.contains('\0') {
+        return Err(OnlineError::Path(start(text)));
     }
     Ok(path.components().collect())
 }

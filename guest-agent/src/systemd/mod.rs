@@ -19,6 +19,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
 
+pub(crate) use self::unit::complete_patterns;
 use self::{bus::Bus, follow::Follower};
 pub use self::{
     bus::HELD_CONNECTION,

@@ -288,7 +288,8 @@ pub(super) async fn finish(
     }
 }
 
-fn complete_patterns(patterns: &[String]) -> Result<Vec<String>, SystemdError> {
+/// Patterns as systemd takes them: a word without a kind is a service.
+pub(crate) fn complete_patterns(patterns: &[String]) -> Result<Vec<String>, SystemdError> {
     let bad = |pattern: &str, reason| SystemdError::BadName {
         name: pattern.chars().take(MAX_NAME_BYTES).collect(),
         reason,

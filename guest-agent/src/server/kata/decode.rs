@@ -2,15 +2,24 @@
 //! The way is the server's own; who drives it are the fuzz targets and whoever wants to know whether a
 //! request can be meant. It never changes the guest.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use protobuf::Message;
-use seed_protocol::kata::agent::*;
+use seed_protocol::{
+    kata::agent::*,
+    seed::v1::{ControlUnitRequest, ListUnitsRequest, ReadJournalRequest},
+};
 
-use super::{container, network, process, sandbox};
-use crate::{config::Instance, server::error::RequestError};
+use super::{container, network, process, sandbox, volumes};
+use crate::{
+    config::Instance,
+    server::{error::RequestError, seed},
+    storage::online,
+    systemd::complete_patterns,
+};
 
-/// The requests that carry paths, mounts, environment, or words for links and routes.
+/// The requests that carry paths, mounts, environment, words for links and routes, places in a journal, or units'
+/// names. What `seed.v1` has beside these carries nothing but numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// `CreateSandbox`.
@@ -25,6 +34,22 @@ pub enum Request {
     Routes,
     /// `AddARPNeighbors`.
     Neighbours,
+    /// `UpdateEphemeralMounts`.
+    Ephemeral,
+    /// `AddSwap`.
+    Swap,
+    /// `AddSwapPath`.
+    SwapPath,
+    /// `GetVolumeStats`.
+    VolumeStats,
+    /// `ResizeVolume`.
+    Resize,
+    /// `seed.v1`'s `ReadJournal`.
+    Journal,
+    /// `seed.v1`'s `ListUnits`.
+    Units,
+    /// `seed.v1`'s `ControlUnit`.
+    Control,
 }
 
 /// Why a request would be refused.
@@ -76,6 +101,33 @@ pub fn check(request: Request, bytes: &[u8], closure: &Instance) -> Result<(), R
             for neighbour in neighbors.unwrap_or_default().ARPNeighbors {
                 network::neighbour(neighbour).map_err(RequestError::from)?;
             }
+        }
+        Request::Ephemeral => drop(sandbox::ephemeral(message(bytes)?)?),
+        Request::Swap => drop(volumes::swap_disk(&message(bytes)?)?),
+        Request::SwapPath => drop(volumes::swap_node(&message(bytes)?, Path::new("/dev"))?),
+        Request::VolumeStats => {
+            let VolumeStatsRequest {
+                volume_guest_path, ..
+            } = message(bytes)?;
+            online::volume_path(&volume_guest_path).map_err(RequestError::from)?;
+        }
+        Request::Resize => {
+            let ResizeVolumeRequest {
+                volume_guest_path, ..
+            } = message(bytes)?;
+            online::volume_path(&volume_guest_path).map_err(RequestError::from)?;
+        }
+        Request::Journal => {
+            let request: ReadJournalRequest = message(bytes)?;
+            seed::journal_request(request)?;
+        }
+        Request::Units => {
+            let ListUnitsRequest { patterns, .. } = message(bytes)?;
+            complete_patterns(&patterns).map_err(RequestError::from)?;
+        }
+        Request::Control => {
+            let request: ControlUnitRequest = message(bytes)?;
+            seed::control(&request)?;
         }
     }
     Ok(())

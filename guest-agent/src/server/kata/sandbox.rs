@@ -129,16 +129,22 @@ pub(super) async fn update_ephemeral_mounts(
     _: &Arc<Context>,
     request: UpdateEphemeralMountsRequest,
 ) -> Result<Empty, RequestError> {
+    let shares = ephemeral(request)?;
+    let update = move || shares.iter().try_for_each(share::update_ephemeral);
+    let done = task::spawn_blocking(update).await;
+    done.map_err(|_| SandboxError::Interrupted)??;
+    Ok(Empty::default())
+}
+
+/// What such a request changes.
+pub(super) fn ephemeral(request: UpdateEphemeralMountsRequest) -> Result<Vec<Share>, RequestError> {
     let (disks, shares) = storage::split(request.storages.into_iter().map(raw).collect())?;
     let memory = |share: &Share| matches!(share.kind, Kind::Ephemeral { .. });
     if !disks.is_empty() || !shares.iter().all(memory) {
         let message = "only ephemeral storage is updated";
         return Err(RequestError::Invalid(message.to_owned()));
     }
-    let update = move || shares.iter().try_for_each(share::update_ephemeral);
-    let done = task::spawn_blocking(update).await;
-    done.map_err(|_| SandboxError::Interrupted)??;
-    Ok(Empty::default())
+    Ok(shares)
 }
 
 /// Kata's shim stops the VM right after this; an orderly end is under way by then.

@@ -1,6 +1,12 @@
 //! Files and volumes while the guest runs: copies, room, growth, swap space.
 
-use std::{fs::File, io, io::Read, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use seed_protocol::kata::{
     agent::*,
@@ -112,19 +118,26 @@ pub(super) async fn add_swap(
     ctx: &Arc<Context>,
     request: AddSwapRequest,
 ) -> Result<Empty, RequestError> {
+    let path = swap_disk(&request)?;
+    let paths = ctx.config.paths.clone();
+    let limit = ctx.config.hotplug_limit;
+    let add = move || swap::add_by_path(&path, &paths.sys_devices(), &paths.dev, limit);
+    blocking(SWAP, add).await.map_err(missing_disk)?;
+    Ok(Empty::default())
+}
+
+/// Where on the bus the disk is.
+pub(super) fn swap_disk(request: &AddSwapRequest) -> Result<PciPath, RequestError> {
     let parts: Vec<_> = request
         .PCIPath
         .iter()
         .map(|part| format!("{part:02x}"))
         .collect();
     let text = parts.join("/");
-    let path = PciPath::parse(&text)
-        .ok_or_else(|| RequestError::Invalid(format!("{text:?} is no PCI path")))?;
-    let paths = ctx.config.paths.clone();
-    let limit = ctx.config.hotplug_limit;
-    let add = move || swap::add_by_path(&path, &paths.sys_devices(), &paths.dev, limit);
-    blocking(SWAP, add).await.map_err(missing_disk)?;
-    Ok(Empty::default())
+    PciPath::parse(&text).ok_or_else(|| {
+        let text = online::start(&text);
+        RequestError::Invalid(format!("{text:?} is no PCI path"))
+    })
 }
 
 /// A disk that did not come is the host's mistake and not ours.
@@ -141,15 +154,21 @@ pub(super) async fn add_swap_path(
     ctx: &Arc<Context>,
     request: AddSwapPathRequest,
 ) -> Result<Empty, RequestError> {
-    let node = online::volume_path(&request.path)?;
-    if !node.starts_with(&ctx.config.paths.dev) {
-        let text = format!("{:?} is no device", request.path);
-        return Err(RequestError::Invalid(text));
-    }
+    let node = swap_node(&request, &ctx.config.paths.dev)?;
     let limit = ctx.config.hotplug_limit;
     let add = move || swap::add(&node, limit);
     blocking(SWAP, add).await.map_err(missing_disk)?;
     Ok(Empty::default())
+}
+
+/// The device's node, which is below `dev`.
+pub(super) fn swap_node(request: &AddSwapPathRequest, dev: &Path) -> Result<PathBuf, RequestError> {
+    let node = online::volume_path(&request.path)?;
+    if !node.starts_with(dev) {
+        let text = format!("{:?} is no device", online::start(&request.path));
+        return Err(RequestError::Invalid(text));
+    }
+    Ok(node)
 }
 
 /// There is one log that hosts ask for: a container's last words.
