@@ -46,6 +46,7 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
         bundle: &bundle,
+        pod: &Default::default(),
         config: &Config {
             accel: Accel::Auto,
             ..Config::default()

@@ -45,6 +45,7 @@ fn build(dir: &Path, image: &Path, option: &str) -> Result<VmSpec, SpecError> {
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
         bundle: &bundle,
+        pod: &Default::default(),
         config: &Config {
             accel: Accel::Tcg,
             ..Config::default()

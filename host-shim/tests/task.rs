@@ -16,20 +16,21 @@ use std::{
 use async_trait::async_trait;
 use containerd_shim_protos::{
     api::{
-        CheckpointTaskRequest, CloseIORequest, CreateTaskRequest, DeleteRequest, Empty,
-        ExecProcessRequest, ForwardRequest, KillRequest, PauseRequest, PidsRequest,
-        ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest,
-        Status, UpdateTaskRequest, WaitRequest, WaitResponse,
+        CheckpointTaskRequest, CloseIORequest, Empty, ExecProcessRequest, ForwardRequest,
+        PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, Status,
     },
-    cgroups_v2::metrics::Metrics,
     events::task::TaskExit,
     protobuf::{Message, well_known_types::any::Any},
     shim_async::{Events, create_events},
 };
-use seed_protocol::{seed::management::State, status};
+use seed_protocol::seed::management::State;
 use seed_shim::management;
 use serde_json::json;
-use stub::{Bench, Guest, fifo, until};
+use stub::{
+    Bench, Guest,
+    calls::{code, soon},
+    fifo, until,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
@@ -38,149 +39,7 @@ use tokio::{
 use ttrpc::{
     Code,
     r#async::{Server, TtrpcContext},
-    context,
 };
-
-fn soon() -> context::Context {
-    context::with_duration(Duration::from_secs(20))
-}
-
-fn code<T: std::fmt::Debug>(result: Result<T, ttrpc::Error>) -> (Code, String) {
-    let error = result.unwrap_err();
-    let (code, message) = status::of(&error).expect("a status came over the wire");
-    (code, message.to_owned())
-}
-
-impl Bench {
-    async fn create(&self, id: &str) -> ttrpc::Result<u32> {
-        let request = CreateTaskRequest {
-            id: id.into(),
-            bundle: self
-                .dir
-                .path()
-                .join("bundles")
-                .join(id)
-                .to_string_lossy()
-                .into_owned(),
-            ..Default::default()
-        };
-        self.client
-            .create(soon(), &request)
-            .await
-            .map(|response| response.pid)
-    }
-
-    async fn start(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
-        let request = StartRequest {
-            id: id.into(),
-            exec_id: exec_id.into(),
-            ..Default::default()
-        };
-        self.client
-            .start(soon(), &request)
-            .await
-            .map(|response| response.pid)
-    }
-
-    async fn kill(&self, id: &str, exec_id: &str, signal: u32) -> ttrpc::Result<()> {
-        let (id, exec_id) = (id.into(), exec_id.into());
-        let request = KillRequest {
-            id,
-            exec_id,
-            signal,
-            ..Default::default()
-        };
-        self.client.kill(soon(), &request).await.map(drop)
-    }
-
-    async fn wait(&self, id: &str, exec_id: &str) -> ttrpc::Result<WaitResponse> {
-        let request = WaitRequest {
-            id: id.into(),
-            exec_id: exec_id.into(),
-            ..Default::default()
-        };
-        self.client.wait(soon(), &request).await
-    }
-
-    async fn delete(&self, id: &str, exec_id: &str) -> ttrpc::Result<u32> {
-        let request = DeleteRequest {
-            id: id.into(),
-            exec_id: exec_id.into(),
-            ..Default::default()
-        };
-        self.client
-            .delete(soon(), &request)
-            .await
-            .map(|response| response.exit_status)
-    }
-
-    async fn state(&self, id: &str) -> Status {
-        let request = StateRequest {
-            id: id.into(),
-            ..Default::default()
-        };
-        self.client
-            .state(soon(), &request)
-            .await
-            .unwrap()
-            .status
-            .enum_value()
-            .unwrap()
-    }
-
-    async fn stats(&self, id: &str) -> ttrpc::Result<Metrics> {
-        let request = StatsRequest {
-            id: id.into(),
-            ..Default::default()
-        };
-        let stats = self.client.stats(soon(), &request).await?.stats;
-        assert_eq!(stats.type_url, "io.containerd.cgroups.v2.Metrics");
-        Ok(Metrics::parse_from_bytes(&stats.value).unwrap())
-    }
-
-    async fn update(&self, id: &str, resources: serde_json::Value) -> ttrpc::Result<()> {
-        let request = UpdateTaskRequest {
-            id: id.into(),
-            resources: Some(Any {
-                type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
-                value: resources.to_string().into_bytes(),
-                ..Any::default()
-            })
-            .into(),
-            ..Default::default()
-        };
-        self.client.update(soon(), &request).await.map(drop)
-    }
-
-    async fn running(&self, id: &str) {
-        self.bundle(id);
-        self.create(id).await.unwrap();
-        self.start(id, "").await.unwrap();
-    }
-
-    async fn reason(&self, id: &str) -> String {
-        let socket = self.paths(id).management_socket();
-        let client = management::Client::connect(&socket).await.unwrap();
-        client
-            .status(0, Duration::ZERO)
-            .await
-            .unwrap()
-            .exit
-            .reason
-            .clone()
-    }
-
-    /// Nothing of the instance is left but what must stay.
-    fn assert_nothing_left(&self, id: &str) {
-        let paths = self.paths(id);
-        assert!(
-            !paths.run_dir().exists(),
-            "{:?}",
-            fs::read_dir(paths.run_dir()).map(Vec::from_iter)
-        );
-        assert!(paths.machine_id().exists());
-    }
-}
 
 #[tokio::test]
 async fn an_instance_lives_from_create_to_delete_and_leaves_nothing() {
@@ -762,10 +621,29 @@ async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
     bench.client.exec(soon(), &request).await.unwrap();
     bench.start("demo", "one").await.unwrap();
     bench.wait("demo", "one").await.unwrap();
+    let hog = ExecProcessRequest {
+        exec_id: "two".into(),
+        spec: Some(Any {
+            value: br#"{"args": ["hog"], "cwd": "/"}"#.to_vec(),
+            ..Any::default()
+        })
+        .into(),
+        ..request
+    };
+    bench.client.exec(soon(), &hog).await.unwrap();
+    bench.start("demo", "two").await.unwrap();
+    bench.wait("demo", "two").await.unwrap();
+    // It comes by another way than the exec's events, before or after them.
+    let is_oom = |topic: &String| topic == "/tasks/oom";
+    until("the kill for memory", || {
+        heard.lock().unwrap().iter().any(is_oom)
+    })
+    .await;
     bench.kill("demo", "", 15).await.unwrap();
     bench.wait("demo", "").await.unwrap();
     bench.delete("demo", "").await.unwrap();
-    until("all events", || heard.lock().unwrap().len() == 7).await;
+    until("all events", || heard.lock().unwrap().len() == 11).await;
+    heard.lock().unwrap().retain(|topic| !is_oom(topic));
     assert_eq!(
         *heard.lock().unwrap(),
         [
@@ -774,10 +652,46 @@ async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
             "/tasks/exec-added",
             "/tasks/exec-started",
             "/tasks/exit one 3",
+            "/tasks/exec-added",
+            "/tasks/exec-started",
+            "/tasks/exit two 137",
             "/tasks/exit demo 0",
             "/tasks/delete",
         ]
     );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_runs_when_the_shim_goes_ends_with_it_and_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let events = format!("unix://{}", dir.path().join("events.sock").display());
+    let containerd = Containerd::default();
+    let heard = Arc::clone(&containerd.0);
+    let mut server = Server::new()
+        .bind(&events)
+        .unwrap()
+        .register_service(create_events(Arc::new(containerd)));
+    server.start().await.unwrap();
+    let bench = Bench::publishing(Guest::Stubborn, &events).await;
+    bench.running("demo").await;
+    let now = ShutdownRequest {
+        id: "demo".into(),
+        now: true,
+        ..Default::default()
+    };
+    bench.client.shutdown(soon(), &now).await.unwrap();
+    timeout(Duration::from_secs(5), bench.shutdown.notified())
+        .await
+        .expect("now means now");
+    // What `serve` does then.
+    bench.pod.end(Duration::ZERO).await;
+    bench.publisher.flush(Duration::from_secs(5)).await;
+    assert_eq!(
+        *heard.lock().unwrap(),
+        ["/tasks/create", "/tasks/start", "/tasks/exit demo 137"]
+    );
+    bench.assert_nothing_left("demo");
     bench.stop().await;
 }
 

@@ -22,6 +22,23 @@ pub(crate) const RUNTIME: &str = "io.containerd.seed.v2";
 /// The init program in [`STUB`].
 pub(crate) use seed_tests::stub::INIT;
 
+/// Every stub has room to grow.
+const GROWTH: &str = "[growth]\nmax_vcpus = 4\nmax_memory_mib = 2048";
+
+/// Processors and memory of an instance, as its shim tells them.
+pub(crate) fn size(containerd: &Containerd, namespace: &str, id: &str) -> Result<(u64, u64)> {
+    let mut seed = containerd.seed(&["--namespace", namespace, "status", "--json", id]);
+    let output = seed.output()?;
+    ensure!(output.status.success(), "seed status: {output:?}");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let number = |key: &str| {
+        status[key]
+            .as_u64()
+            .with_context(|| format!("no {key} in {status}"))
+    };
+    Ok((number("vcpus")?, number("memory_mib")?))
+}
+
 /// A containerd with stubs in place of QEMU and its daemons, and an image for them.
 pub(crate) fn stubs(
     programs: &Programs,
@@ -31,7 +48,7 @@ pub(crate) fn stubs(
     let mut containerd = Containerd::make(programs, version, options)?;
     let names = containerd.dir().join("stubs");
     let programs = stub::programs(&names, env!("CARGO_BIN_EXE_stub-vm"))?;
-    containerd.write_shim_config(&format!("accel = \"tcg\"\n{programs}"))?;
+    containerd.write_shim_config(&format!("accel = \"tcg\"\n{programs}\n{GROWTH}"))?;
     containerd.run()?;
     let root = containerd.dir().join("stub-root");
     stub::root(&root)?;

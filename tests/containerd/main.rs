@@ -30,6 +30,11 @@ fn main() -> ExitCode {
                 pod::run(&mut runner, &programs, version, "pods", &options);
             }
             if let Some(newest) = programs.versions().last() {
+                let options = Options {
+                    network: true,
+                    sandboxer: true,
+                };
+                pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
                 guest::run(&mut runner, &programs, *newest);
             }
         }

@@ -9,8 +9,8 @@ use seed_tests::{
     containerd::{Options, Programs},
     cri::{
         api::{
-            ContainerConfig, ContainerMetadata, ContainerState, ImageSpec, KeyValue, NamespaceMode,
-            PodSandboxConfig, PodSandboxMetadata,
+            ContainerConfig, ContainerMetadata, ContainerState, ImageSpec, KeyValue,
+            LinuxContainerResources, NamespaceMode, PodSandboxConfig, PodSandboxMetadata,
         },
         stream::{self, Stream},
     },
@@ -21,13 +21,18 @@ use crate::bench::{self, INIT, STUB, in_order, nothing_left};
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 8] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("init_containers_run_one_after_the_other", init_containers),
     (
         "a_second_container_is_refused_with_a_sentence",
         second_container,
+    ),
+    ("limits_and_their_change_reach_the_machine", limits),
+    (
+        "a_kill_for_memory_in_the_guest_is_its_reason",
+        killed_for_memory,
     ),
     ("containerd_killed_and_started_finds_the_pod", restart),
     ("a_pods_killed_shim_leaves_nothing", killed_shim),
@@ -92,6 +97,8 @@ pub(crate) fn sandbox(containerd: &Containerd, name: &str) -> Result<PodSandboxC
         log_directory: logs.to_string_lossy().into_owned(),
         ..Default::default()
     };
+    let dns = config.dns_config.mut_or_insert_default();
+    (dns.servers, dns.searches) = (vec!["10.96.0.10".into()], vec!["svc.test".into()]);
     let security = config
         .linux
         .mut_or_insert_default()
@@ -196,13 +203,19 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
         "hwAddr:",
         "gateway: \"10.",
         "fd5e:",
-        "destination: \"/etc/hosts\" source: \"/run/kata-containers/shared/containers/",
-        "destination: \"/etc/resolv.conf\"",
         "hostname: \"life\"",
         "GREETING=hello",
     ] {
         ensure!(told.contains(part), "no {part:?} in {told}");
     }
+    // DNS comes as a file of the pause container's, or as words where there is none.
+    let by_words = told.contains("dns: \"nameserver 10.96.0.10\" dns: \"search svc.test\"");
+    let by_file = [
+        "destination: \"/etc/hosts\" source: \"/run/kata-containers/shared/containers/",
+        "destination: \"/etc/resolv.conf\"",
+    ];
+    let by_file = by_file.iter().all(|part| told.contains(part));
+    ensure!(by_words != by_file, "DNS in {told}");
 
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
@@ -294,6 +307,73 @@ fn second_container(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
         state(cri, &id)? == ContainerState::RUNNING,
         "the first one ended"
     );
+    end(containerd, cri, &pod)
+}
+
+const MIB: i64 = 1 << 20;
+
+fn resources(cpus: i64, mib: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: cpus * 100_000,
+        memory_limit_in_bytes: mib * MIB,
+        ..Default::default()
+    }
+}
+
+fn limits(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let mut config = sandbox(containerd, "limits")?;
+    let linux = config.linux.mut_or_insert_default();
+    linux.resources = Some(resources(3, 640)).into();
+    let pod = cri.run_pod(&config, "seed")?;
+    // The pod says three processors; of memory the container says more itself.
+    let mut app = container("app");
+    let own = app
+        .linux
+        .mut_or_insert_default()
+        .resources
+        .mut_or_insert_default();
+    own.memory_limit_in_bytes = 768 * MIB;
+    let id = cri.create(&pod, &app, &config)?;
+    cri.start(&id)?;
+    ensure!(
+        bench::size(containerd, "k8s.io", &id)? == (3, 768),
+        "at the start: {:?}",
+        bench::size(containerd, "k8s.io", &id)?
+    );
+    cri.update(&id, &resources(4, 1024))?;
+    ensure!(
+        bench::size(containerd, "k8s.io", &id)? == (4, 1024),
+        "after the update: {:?}",
+        bench::size(containerd, "k8s.io", &id)?
+    );
+    let refused = cri.update(&id, &resources(4, 512));
+    let said = format!("{:#}", refused.err().context("it shrank")?);
+    ensure!(said.contains("does not shrink"), "{said}");
+
+    // `kubectl top` is made of these.
+    let [stats] = &cri.pod_stats(&pod)?[..] else {
+        anyhow::bail!("stats: {:?}", cri.pod_stats(&pod)?);
+    };
+    ensure!(
+        stats.memory.working_set_bytes.value > 0 && stats.cpu.usage_core_nano_seconds.value > 0,
+        "{stats:?}"
+    );
+    end(containerd, cri, &pod)
+}
+
+fn killed_for_memory(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, id) = started(containerd, cri, "hungry")?;
+    let killed = cri.exec_sync(&id, &["hog"])?;
+    ensure!(killed.exit_code == 137, "{killed:?}");
+    limit::until("the reason", limit::COMMAND, || {
+        Ok((cri.status(&id)?.reason == "OOMKilled").then_some(()))
+    })?;
+    // It goes on, and the reason stays with its end.
+    ensure!(state(cri, &id)? == ContainerState::RUNNING, "it ended");
+    cri.stop(&id, 20)?;
+    let status = cri.status(&id)?;
+    ensure!(status.reason == "OOMKilled", "{status:?}");
     end(containerd, cri, &pod)
 }
 

@@ -26,6 +26,7 @@ use seed_protocol::{
     beacon,
     seed::v1::{Beacon, Stage},
 };
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -101,6 +102,7 @@ async fn qemu(args: &[String]) {
     let folder = PathBuf::from(qmp).parent().unwrap().to_owned();
     let hold = env::var("STUB_HOLD").unwrap_or_default();
     let agent = FakeAgent::serve_with(&folder.join("vsock.sock"), &LINES);
+    agent.talks.store(true, Ordering::Relaxed);
     agent.hold_orders.store(hold == "orders", Ordering::Relaxed);
     let monitor = UnixListener::bind(qmp).unwrap();
     let (stream, _) = monitor.accept().await.unwrap();
@@ -109,11 +111,12 @@ async fn qemu(args: &[String]) {
     let mut lines = BufReader::new(read).lines();
     let mut hello = tokio::time::interval(Duration::from_millis(20));
     let mut said = false;
+    let mut machine = Machine::of(args);
     loop {
         tokio::select! {
             line = lines.next_line() => {
                 let Ok(Some(line)) = line else { return };
-                write.write_all(answer(&line).as_bytes()).await.unwrap();
+                write.write_all(machine.answer(&line).as_bytes()).await.unwrap();
                 if line.contains("\"quit\"") {
                     return;
                 }
@@ -131,14 +134,64 @@ async fn qemu(args: &[String]) {
     }
 }
 
-fn answer(line: &str) -> String {
-    let event = |name: &str| format!("{{\"event\": \"{name}\"}}\n");
-    let more = match line {
-        line if line.contains("\"stop\"") => event("STOP"),
-        line if line.contains("\"cont\"") => event("RESUME"),
-        _ => String::new(),
-    };
-    format!("{{\"return\": {{}}}}\n{more}")
+/// What the monitor says of the machine's size.
+struct Machine {
+    /// Processors: how many there are, and slots for how many.
+    processors: (usize, usize),
+    memory_bytes: u64,
+}
+
+impl Machine {
+    /// As the command line has it: `-smp N,sockets=M,...` and `-m NM,...`.
+    fn of(args: &[String]) -> Self {
+        let after = |flag: &str| {
+            let at = args.iter().position(|arg| arg == flag).unwrap();
+            args[at + 1].as_str()
+        };
+        let number = |text: &str| text.trim_end_matches('M').parse::<u64>().unwrap();
+        let (smp, memory) = (after("-smp"), after("-m"));
+        let there = smp.split(',').next().unwrap().parse().unwrap();
+        let room = smp
+            .split(',')
+            .find_map(|part| part.strip_prefix("sockets="));
+        Self {
+            processors: (there, room.map_or(there, |room| room.parse().unwrap())),
+            memory_bytes: number(memory.split(',').next().unwrap()) << 20,
+        }
+    }
+
+    fn answer(&mut self, line: &str) -> String {
+        let asked: Value = serde_json::from_str(line).unwrap();
+        let is_processor = || asked["arguments"]["driver"] == "cpu";
+        let (said, event) = match asked["execute"].as_str().unwrap() {
+            "stop" => (json!({}), Some("STOP")),
+            "cont" => (json!({}), Some("RESUME")),
+            "query-hotpluggable-cpus" => (self.slots(), None),
+            "query-memory-size-summary" => (json!({"base-memory": self.memory_bytes}), None),
+            "query-memory-devices" => (json!([]), None),
+            command => {
+                self.processors.0 += usize::from(command == "device_add" && is_processor());
+                (json!({}), None)
+            }
+        };
+        let mut text = format!("{}\n", json!({"return": said, "id": asked["id"]}));
+        if let Some(event) = event {
+            text.push_str(&format!("{}\n", json!({"event": event})));
+        }
+        text
+    }
+
+    fn slots(&self) -> Value {
+        let (there, room) = self.processors;
+        let slot = |number| {
+            let mut slot = json!({"type": "cpu", "props": {"socket-id": number}});
+            if number < there {
+                slot["qom-path"] = json!("/machine");
+            }
+            slot
+        };
+        (0..room).map(slot).collect()
+    }
 }
 
 /// The shim hears it once it waits for it; before and after, it does no harm.

@@ -1,4 +1,5 @@
-//! Typed calls to the agent: requests are made and answers sorted here and nowhere else.
+//! The connection to the agent, made when it is needed and made anew after it broke, and the one place where its
+//! answers are sorted. The calls are beside: orders, processes, the machine, the network, what a guest of ours tells.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,25 +8,7 @@ use std::{
 };
 
 use seed_protocol::{
-    kata::{
-        agent::{
-            CloseStdinRequest, CreateSandboxRequest, ExecProcessRequest, ReadStreamRequest,
-            SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest, WaitProcessRequest,
-            WriteStreamRequest,
-        },
-        agent_ttrpc::AgentServiceClient,
-        oci,
-    },
-    ports,
-    seed::{
-        v1::{
-            ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest,
-            GuestStatus, Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse,
-            ReadJournalRequest,
-        },
-        v1_ttrpc::GuestClient,
-    },
-    status,
+    kata::agent_ttrpc::AgentServiceClient, ports, seed::v1_ttrpc::GuestClient, status,
 };
 use thiserror::Error;
 use tokio::sync::{Mutex, Semaphore};
@@ -37,31 +20,17 @@ use ttrpc::{
 
 use super::{
     connect::{ConnectError, dial},
-    convert::container,
     watched::{HasEnded, Watched},
-};
-use crate::{
-    names::{ContainerId, ExecId},
-    spec::VmSpec,
 };
 
 /// A call that only looks something up, or passes something on.
-const SHORT: Duration = Duration::from_secs(20);
-
-/// The start of a process. systemd starts one after the other; without KVM on a busy host one takes a second.
-const EXEC: Duration = Duration::from_secs(120);
+pub(super) const SHORT: Duration = Duration::from_secs(20);
 
 /// How many processes may be starting at a time. More would only wait in the guest, with their limit running.
 const STARTS: usize = 8;
 
-/// systemd's own default for a job is 90 s; a unit may say more.
-const UNIT_JOB: Duration = Duration::from_secs(600);
-
 /// How long a connection to a running agent may take.
 const RECONNECT: Duration = Duration::from_secs(5);
-
-/// How much later than asked a long poll may be answered.
-const LATE: Duration = Duration::from_secs(20);
 
 /// How much of a guest's message is passed on.
 const MESSAGE_CHARS: usize = 1000;
@@ -107,24 +76,6 @@ impl AgentError {
     }
 }
 
-/// A process to start in the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StdioSpec {
-    /// It gets a terminal.
-    pub terminal: bool,
-    /// It gets an input.
-    pub stdin: bool,
-}
-
-/// An output stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output, or the terminal.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
 /// The agent of one guest. Clones share one connection, which is made when it is needed and made anew
 /// after it broke.
 #[derive(Clone)]
@@ -132,7 +83,7 @@ pub struct Agent {
     socket: Arc<Path>,
     connection: Arc<Mutex<Option<Connection>>>,
     /// Shared by all connections to this guest: who may start a process now.
-    starts: Arc<Semaphore>,
+    pub(super) starts: Arc<Semaphore>,
 }
 
 struct Connection {
@@ -204,7 +155,7 @@ impl Agent {
         Ok(AgentServiceClient::new(self.client(limit).await?))
     }
 
-    async fn seed(&self) -> Result<GuestClient, AgentError> {
+    pub(super) async fn seed(&self) -> Result<GuestClient, AgentError> {
         Ok(GuestClient::new(self.client(RECONNECT).await?))
     }
 
@@ -232,276 +183,6 @@ impl Agent {
             },
         }
     }
-
-    /// `CreateSandbox`: host name and DNS.
-    pub async fn create_sandbox(&self, spec: &VmSpec, limit: Duration) -> Result<(), AgentError> {
-        let request = CreateSandboxRequest {
-            hostname: spec.hostname.clone(),
-            dns: spec.dns.clone(),
-            sandbox_id: spec.id.to_string(),
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .create_sandbox(within(limit), &request)
-            .await;
-        self.sorted("CreateSandbox", result).await.map(drop)
-    }
-
-    /// `CreateContainer`: environment and volumes.
-    pub async fn create_container(&self, spec: &VmSpec, limit: Duration) -> Result<(), AgentError> {
-        let request = container(spec);
-        let result = self
-            .kata()
-            .await?
-            .create_container(within(limit), &request)
-            .await;
-        self.sorted("CreateContainer", result).await.map(drop)
-    }
-
-    /// `StartContainer`: the boot may go on.
-    pub async fn start_container(
-        &self,
-        id: &ContainerId,
-        limit: Duration,
-    ) -> Result<(), AgentError> {
-        let request = StartContainerRequest {
-            container_id: id.to_string(),
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .start_container(within(limit), &request)
-            .await;
-        self.sorted("StartContainer", result).await.map(drop)
-    }
-
-    /// `SignalProcess`. Without an exec, SIGTERM asks the guest to power off.
-    pub async fn signal(
-        &self,
-        id: &ContainerId,
-        exec: Option<&ExecId>,
-        signal: u32,
-    ) -> Result<(), AgentError> {
-        let request = SignalProcessRequest {
-            container_id: id.to_string(),
-            exec_id: exec_id(exec),
-            signal,
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .signal_process(within(SHORT), &request)
-            .await;
-        self.sorted("SignalProcess", result).await.map(drop)
-    }
-
-    /// `ExecProcess`.
-    pub async fn exec(
-        &self,
-        id: &ContainerId,
-        exec: &ExecId,
-        process: oci::Process,
-    ) -> Result<(), AgentError> {
-        let request = ExecProcessRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            process: Some(process).into(),
-            ..Default::default()
-        };
-        // Never closed, so this only waits.
-        let _turn = self.starts.acquire().await;
-        let result = self
-            .kata()
-            .await?
-            .exec_process(within(EXEC), &request)
-            .await;
-        self.sorted("ExecProcess", result).await.map(drop)
-    }
-
-    /// `WaitProcess`: its exit status. No limit: a process runs as long as it likes.
-    pub async fn wait(&self, id: &ContainerId, exec: &ExecId) -> Result<i32, AgentError> {
-        let request = WaitProcessRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .wait_process(Context::default(), &request)
-            .await;
-        self.sorted("WaitProcess", result)
-            .await
-            .map(|response| response.status)
-    }
-
-    /// `ReadStdout` or `ReadStderr`: a long poll without a limit; nothing means the end. `position` is how much
-    /// of the stream came already, so a call whose answer was lost may be made again.
-    pub async fn read(
-        &self,
-        id: &ContainerId,
-        exec: &ExecId,
-        stream: Stream,
-        position: u64,
-        bytes: u32,
-    ) -> Result<Vec<u8>, AgentError> {
-        let request = ReadStreamRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            len: bytes,
-            position: Some(position),
-            ..Default::default()
-        };
-        let kata = self.kata().await?;
-        let (call, result) = match stream {
-            Stream::Stdout => (
-                "ReadStdout",
-                kata.read_stdout(Context::default(), &request).await,
-            ),
-            Stream::Stderr => (
-                "ReadStderr",
-                kata.read_stderr(Context::default(), &request).await,
-            ),
-        };
-        self.sorted(call, result)
-            .await
-            .map(|response| response.data)
-    }
-
-    /// `WriteStdin`: how much of `data` was taken. No limit: a process reads when it likes. `position` is how much
-    /// was taken before; what was taken since, unknown to us, is not given again.
-    pub async fn write_stdin(
-        &self,
-        id: &ContainerId,
-        exec: &ExecId,
-        position: u64,
-        data: Vec<u8>,
-    ) -> Result<u32, AgentError> {
-        let request = WriteStreamRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            data,
-            position: Some(position),
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .write_stdin(Context::default(), &request)
-            .await;
-        self.sorted("WriteStdin", result)
-            .await
-            .map(|response| response.len)
-    }
-
-    /// `CloseStdin`.
-    pub async fn close_stdin(&self, id: &ContainerId, exec: &ExecId) -> Result<(), AgentError> {
-        let request = CloseStdinRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .close_stdin(within(SHORT), &request)
-            .await;
-        self.sorted("CloseStdin", result).await.map(drop)
-    }
-
-    /// `TtyWinResize`.
-    pub async fn resize(
-        &self,
-        id: &ContainerId,
-        exec: &ExecId,
-        rows: u32,
-        columns: u32,
-    ) -> Result<(), AgentError> {
-        let request = TtyWinResizeRequest {
-            container_id: id.to_string(),
-            exec_id: exec.to_string(),
-            row: rows,
-            column: columns,
-            ..Default::default()
-        };
-        let result = self
-            .kata()
-            .await?
-            .tty_win_resize(within(SHORT), &request)
-            .await;
-        self.sorted("TtyWinResize", result).await.map(drop)
-    }
-
-    /// `GetStatus`, a long poll of at most `wait`.
-    pub async fn status(
-        &self,
-        after_revision: u64,
-        wait: Duration,
-    ) -> Result<GuestStatus, AgentError> {
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let request = GetStatusRequest {
-            after_revision,
-            wait_ms,
-            ..Default::default()
-        };
-        let result = self
-            .seed()
-            .await?
-            .get_status(within(wait + LATE), &request)
-            .await;
-        self.sorted("GetStatus", result).await
-    }
-
-    /// `GetIdentity`.
-    pub async fn identity(&self) -> Result<Identity, AgentError> {
-        let request = GetIdentityRequest::default();
-        let result = self
-            .seed()
-            .await?
-            .get_identity(within(SHORT), &request)
-            .await;
-        self.sorted("GetIdentity", result).await
-    }
-
-    /// `ListUnits`.
-    pub async fn list_units(
-        &self,
-        request: &ListUnitsRequest,
-    ) -> Result<ListUnitsResponse, AgentError> {
-        let result = self.seed().await?.list_units(within(SHORT), request).await;
-        self.sorted("ListUnits", result).await
-    }
-
-    /// `ControlUnit`: waits for the job.
-    pub async fn control_unit(
-        &self,
-        request: &ControlUnitRequest,
-    ) -> Result<ControlUnitResponse, AgentError> {
-        let result = self
-            .seed()
-            .await?
-            .control_unit(within(UNIT_JOB), request)
-            .await;
-        self.sorted("ControlUnit", result).await
-    }
-
-    /// `ReadJournal`: its limit is the wait that the request asks for, and some more.
-    pub async fn read_journal(
-        &self,
-        request: &ReadJournalRequest,
-    ) -> Result<JournalBatch, AgentError> {
-        let limit = Duration::from_millis(request.wait_ms.into()) + LATE;
-        let result = self
-            .seed()
-            .await?
-            .read_journal(within(limit), request)
-            .await;
-        self.sorted("ReadJournal", result).await
-    }
 }
 
 /// A guest's message goes into logs and onto terminals: as one line of bounded length, as data.
@@ -511,10 +192,6 @@ fn shortened(message: &str) -> String {
         Some((end, _)) => format!("{}...", &plain[..end]),
         None => plain,
     }
-}
-
-fn exec_id(exec: Option<&ExecId>) -> String {
-    exec.map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use seed_protocol::kata::agent::{
-    BlkioStats, BlkioStatsEntry, NetworkStats, OnlineCPUMemRequest, StatsContainerRequest,
-    StatsContainerResponse,
+    BlkioStats, BlkioStatsEntry, GetOOMEventRequest, NetworkStats, OnlineCPUMemRequest,
+    StatsContainerRequest, StatsContainerResponse,
 };
+
+use ttrpc::context::Context;
 
 use super::{Agent, AgentError, client::within};
 use crate::{
@@ -43,6 +45,15 @@ impl Agent {
         let kata = self.kata_within(limit).await?;
         let result = kata.online_cpu_mem(within(limit), &request).await;
         self.sorted("OnlineCPUMem", result).await.map(drop)
+    }
+
+    /// `GetOOMEvent`: returns when the guest's kernel has killed a process for lack of memory. No limit but the
+    /// connection's life: there may never be one.
+    pub async fn killed_for_memory(&self) -> Result<(), AgentError> {
+        let request = GetOOMEventRequest::default();
+        let kata = self.kata().await?;
+        let result = kata.get_oom_event(Context::default(), &request).await;
+        self.sorted("GetOOMEvent", result).await.map(drop)
     }
 }
 

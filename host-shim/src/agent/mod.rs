@@ -6,12 +6,16 @@ mod beacon;
 mod client;
 mod connect;
 mod convert;
+mod guest;
 mod journal;
 mod machine;
 mod network;
+mod orders;
+mod process;
 mod watched;
 
 pub use beacon::{BeaconListener, listen as listen_for_beacons};
-pub use client::{Agent, AgentError, StdioSpec, Stream};
+pub use client::{Agent, AgentError};
 pub use connect::{ConnectError, dial};
 pub use journal::Journal;
+pub use process::Stream;

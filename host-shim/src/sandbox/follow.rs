@@ -1,8 +1,9 @@
-//! Follows what the guest says of itself: one long poll after the other, on a connection of its own.
+//! Follows what the guest says of itself: one long poll after the other, on connections of their own.
 
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use ttrpc::Code;
 
 use super::driver::Input;
 use crate::agent::Agent;
@@ -45,6 +46,34 @@ pub(super) fn status(agent: Agent, inputs: mpsc::WeakUnboundedSender<Input>) -> 
                     revision = 0;
                 }
             }
+        }
+    })
+}
+
+/// The least time between two kills that are told: a guest that is short of memory kills many.
+const KILLS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Tells `inputs` of each kill for lack of memory until they are gone, or for good where the agent knows no such call.
+pub(super) fn memory(agent: Agent, inputs: mpsc::WeakUnboundedSender<Input>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let killed = agent.killed_for_memory().await;
+            let Some(inputs) = inputs.upgrade() else {
+                return;
+            };
+            let pause = match killed {
+                Ok(()) => {
+                    let _ = inputs.send(Input::KilledForMemory);
+                    KILLS_INTERVAL
+                }
+                Err(error) if error.code() == Some(Code::UNIMPLEMENTED) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "guest's kills are not to be had");
+                    PAUSE
+                }
+            };
+            drop(inputs);
+            sleep(pause).await;
         }
     })
 }

@@ -41,10 +41,12 @@ pub enum StartError {
     Gone,
 }
 
-/// Whoever must hear of start and end, in this order. It must not block.
+/// Whoever must hear of a life, in this order. It must not block.
 pub trait Observer: Send + Sync + std::fmt::Debug {
     /// It runs. `pid` is the VMM's.
     fn started(&self, pid: u32);
+    /// The guest's kernel has killed a process for lack of memory.
+    fn killed_for_memory(&self);
     /// It has ended. Only after [`Observer::started`].
     fn ended(&self, pid: u32, ended: &Ended);
 }

@@ -9,8 +9,8 @@ use std::{
 
 use containerd_shim_protos::{
     events::task::{
-        TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskPaused,
-        TaskResumed, TaskStart,
+        TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM,
+        TaskPaused, TaskResumed, TaskStart,
     },
     protobuf::{
         Message, MessageField,
@@ -20,7 +20,10 @@ use containerd_shim_protos::{
     shim_async::EventsClient,
     topics,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
 use ttrpc::context;
 
 use crate::{
@@ -62,6 +65,7 @@ topic! {
     TaskCreate => TASK_CREATE_EVENT_TOPIC;
     TaskStart => TASK_START_EVENT_TOPIC;
     TaskExit => TASK_EXIT_EVENT_TOPIC;
+    TaskOOM => TASK_OOM_EVENT_TOPIC;
     TaskDelete => TASK_DELETE_EVENT_TOPIC;
     TaskExecAdded => TASK_EXEC_ADDED_EVENT_TOPIC;
     TaskExecStarted => TASK_EXEC_STARTED_EVENT_TOPIC;
@@ -73,7 +77,15 @@ topic! {
 #[derive(Debug, Clone)]
 pub struct Publisher {
     namespace: Namespace,
-    queue: Option<mpsc::UnboundedSender<Envelope>>,
+    queue: Option<mpsc::UnboundedSender<Queued>>,
+}
+
+/// What stands in the queue.
+#[derive(Debug)]
+enum Queued {
+    Event(Envelope),
+    /// Who waits until everything before is out.
+    Flush(oneshot::Sender<()>),
 }
 
 impl Publisher {
@@ -116,7 +128,17 @@ impl Publisher {
             .into(),
             ..Envelope::default()
         };
-        let _ = queue.send(envelope);
+        let _ = queue.send(Queued::Event(envelope));
+    }
+
+    /// Waits until everything that was published is with containerd, or until `limit` is over.
+    pub async fn flush(&self, limit: Duration) {
+        let Some(queue) = &self.queue else { return };
+        let (done, flushed) = oneshot::channel();
+        let _ = queue.send(Queued::Flush(done));
+        if timeout(limit, flushed).await.is_err() {
+            tracing::warn!("containerd did not take the last events in time");
+        }
     }
 }
 
@@ -133,17 +155,17 @@ enum Tried {
 async fn forward_all(
     address: String,
     namespace: Namespace,
-    mut events: mpsc::UnboundedReceiver<Envelope>,
+    mut events: mpsc::UnboundedReceiver<Queued>,
 ) {
     let mut client = None;
     let mut waiting = VecDeque::new();
     let mut refusals = 0;
     loop {
         if waiting.is_empty() {
-            let Some(event) = events.recv().await else {
+            let Some(queued) = events.recv().await else {
                 return;
             };
-            waiting.push_back(event);
+            waiting.push_back(queued);
         }
         while let Ok(more) = events.try_recv() {
             waiting.push_back(more);
@@ -153,19 +175,24 @@ async fn forward_all(
             tracing::warn!(surplus, "events were dropped: containerd takes none");
             waiting.drain(..surplus);
         }
-        let Some(event) = waiting.front() else {
-            continue;
+        let event = match waiting.pop_front() {
+            Some(Queued::Event(event)) => event,
+            Some(Queued::Flush(done)) => {
+                let _ = done.send(());
+                continue;
+            }
+            None => continue,
         };
-        match forward(&address, &namespace, &mut client, event).await {
+        match forward(&address, &namespace, &mut client, &event).await {
             Tried::Taken => refusals = 0,
             Tried::Away => {
+                waiting.push_front(Queued::Event(event));
                 sleep(PAUSE).await;
-                continue;
             }
             Tried::Refused if refusals + 1 < TRIES => {
                 refusals += 1;
+                waiting.push_front(Queued::Event(event));
                 sleep(PAUSE).await;
-                continue;
             }
             Tried::Refused => {
                 refusals = 0;
@@ -173,7 +200,6 @@ async fn forward_all(
                 tracing::warn!(topic, "event was dropped: containerd does not take it");
             }
         }
-        waiting.pop_front();
     }
 }
 
@@ -228,6 +254,14 @@ impl Observer for TaskObserver {
             container_id,
             pid,
             ..TaskStart::default()
+        });
+    }
+
+    fn killed_for_memory(&self) {
+        let container_id = self.id.to_string();
+        self.publisher.publish(&TaskOOM {
+            container_id,
+            ..TaskOOM::default()
         });
     }
 
@@ -297,6 +331,7 @@ mod tests {
         publisher.publish(&TaskCreate::new());
         publisher.publish(&TaskStart::new());
         publisher.publish(&TaskExit::new());
+        publisher.flush(Duration::from_millis(10)).await;
         // Longer than refusals are tried again: away is not a refusal.
         sleep(PAUSE * TRIES + PAUSE).await;
         let containerd = Containerd::default();
@@ -306,12 +341,7 @@ mod tests {
             .unwrap()
             .register_service(create_events(Arc::new(containerd)));
         server.start().await.unwrap();
-        for _ in 0..100 {
-            if seen.lock().unwrap().len() == 3 {
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+        publisher.flush(LIMIT).await;
         let seen = seen.lock().unwrap().clone();
         let topics: Vec<&str> = seen.iter().map(|(topic, _)| topic.as_str()).collect();
         assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit"]);

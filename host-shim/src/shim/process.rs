@@ -54,6 +54,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a command may go on that was hung up on, until it is killed.
 const HANGUP_GRACE: Duration = Duration::from_secs(5);
 
+/// How long the guest may take to say that it is dead: then it is forgotten.
+const KILL_GRACE: Duration = Duration::from_secs(20);
+
 const SIGHUP: u32 = 1;
 const SIGKILL: u32 = 9;
 
@@ -290,32 +293,42 @@ impl Exec {
                 tokio::join!(output, errors);
             }
         };
-        tokio::pin!(outputs);
-        tokio::select! {
-            () = &mut outputs => {}
+        let status = async {
+            outputs.await;
+            again(|| agent.wait(&self.container, &self.id)).await
+        };
+        tokio::pin!(status);
+        let waited = tokio::select! {
+            waited = &mut status => Some(waited),
             () = unread(&probes, reader) => {
                 tracing::warn!(exec_id = %self.id, "exec's reader is gone: it is hung up on");
                 self.given_up.store(true, Ordering::Relaxed);
                 self.signal(agent, SIGHUP).await;
-                if timeout(HANGUP_GRACE, &mut outputs).await.is_err() {
-                    self.signal(agent, SIGKILL).await;
-                    outputs.await;
+                match timeout(HANGUP_GRACE, &mut status).await {
+                    Ok(waited) => Some(waited),
+                    Err(_) => {
+                        self.signal(agent, SIGKILL).await;
+                        timeout(KILL_GRACE, &mut status).await.ok()
+                    }
                 }
             }
-        }
-        let waited = again(|| agent.wait(&self.container, &self.id)).await;
+        };
         input.abort();
         match waited {
-            Ok(status) => Ended {
+            Some(Ok(status)) => Ended {
                 exit: Exit {
                     status: u32::try_from(status).unwrap_or(LOST),
                     reason: "the process ended".into(),
                 },
                 at: SystemTime::now(),
             },
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!(exec_id = %self.id, %error, "exec's end was not seen");
                 lost("its end was not seen")
+            }
+            None => {
+                tracing::warn!(exec_id = %self.id, "exec was killed and did not end: it is forgotten");
+                lost("it was killed and did not end")
             }
         }
     }

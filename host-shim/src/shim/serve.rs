@@ -43,6 +43,9 @@ const UNUSED: Duration = Duration::from_secs(300);
 /// How often it is looked whether there is one.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// How long containerd may take to hear of the end.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
 /// Where containerd takes events.
 const EVENTS_ENV: &str = "TTRPC_ADDRESS";
 
@@ -137,7 +140,7 @@ async fn serve(
     let shutdown = Arc::new(Notify::new());
     let publisher = environment.publisher.clone();
     let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
-    let pod = Arc::new(Pod::new(Arc::clone(&service), publisher));
+    let pod = Arc::new(Pod::new(service, publisher.clone()));
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
         .register_service(pod.methods());
@@ -151,16 +154,20 @@ async fn serve(
         what: "watching for SIGTERM",
         source,
     })?;
-    tokio::select! {
-        () = shutdown.notified() => {}
+    let grace = tokio::select! {
+        // "Now" leaves no time to power off; without it there is nothing that could.
+        () = shutdown.notified() => Duration::ZERO,
         _ = sigterm.recv() => {
             tracing::info!(sandbox_id = %target.id, "host ends: instance is powered off");
-            service.power_off(state.config.limits.poweroff()).await;
+            state.config.limits.poweroff()
         }
         () = unused(&pod) => {
             tracing::warn!(sandbox_id = %target.id, "shim has nothing to do, and nobody to do it for");
+            Duration::ZERO
         }
-    }
+    };
+    pod.end(grace).await;
+    publisher.flush(LAST_EVENTS).await;
     tracing::info!(sandbox_id = %target.id, "shim ends");
     // The answer to Shutdown is on its way: this waits for it.
     let _ = server.shutdown().await;

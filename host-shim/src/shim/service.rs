@@ -15,6 +15,7 @@ use containerd_shim_protos::{
         StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     events::task::{TaskCreate, TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
+    protobuf::well_known_types::any::Any,
     shim_async,
 };
 use tokio::{
@@ -31,10 +32,10 @@ use super::{
     task::{Environment, Request, Stdio, Task},
 };
 use crate::{
-    names::ExecId,
+    names::{ContainerId, ExecId},
     rootfs::RootMount,
     sandbox::{Ended, Kill, Phase, Wanted},
-    spec::Resources,
+    spec::{PodSpec, Resources},
 };
 
 /// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
@@ -45,6 +46,9 @@ const SIGKILL: u32 = 9;
 /// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
 const MEANINGLESS: [u32; 2] = [28, 18];
 
+/// How long a VM that was killed may take to be gone, its last journal included.
+const END: Duration = Duration::from_secs(30);
+
 /// The service of one shim.
 #[derive(Debug)]
 pub struct Service {
@@ -52,6 +56,8 @@ pub struct Service {
     task: RwLock<Option<Arc<Task>>>,
     /// One Create or Delete at a time.
     changing: Mutex<()>,
+    /// The pod, for what an instance does not say itself.
+    pod: RwLock<PodSpec>,
     shutdown: Arc<Notify>,
 }
 
@@ -64,6 +70,7 @@ impl Service {
             environment,
             task: RwLock::default(),
             changing: Mutex::default(),
+            pod: RwLock::default(),
             shutdown,
         }
     }
@@ -80,14 +87,57 @@ impl Service {
         self.current().is_none()
     }
 
-    /// Powers the instance off, if there is one that runs: the host is going down. Ends it after `limit`.
-    pub async fn power_off(&self, limit: Duration) {
+    /// Powers the instance off, if there is one that runs. Ends it after `grace`, and returns when it has ended.
+    pub(super) async fn stop(&self, grace: Duration) {
         let Some(task) = self.current() else { return };
         task.sandbox.kill(Kill::Terminate);
-        if timeout(limit, task.sandbox.wait()).await.is_err() {
+        if timeout(grace, task.sandbox.wait()).await.is_err() {
             task.sandbox.kill(Kill::Now);
-            task.sandbox.wait().await;
+            if timeout(END, task.sandbox.wait()).await.is_err() {
+                tracing::error!(sandbox_id = %task.id, "instance did not end when it was killed");
+            }
         }
+    }
+
+    /// Stops the instance, and removes what is left of it: the shim goes.
+    pub(super) async fn end(&self, grace: Duration) {
+        self.stop(grace).await;
+        if let Some(task) = self.current()
+            && let Err(error) = task.delete().await
+        {
+            tracing::warn!(sandbox_id = %task.id, %error, "instance was not removed");
+        }
+    }
+
+    /// Nobody has any more use for this shim.
+    pub(super) fn shut_down(&self) {
+        self.shutdown.notify_one();
+    }
+
+    /// The instance that there is.
+    pub(super) fn instance(&self) -> Option<ContainerId> {
+        self.current().map(|task| task.id.clone())
+    }
+
+    /// The instance will be in this pod.
+    pub(super) fn set_pod(&self, pod: PodSpec) {
+        *self.pod.write().unwrap_or_else(PoisonError::into_inner) = pod;
+    }
+
+    /// The limits of the pod, from now on: an instance that runs grows to them.
+    pub(super) async fn limit_pod(&self, limits: Resources) -> std::result::Result<(), TaskError> {
+        let wanted = wanted(&limits)?;
+        if let Some(task) = self.current().filter(|task| runs(task)) {
+            task.sandbox.grow(wanted).await?;
+        }
+        let mut pod = self.pod.write().unwrap_or_else(PoisonError::into_inner);
+        pod.limits = limits;
+        Ok(())
+    }
+
+    /// What the instance, if there is one, and this shim use on the host.
+    pub(super) fn host_stats(&self) -> std::result::Result<Any, TaskError> {
+        stats::of_host(self.current().as_deref().map(|task| &task.sandbox))
     }
 
     fn set(&self, task: Option<Arc<Task>>) {
@@ -115,11 +165,22 @@ fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
         .collect()
 }
 
-/// The size that an OCI `LinuxResources` document asks for.
-fn wanted(document: &[u8]) -> std::result::Result<Wanted, TaskError> {
-    let wrong = |problem: String| TaskError::Invalid(format!("resources: {problem}"));
-    let resources: Resources =
-        serde_json::from_slice(document).map_err(|error| wrong(error.to_string()))?;
+fn wrong_resources(problem: String) -> TaskError {
+    TaskError::Invalid(format!("resources: {problem}"))
+}
+
+/// An OCI `LinuxResources` document.
+pub(super) fn resources(document: &[u8]) -> std::result::Result<Resources, TaskError> {
+    serde_json::from_slice(document).map_err(|error| wrong_resources(error.to_string()))
+}
+
+fn runs(task: &Task) -> bool {
+    task.sandbox.view().phase == Phase::Running
+}
+
+/// The size that limits ask for.
+fn wanted(resources: &Resources) -> std::result::Result<Wanted, TaskError> {
+    let wrong = wrong_resources;
     Ok(Wanted {
         vcpus: resources.vcpus().map_err(wrong)?,
         memory: resources.memory().map_err(wrong)?,
@@ -177,6 +238,11 @@ impl shim_async::Task for Service {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        let pod = self
+            .pod
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let task = Task::create(
             &self.environment,
             Request {
@@ -184,6 +250,7 @@ impl shim_async::Task for Service {
                 bundle: request.bundle.clone().into(),
                 mounts: mounts(&request),
                 stdio: stdio.clone(),
+                pod,
             },
         )
         .await?;
@@ -409,10 +476,10 @@ impl shim_async::Task for Service {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
         let task = self.task(&request.id)?;
         // Before its start the bundle decides, and containerd changes that by itself.
-        if task.sandbox.view().phase != Phase::Running {
+        if !runs(&task) {
             return Err(TaskError::State(format!("container {} does not run", task.id)).into());
         }
-        let wanted = wanted(&request.resources.value)?;
+        let wanted = wanted(&resources(&request.resources.value)?)?;
         task.sandbox.grow(wanted).await.map_err(TaskError::from)?;
         Ok(Empty::new())
     }
@@ -457,7 +524,7 @@ impl shim_async::Task for Service {
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> Result<Empty> {
         if request.now || self.current().is_none() {
-            self.shutdown.notify_one();
+            self.shut_down();
         }
         Ok(Empty::new())
     }
@@ -466,7 +533,7 @@ impl shim_async::Task for Service {
 impl Service {
     async fn freeze(&self, id: &str, pause: bool) -> std::result::Result<(), TaskError> {
         let task = self.task(id)?;
-        if task.sandbox.view().phase != Phase::Running {
+        if !runs(&task) {
             return Err(TaskError::State(format!("container {id} does not run")));
         }
         task.sandbox.pause(pause).await;

@@ -12,8 +12,7 @@ use containerd_shim_protos::{
 use super::TaskError;
 use crate::{
     sandbox::Sandbox,
-    spec::MemoryMib,
-    usage::{Disk, GuestUsage, HostUsage, Link},
+    usage::{self, Disk, GuestUsage, HostUsage, Link},
 };
 
 /// The type, bare, as containerd has it.
@@ -27,9 +26,26 @@ pub(super) async fn of(sandbox: &Sandbox) -> Result<Any, TaskError> {
         Ok(usage) => guest(usage),
         Err(error) => {
             tracing::warn!(%error, "guest does not say what it uses");
-            host(&sandbox.host_usage(), sandbox.spec().memory)
+            on_host(sandbox)
         }
     };
+    packed(&metrics)
+}
+
+/// What an instance's processes and this shim use on the host; the shim alone where there is no instance.
+pub(super) fn of_host(sandbox: Option<&Sandbox>) -> Result<Any, TaskError> {
+    let metrics = match sandbox {
+        Some(sandbox) => on_host(sandbox),
+        None => host(&usage::processes(&[]), 0),
+    };
+    packed(&metrics)
+}
+
+fn on_host(sandbox: &Sandbox) -> Metrics {
+    host(&sandbox.host_usage(), sandbox.view().size.memory_mib)
+}
+
+fn packed(metrics: &Metrics) -> Result<Any, TaskError> {
     let value = metrics.write_to_bytes().map_err(|error| TaskError::File {
         what: TYPE.into(),
         source: error.into(),
@@ -110,14 +126,14 @@ fn guest(usage: GuestUsage) -> Metrics {
     }
 }
 
-fn host(usage: &HostUsage, limit: MemoryMib) -> Metrics {
+fn host(usage: &HostUsage, limit_mib: u32) -> Metrics {
     let cpu = CPUStat {
         usage_usec: u64::try_from(usage.cpu().as_micros()).unwrap_or(u64::MAX),
         ..CPUStat::default()
     };
     let memory = MemoryStat {
         usage: usage.memory_bytes(),
-        usage_limit: u64::from(limit.get()) << 20,
+        usage_limit: u64::from(limit_mib) << 20,
         ..MemoryStat::default()
     };
     Metrics {

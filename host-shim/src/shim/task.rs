@@ -28,7 +28,7 @@ use crate::{
     rootfs::{RootMount, Rootfs},
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
     share::Share,
-    spec::{self, Bundle, Cpu, Inputs},
+    spec::{self, Bundle, Cpu, Inputs, PodSpec},
     tpm::StateDir,
     vmm::Vmm,
 };
@@ -60,6 +60,8 @@ pub struct Request {
     pub mounts: Vec<RootMount>,
     /// Its streams.
     pub stdio: Stdio,
+    /// Its pod.
+    pub pod: PodSpec,
 }
 
 /// What a task needs of its shim.
@@ -113,6 +115,7 @@ impl Task {
             bundle: bundle_path,
             mounts,
             stdio,
+            pod,
         } = request;
         let id = ContainerId::try_from(id.as_str())?;
         let bundle = Bundle::read(&bundle_path)?;
@@ -136,6 +139,7 @@ impl Task {
             paths: &paths,
             bundle: &bundle,
             rootfs: rootfs.path(),
+            pod: &pod,
             config,
             cpu: Cpu::look(),
             host_address: *host_address,

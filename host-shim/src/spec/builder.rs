@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, InsideError, KernelFormat, Network, Sizing, VmSpec, VolumeError, accel,
+    Cpu, InsideError, KernelFormat, Network, PodSpec, Sizing, VmSpec, VolumeError, accel,
     bootspec::{self, FILE},
     bundle::Mount,
     cri, environment, inside, shares, sizing, volumes,
@@ -152,6 +152,8 @@ pub struct Inputs<'a> {
     pub bundle: &'a Bundle,
     /// The mounted root.
     pub rootfs: &'a Path,
+    /// Its pod: what it says counts where the bundle says nothing.
+    pub pod: &'a PodSpec,
     /// What the configuration says.
     pub config: &'a Config,
     /// What the host says about it.
@@ -188,6 +190,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         paths,
         bundle,
         rootfs,
+        pod,
         config,
         cpu,
         host_address,
@@ -205,7 +208,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     } = sizing::decide(
         &annotations,
         &kata,
-        &bundle.resources,
+        &bundle.resources.or(&pod.limits),
         boot.seed.size,
         config,
     )?;
@@ -261,10 +264,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         nics: nics.to_vec(),
         shared: shares::from_mounts(&bundle.mounts),
         beacon_port,
-        hostname: hostname(bundle, &boot, id),
+        hostname: hostname(bundle, pod, &boot, id),
         dns: match network {
             Network::User => vec!["nameserver 10.0.2.3".into()],
-            Network::None => Vec::new(),
+            Network::None => pod.dns.clone(),
         },
         env: environment::build(bundle, namespace, id, host_address)?,
         args: bundle.args.clone(),
@@ -333,9 +336,12 @@ fn kernel_parameters(
     all
 }
 
-fn hostname(bundle: &Bundle, boot: &BootSpec, id: &ContainerId) -> String {
+fn hostname(bundle: &Bundle, pod: &PodSpec, boot: &BootSpec, id: &ContainerId) -> String {
     if !bundle.hostname.is_empty() {
         return bundle.hostname.clone();
+    }
+    if !pod.hostname.is_empty() {
+        return pod.hostname.clone();
     }
     if let Some(pod) = cri::pod_name(&bundle.annotations) {
         return pod.to_owned();

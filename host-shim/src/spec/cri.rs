@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::Resources;
 use crate::names::{ContainerId, NameError};
 
 const TYPE: [&str; 2] = [
@@ -28,6 +29,11 @@ const CONTAINER_NAME: [&str; 2] = [
     "io.kubernetes.cri.container-name",
     "io.kubernetes.container.name",
 ];
+
+/// The pod's limits on its sandbox: microseconds, microseconds, bytes. CRI-O has none of these.
+const CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+const CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+const MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
 /// A longer name of a folder is cut, and told from others by its hash. `NAME_MAX` is 255.
 const MAX_STATE_NAME_BYTES: usize = 180;
@@ -86,6 +92,17 @@ pub fn state_name(annotations: &BTreeMap<String, String>) -> Option<String> {
     Some(format!("{kept}_{hash}"))
 }
 
+/// The limits that a sandbox's annotations give its pod.
+pub fn pod_limits(annotations: &BTreeMap<String, String>) -> Resources {
+    let number = |key: &str| {
+        annotations
+            .get(key)
+            .and_then(|text| text.parse::<i64>().ok())
+    };
+    let period = number(CPU_PERIOD).and_then(|period| u64::try_from(period).ok());
+    Resources::new(number(CPU_QUOTA), period, number(MEMORY))
+}
+
 /// The pod's name.
 pub fn pod_name(annotations: &BTreeMap<String, String>) -> Option<&str> {
     find(annotations, POD_NAME).filter(|name| is_label(name))
@@ -124,6 +141,19 @@ mod tests {
         );
         let bad = annotations(&[(TYPE[0], "container"), (SANDBOX_ID[0], "../pod")]);
         assert!(Role::of(&bad).is_err());
+    }
+
+    #[test]
+    fn a_sandboxs_limits_are_its_pods() {
+        let limits = pod_limits(&annotations(&[
+            (CPU_QUOTA, "150000"),
+            (CPU_PERIOD, "100000"),
+            (MEMORY, "734003200"),
+        ]));
+        assert_eq!(limits.vcpus().unwrap().unwrap().get(), 2);
+        assert_eq!(limits.memory().unwrap().unwrap().get(), 700);
+        let none = pod_limits(&annotations(&[(CPU_QUOTA, "0"), (MEMORY, "much")]));
+        assert_eq!((none.vcpus(), none.memory()), (Ok(None), Ok(None)));
     }
 
     #[test]

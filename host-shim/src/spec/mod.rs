@@ -29,7 +29,7 @@ pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX}
 pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
-pub use cri::{Role, pod_name, state_name};
+pub use cri::{Role, pod_limits, pod_name, state_name};
 pub use environment::host_address;
 pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};
@@ -162,6 +162,17 @@ impl fmt::Debug for EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=<hidden>", self.name)
     }
+}
+
+/// What a pod gives the instance in it, as far as it is not in the instance's own bundle.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodSpec {
+    /// Limits of all in it.
+    pub limits: Resources,
+    /// Its host name, may be empty.
+    pub hostname: String,
+    /// Lines of `resolv.conf`; none where they come as a file.
+    pub dns: Vec<String>,
 }
 
 /// Everything that is needed to start one VM and to tell its guest what it is.

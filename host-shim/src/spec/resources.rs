@@ -34,6 +34,32 @@ struct Memory {
 }
 
 impl Resources {
+    /// Of these limits. Quota and period are microseconds, memory is bytes; 0 and less mean none.
+    pub fn new(quota: Option<i64>, period: Option<u64>, memory: Option<i64>) -> Self {
+        Self {
+            cpu: Some(Cpu { quota, period }),
+            memory: Some(Memory { limit: memory }),
+        }
+    }
+
+    /// These, and where they say nothing `other`.
+    pub fn or(&self, other: &Self) -> Self {
+        let some = |limit: Option<i64>| limit.is_some_and(|limit| limit > 0);
+        let own_cpu = self.cpu.as_ref().is_some_and(|cpu| some(cpu.quota));
+        let own_memory = self
+            .memory
+            .as_ref()
+            .is_some_and(|memory| some(memory.limit));
+        let (cpu, memory) = (
+            if own_cpu { self } else { other },
+            if own_memory { self } else { other },
+        );
+        Self {
+            cpu: cpu.cpu.clone(),
+            memory: memory.memory.clone(),
+        }
+    }
+
     /// The processors that the quota is worth, rounded up; nothing without one.
     pub fn vcpus(&self) -> Result<Option<Vcpus>, String> {
         let cpu = self.cpu.clone().unwrap_or_default();
@@ -97,6 +123,20 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_not_said_is_taken_from_the_pod() {
+        let pod = Resources::new(Some(400_000), Some(200_000), Some(1 << 30));
+        let both = |own: &Resources| {
+            let limits = own.or(&pod);
+            (limits.vcpus(), limits.memory())
+        };
+        let pods = (Ok(Some(Vcpus(2))), Ok(Some(MemoryMib(1024))));
+        assert_eq!(both(&Resources::default()), pods);
+        assert_eq!(both(&Resources::new(Some(-1), None, Some(0))), pods);
+        let own = parsed(r#"{"cpu": {"quota": 300000}}"#);
+        assert_eq!(both(&own), (Ok(Some(Vcpus(3))), pods.1));
     }
 
     #[test]

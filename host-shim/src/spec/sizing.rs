@@ -1,7 +1,7 @@
 //! How large a machine is: who may say it, who wins, and how far it may grow while it runs.
 //!
 //! The first that says something wins: our annotations one by one, Kata's where the configuration allows them,
-//! our annotation `size`, the container's own limits (`linux.resources`), the closure, `xs`.
+//! our annotation `size`, the container's own limits (`linux.resources`), its pod's, the closure, `xs`.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
-//! input back, `false` ends with 3, `sleep` runs until it is signalled, anything else does not exist.
+//! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, anything
+//! else does not exist.
 
 use std::{
     collections::HashMap,
@@ -19,11 +20,11 @@ use seed_protocol::{
     kata::{
         agent::{
             CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest,
-            NetworkStats, OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse, Routes,
-            SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-            StatsContainerResponse, TtyWinResizeRequest, UpdateInterfaceRequest,
-            UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-            WriteStreamResponse,
+            GetOOMEventRequest, NetworkStats, OOMEvent, OnlineCPUMemRequest, ReadStreamRequest,
+            ReadStreamResponse, Routes, SignalProcessRequest, StartContainerRequest,
+            StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+            UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse,
+            WriteStreamRequest, WriteStreamResponse,
         },
         agent_service,
         agent_ttrpc::AgentService,
@@ -47,7 +48,7 @@ use tokio::{
 };
 use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
 
-/// How often it says what it uses, before it says nothing more.
+/// How often it says what it uses, before it says nothing more, unless it is told to go on.
 const ANSWERED_STATS: u32 = 1;
 
 /// What the agent was told.
@@ -84,6 +85,8 @@ pub(crate) struct FakeAgent {
     pub(crate) poweroff: Arc<Notify>,
     /// Set: its orders are never done.
     pub(crate) hold_orders: Arc<AtomicBool>,
+    /// Set: it says what it uses as often as it is asked.
+    pub(crate) talks: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -103,12 +106,15 @@ impl FakeAgent {
         let told = Arc::default();
         let poweroff = Arc::new(Notify::new());
         let hold_orders = Arc::new(AtomicBool::new(false));
+        let talks = Arc::new(AtomicBool::new(false));
         let agent = Arc::new(Agent {
             told: Arc::clone(&told),
             poweroff: Arc::clone(&poweroff),
             hold_orders: Arc::clone(&hold_orders),
+            talks: Arc::clone(&talks),
             processes: watch::channel(HashMap::new()).0,
             journal: journal(lines),
+            hogs: Notify::new(),
         });
         let listener = UnixListener::bind(socket).unwrap();
         let task = tokio::spawn(async move {
@@ -134,6 +140,7 @@ impl FakeAgent {
             told,
             poweroff,
             hold_orders,
+            talks,
             task,
         }
     }
@@ -143,8 +150,11 @@ struct Agent {
     told: Arc<Mutex<Told>>,
     poweroff: Arc<Notify>,
     hold_orders: Arc<AtomicBool>,
+    talks: Arc<AtomicBool>,
     processes: watch::Sender<HashMap<String, Process>>,
     journal: JournalBatch,
+    /// Somebody was killed for lack of memory.
+    hogs: Notify,
 }
 
 /// A journal of these lines, in one batch.
@@ -284,7 +294,7 @@ impl AgentService for Agent {
         request: ExecProcessRequest,
     ) -> ttrpc::Result<Empty> {
         let command = request.process.Args[0].clone();
-        if !["cat", "sleep", "false"].contains(&command.as_str()) {
+        if !["cat", "sleep", "false", "hog"].contains(&command.as_str()) {
             return Err(status::invalid(format!(
                 "exec: {command:?}: executable file not found"
             )));
@@ -296,6 +306,9 @@ impl AgentService for Agent {
         }
         sleep(Duration::from_millis(5)).await;
         self.told.lock().unwrap().starting -= 1;
+        if command == "hog" {
+            self.hogs.notify_one();
+        }
         self.processes.send_modify(|all| {
             all.insert(
                 request.exec_id,
@@ -333,6 +346,7 @@ impl AgentService for Agent {
                 over(process).then(|| match (process.signal, process.command.as_str()) {
                     (Some(signal), _) => 128 + i32::try_from(signal).unwrap(),
                     (None, "false") => 3,
+                    (None, "hog") => 137,
                     (None, _) => 0,
                 })
             })
@@ -398,6 +412,15 @@ impl AgentService for Agent {
         Ok(Empty::new())
     }
 
+    async fn get_oom_event(
+        &self,
+        _: &TtrpcContext,
+        _: GetOOMEventRequest,
+    ) -> ttrpc::Result<OOMEvent> {
+        self.hogs.notified().await;
+        Ok(OOMEvent::default())
+    }
+
     async fn online_cpu_mem(
         &self,
         _: &TtrpcContext,
@@ -418,7 +441,7 @@ impl AgentService for Agent {
             told.stats
         };
         let online = self.told.lock().unwrap().online.is_some();
-        if asked > ANSWERED_STATS && !online {
+        if asked > ANSWERED_STATS && !online && !self.talks.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
         let mut response = StatsContainerResponse::default();

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
 pub(crate) mod agent;
+pub(crate) mod calls;
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use containerd_shim_protos::shim_async::TaskClient;
+use containerd_shim_protos::{sandbox_async::SandboxClient, shim_async::TaskClient};
 use seed_protocol::{
     beacon,
     seed::v1::{Beacon, Stage},
@@ -165,6 +166,10 @@ pub(crate) struct Bench {
     pub(crate) config: Config,
     pub(crate) vmm: Arc<StubVmm>,
     pub(crate) client: TaskClient,
+    /// The same connection, for the Sandbox service.
+    pub(crate) sandboxes: SandboxClient,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) publisher: Publisher,
     pub(crate) shutdown: Arc<Notify>,
     server: Server,
 }
@@ -218,18 +223,22 @@ impl Bench {
         };
         let shutdown = Arc::new(Notify::new());
         let service = Arc::new(Service::new(environment, Arc::clone(&shutdown)));
+        let pod = Arc::new(Pod::new(service, publisher.clone()));
         let address = format!("unix://{}", dir.path().join("task.sock").display());
         let mut server = Server::new()
             .bind(&address)
             .unwrap()
-            .register_service(Arc::new(Pod::new(service, publisher)).methods());
+            .register_service(pod.methods());
         server.start().await.unwrap();
-        let client = TaskClient::new(Client::connect(&address).await.unwrap());
+        let connection = Client::connect(&address).await.unwrap();
         Self {
             dir,
             config,
             vmm,
-            client,
+            client: TaskClient::new(connection.clone()),
+            sandboxes: SandboxClient::new(connection),
+            pod,
+            publisher,
             shutdown,
             server,
         }

@@ -54,12 +54,16 @@ fn toml(containerd: &Containerd, options: &Options) -> String {
             String::new(),
         ),
     };
-    let sandboxer = if options.sandboxer {
-        "sandboxer = \"shim\""
-    } else {
-        ""
-    };
     let shim_config = containerd.shim_config();
+    // With a sandboxer containerd 2 takes every runtime's options for runc's and starts no container: the shim has its
+    // configuration's path from the environment then.
+    let own = if options.sandboxer {
+        "sandboxer = \"shim\"".to_owned()
+    } else {
+        format!(
+            "[plugins.{runtime:?}.containerd.runtimes.seed.options]\nConfigPath = {shim_config:?}"
+        )
+    };
     let cni = containerd.programs.cni();
     // 2.1 takes a list of folders as well; one is understood by all.
     format!(
@@ -91,9 +95,7 @@ runtime_type = "io.containerd.runc.v2"
 runtime_type = "io.containerd.seed.v2"
 pod_annotations = ["seed.loom.farm/*"]
 container_annotations = ["seed.loom.farm/*"]
-{sandboxer}
-[plugins."{runtime}".containerd.runtimes.seed.options]
-ConfigPath = {shim_config:?}
+{own}
 "#
     )
 }

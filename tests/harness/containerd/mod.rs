@@ -263,6 +263,16 @@ impl Containerd {
         command
     }
 
+    /// `seed ARGS`, for the instances of this containerd's shims.
+    pub fn seed(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.programs.ours("seed"));
+        command
+            .args(args)
+            .env("SEED_CONFIG", self.shim_config())
+            .stdin(Stdio::null());
+        command
+    }
+
     /// `ctr ARGS` to its end, whatever its exit status.
     pub fn ctr_output(&self, args: &[&str]) -> Result<Output> {
         output(self.ctr(args), limit::BOOT)

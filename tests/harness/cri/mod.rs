@@ -12,8 +12,8 @@ use crate::{Containerd, limit};
 use api::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatsResponse, ContainerStatus,
     ContainerStatusResponse, CreateContainerRequest, Empty, ExecRequest, ExecSyncRequest,
-    ExecSyncResponse, PodSandboxConfig, PodSandboxId, PodSandboxStatus, PodSandboxStatusResponse,
-    RunPodSandboxRequest, StopContainerRequest, Url,
+    ExecSyncResponse, LinuxContainerResources, PodSandboxConfig, PodSandboxId, PodSandboxStatus,
+    PodSandboxStatusResponse, RunPodSandboxRequest, StopContainerRequest, Url,
 };
 use grpc::Channel;
 
@@ -135,6 +135,26 @@ impl Cri {
         let answer: ContainerStatsResponse =
             self.call("ContainerStats", &container_id(container), limit::COMMAND)?;
         Ok(answer.stats.unwrap_or_default())
+    }
+
+    /// `ListContainerStats` of a pod: what `kubectl top` is made of.
+    pub fn pod_stats(&self, pod: &str) -> Result<Vec<ContainerStats>> {
+        let mut request = api::ListContainerStatsRequest::default();
+        request.filter.mut_or_insert_default().pod_sandbox_id = pod.to_owned();
+        let answer: api::ListContainerStatsResponse =
+            self.call("ListContainerStats", &request, limit::COMMAND)?;
+        Ok(answer.stats)
+    }
+
+    /// `UpdateContainerResources`.
+    pub fn update(&self, container: &str, resources: &LinuxContainerResources) -> Result<()> {
+        let request = api::UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(resources.clone()).into(),
+            ..Default::default()
+        };
+        self.call::<Empty>("UpdateContainerResources", &request, limit::COMMAND)
+            .map(drop)
     }
 
     /// `ReopenContainerLog`.

@@ -11,7 +11,6 @@ use crate::{
     net,
     sandbox::{Ended, Exit},
     shim::TaskError,
-    spec::Bundle,
 };
 
 /// Signals end a process that does nothing about them with this status and their number.
@@ -35,16 +34,12 @@ pub struct Pause {
     pub id: ContainerId,
     /// Its bundle.
     pub bundle: PathBuf,
+    /// When it was made.
+    pub created_at: SystemTime,
     phase: watch::Sender<PausePhase>,
 }
 
 impl Pause {
-    /// Makes it of its bundle, and enters the pod's network.
-    pub fn create(id: &str, bundle: PathBuf) -> Result<Self, TaskError> {
-        let read = Bundle::read(&bundle)?;
-        Self::of(id, bundle, read.network_namespace.as_deref())
-    }
-
     /// Makes it, and enters this network namespace. Without one the pod is in the host's.
     pub fn of(
         id: &str,
@@ -59,6 +54,7 @@ impl Pause {
         Ok(Self {
             id,
             bundle,
+            created_at: SystemTime::now(),
             phase: watch::channel(PausePhase::Created).0,
         })
     }

@@ -3,7 +3,9 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -16,8 +18,10 @@ use containerd_shim_protos::{
         StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     events::task::{TaskCreate, TaskDelete, TaskExit, TaskStart},
+    sandbox_async::{Sandbox, create_sandbox},
     shim_async::{self, create_task},
 };
+use tokio::task::JoinHandle;
 use ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
 
 use super::pause::{Pause, PausePhase};
@@ -26,9 +30,9 @@ use crate::{
     shim::{
         TaskError,
         events::{Publisher, timestamp},
-        service::Service,
+        service::{Service, resources},
     },
-    spec::{Bundle, Role},
+    spec::{self, Bundle, PodSpec, Role},
 };
 
 /// The name under which containerd 2 calls.
@@ -37,11 +41,15 @@ const V3: &str = "containerd.task.v3.Task";
 /// The name under which containerd 1 calls.
 const V2: &str = "containerd.task.v2.Task";
 
+const SIGTERM: u32 = 15;
+
 /// The service of one shim.
 #[derive(Debug)]
 pub struct Pod {
     machine: Arc<Service>,
     pause: RwLock<Option<Arc<Pause>>>,
+    /// Who tells of the pause container's end.
+    announcer: Mutex<Option<JoinHandle<()>>>,
     publisher: Publisher,
 }
 
@@ -53,18 +61,40 @@ impl Pod {
         Self {
             machine,
             pause: RwLock::default(),
+            announcer: Mutex::default(),
             publisher,
         }
     }
 
-    /// The services to register: the same one under both names, since v2 and v3 are the same messages.
+    /// The services to register: the Task service under both names, since v2 and v3 are the same messages, and the
+    /// Sandbox service.
     pub fn methods(self: &Arc<Self>) -> HashMap<String, TtrpcService> {
         let service = || Arc::clone(self) as Arc<dyn shim_async::Task + Send + Sync>;
         let mut both = create_task(service());
         if let Some(v2) = create_task(service()).remove(V3) {
             both.insert(V2.to_owned(), v2);
         }
+        both.extend(create_sandbox(
+            Arc::clone(self) as Arc<dyn Sandbox + Send + Sync>
+        ));
         both
+    }
+
+    /// Ends everything: the instance is powered off and killed after `grace`, and its pod ends with it.
+    pub async fn end(&self, grace: Duration) {
+        self.machine.end(grace).await;
+        if let Some(pause) = self.current() {
+            pause.kill(SIGTERM);
+        }
+        let announcer = lock(&self.announcer).take();
+        if let Some(announcer) = announcer {
+            let _ = announcer.await;
+        }
+    }
+
+    /// The service of the machine.
+    pub(super) fn machine(&self) -> &Service {
+        &self.machine
     }
 
     /// Whether there is neither a sandbox nor an instance.
@@ -72,14 +102,14 @@ impl Pod {
         self.current().is_none() && self.machine.is_empty()
     }
 
-    fn current(&self) -> Option<Arc<Pause>> {
+    pub(super) fn current(&self) -> Option<Arc<Pause>> {
         self.pause
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    fn set(&self, pause: Option<Arc<Pause>>) {
+    pub(super) fn set(&self, pause: Option<Arc<Pause>>) {
         *self.pause.write().unwrap_or_else(PoisonError::into_inner) = pause;
     }
 
@@ -88,16 +118,37 @@ impl Pod {
         self.current().filter(|pause| pause.id.as_str() == id)
     }
 
-    fn create_pause(
+    /// Makes the sandbox, in whatever way it was asked for.
+    pub(super) async fn make(
         &self,
-        request: CreateTaskRequest,
-    ) -> std::result::Result<CreateTaskResponse, TaskError> {
+        id: &str,
+        bundle: PathBuf,
+        network: Option<&Path>,
+        pod: PodSpec,
+    ) -> std::result::Result<Arc<Pause>, TaskError> {
         if let Some(pause) = self.current() {
             return Err(TaskError::Exists(format!("sandbox {}", pause.id)));
         }
-        let pause = Pause::create(&request.id, request.bundle.clone().into())?;
+        let pause = Arc::new(Pause::of(id, bundle, network)?);
+        self.machine.set_pod(pod);
+        self.set(Some(Arc::clone(&pause)));
+        Ok(pause)
+    }
+
+    async fn create_pause(
+        &self,
+        request: CreateTaskRequest,
+        bundle: &Bundle,
+    ) -> std::result::Result<CreateTaskResponse, TaskError> {
+        let network = bundle.network_namespace.as_deref();
+        let pod = PodSpec {
+            limits: spec::pod_limits(&bundle.annotations),
+            ..PodSpec::default()
+        };
+        let pause = self
+            .make(&request.id, bundle.path.clone(), network, pod)
+            .await?;
         let pid = pause.pid();
-        self.set(Some(Arc::new(pause)));
         self.publisher.publish(&TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
@@ -120,7 +171,7 @@ impl Pod {
             ..TaskStart::default()
         });
         let (publisher, pause) = (self.publisher.clone(), Arc::clone(pause));
-        tokio::spawn(async move {
+        let announcer = tokio::spawn(async move {
             let ended = pause.wait().await;
             publisher.publish(&TaskExit {
                 container_id: pause.id.to_string(),
@@ -131,6 +182,7 @@ impl Pod {
                 ..TaskExit::default()
             });
         });
+        *lock(&self.announcer) = Some(announcer);
         Ok(StartResponse {
             pid,
             ..StartResponse::default()
@@ -157,10 +209,9 @@ impl Pod {
     }
 }
 
-/// Whether the bundle is a pod's sandbox.
-fn is_sandbox(request: &CreateTaskRequest) -> std::result::Result<bool, TaskError> {
-    let bundle = Bundle::read(request.bundle.as_ref())?;
-    Ok(Role::of(&bundle.annotations)? == Role::Sandbox)
+/// A lock whose holder panicked holds data that is as good as before: nothing in here is changed half-way.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_process(pause: &Pause) -> ttrpc::Error {
@@ -178,8 +229,9 @@ impl shim_async::Task for Pod {
         context: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Result<CreateTaskResponse> {
-        if is_sandbox(&request)? {
-            return Ok(self.create_pause(request)?);
+        let bundle = Bundle::read(request.bundle.as_ref()).map_err(TaskError::from)?;
+        if Role::of(&bundle.annotations).map_err(TaskError::from)? == Role::Sandbox {
+            return Ok(self.create_pause(request, &bundle).await?);
         }
         self.machine.create(context, request).await
     }
@@ -291,17 +343,23 @@ impl shim_async::Task for Pod {
     async fn shutdown(&self, context: &TtrpcContext, request: ShutdownRequest) -> Result<Empty> {
         // A pod's shim goes with its sandbox, which is deleted last.
         match self.current() {
-            Some(_) => Ok(Empty::new()),
-            None => self.machine.shutdown(context, request).await,
+            Some(_) if !request.now => Ok(Empty::new()),
+            _ => self.machine.shutdown(context, request).await,
         }
     }
 
     async fn pause(&self, context: &TtrpcContext, request: PauseRequest) -> Result<Empty> {
-        self.machine.pause(context, request).await
+        match self.sandbox(&request.id) {
+            Some(pause) => Err(no_process(&pause)),
+            None => self.machine.pause(context, request).await,
+        }
     }
 
     async fn resume(&self, context: &TtrpcContext, request: ResumeRequest) -> Result<Empty> {
-        self.machine.resume(context, request).await
+        match self.sandbox(&request.id) {
+            Some(pause) => Err(no_process(&pause)),
+            None => self.machine.resume(context, request).await,
+        }
     }
 
     async fn checkpoint(
@@ -313,18 +371,42 @@ impl shim_async::Task for Pod {
     }
 
     async fn resize_pty(&self, context: &TtrpcContext, request: ResizePtyRequest) -> Result<Empty> {
-        self.machine.resize_pty(context, request).await
+        match self.sandbox(&request.id) {
+            Some(pause) if !request.exec_id.is_empty() => Err(no_process(&pause)),
+            // A pause container has no terminal, and nobody minds.
+            Some(_) => Ok(Empty::new()),
+            None => self.machine.resize_pty(context, request).await,
+        }
     }
 
     async fn close_io(&self, context: &TtrpcContext, request: CloseIORequest) -> Result<Empty> {
-        self.machine.close_io(context, request).await
+        match self.sandbox(&request.id) {
+            Some(pause) if !request.exec_id.is_empty() => Err(no_process(&pause)),
+            Some(_) => Ok(Empty::new()),
+            None => self.machine.close_io(context, request).await,
+        }
     }
 
+    /// A pod's limits are what its instance grows to.
     async fn update(&self, context: &TtrpcContext, request: UpdateTaskRequest) -> Result<Empty> {
-        self.machine.update(context, request).await
+        match self.sandbox(&request.id) {
+            Some(_) => {
+                let limits = resources(&request.resources.value)?;
+                self.machine.limit_pod(limits).await?;
+                Ok(Empty::new())
+            }
+            None => self.machine.update(context, request).await,
+        }
     }
 
+    /// A pod's figures are the host's: what its instance and its shim cost.
     async fn stats(&self, context: &TtrpcContext, request: StatsRequest) -> Result<StatsResponse> {
-        self.machine.stats(context, request).await
+        match self.sandbox(&request.id) {
+            Some(_) => Ok(StatsResponse {
+                stats: Some(self.machine.host_stats()?).into(),
+                ..StatsResponse::default()
+            }),
+            None => self.machine.stats(context, request).await,
+        }
     }
 }

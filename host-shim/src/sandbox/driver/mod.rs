@@ -4,9 +4,9 @@
 //! Long work (launch, orders, drain) runs in tasks of its own that report back by an event, so that a kill is
 //! never behind it.
 
+mod work;
+
 use std::{
-    fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -16,21 +16,20 @@ use seed_protocol::seed::v1::{Beacon, GuestStatus, Stage};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
+use self::work::remove_dir;
 use super::{
     exit_record::ExitRecord,
     failure::{self, with_cause},
-    follow,
     handle::{LogFigures, Observer, Parts, StartError},
     stages::Stages,
-    start,
     state::{Action, Event, Exit, Kill, Machine as StateMachine, Phase, Timer},
     view::{Ended, View},
 };
 use crate::{
-    agent::{self, Agent, BeaconListener, Journal},
+    agent::{self, Agent, BeaconListener},
     config::Limits,
     logs,
     rootfs::Rootfs,
@@ -39,16 +38,6 @@ use crate::{
     tpm::StateDir,
     vmm::{self, Control, MachineSize, VmEvent, Vmm, VmmError},
 };
-
-/// SIGTERM.
-const SIGTERM: u32 = 15;
-
-/// How much later the end of a VM may be seen than that its agent fell silent: a VMM whose daemon died is given
-/// some seconds to end by itself.
-const END_IS_SEEN: Duration = Duration::from_secs(5);
-
-/// What the guest may still say when it is killed without being asked.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the driver is told.
 pub(super) enum Input {
@@ -62,6 +51,8 @@ pub(super) enum Input {
     Provisioned(Result<(), agent::AgentError>),
     Guest(Box<GuestStatus>),
     Unheard,
+    /// The guest's kernel has killed a process for lack of memory.
+    KilledForMemory,
     CleanedUp,
 }
 
@@ -84,7 +75,7 @@ pub(super) struct Driver {
     view: watch::Sender<View>,
     control: Option<mpsc::UnboundedSender<Control>>,
     beacons: Option<BeaconListener>,
-    follower: Option<JoinHandle<()>>,
+    followers: Vec<JoinHandle<()>>,
     puller: Option<logs::Handle>,
     log: LogFigures,
     /// False when the VM has ended.
@@ -124,7 +115,7 @@ impl Driver {
             view,
             control: None,
             beacons: None,
-            follower: None,
+            followers: Vec::new(),
             puller: None,
             log,
             alive,
@@ -212,6 +203,12 @@ impl Driver {
                 self.publish(|view| view.guest = Some(*status));
             }
             Input::Unheard => self.tell(Control::PowerButton),
+            Input::KilledForMemory => {
+                tracing::warn!(sandbox_id = %self.spec.id, "guest's kernel killed a process for lack of memory");
+                if self.announced {
+                    self.observer.killed_for_memory();
+                }
+            }
             Input::CleanedUp => self.feed(Event::CleanedUp),
         }
     }
@@ -277,16 +274,6 @@ impl Driver {
         }
     }
 
-    /// Begins to follow status and journal.
-    fn follow(&mut self) {
-        self.follower = Some(follow::status(self.agent.apart(), self.inputs.clone()));
-        let journal = Journal::new(&self.agent, self.alive.subscribe());
-        let dir = self.spec.paths.logs_dir();
-        let puller = logs::puller::spawn_with(journal, dir, self.stdout.take(), self.log_limits);
-        let _ = self.log.set(puller.counters());
-        self.puller = Some(puller);
-    }
-
     fn feed(&mut self, event: Event) {
         tracing::debug!(sandbox_id = %self.spec.id, ?event, "event");
         let before = self.state.phase();
@@ -327,94 +314,6 @@ impl Driver {
             Action::CleanUp => self.clean_up(),
             Action::Exited(exit) => self.exited(exit),
         }
-    }
-
-    fn launch(&mut self) {
-        let paths = &self.spec.paths;
-        // The lock on the TPM state says that whatever is there is of a shim that was killed.
-        remove_dir(&paths.vm_dir());
-        let prepared = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(paths.vm_dir())
-            .and_then(|()| agent::listen_for_beacons(&paths.vsock_listener(self.spec.beacon_port)));
-        let (listener, mut beacons) = match prepared {
-            Ok(prepared) => prepared,
-            Err(source) => {
-                let path = paths.vm_dir();
-                let error = VmmError::File { path, source };
-                return self.feed(Event::LaunchFailed(with_cause(&error)));
-            }
-        };
-        self.beacons = Some(listener);
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            while let Some(beacon) = beacons.recv().await {
-                let Some(inputs) = inputs.upgrade() else {
-                    break;
-                };
-                let _ = inputs.send(Input::Beacon(beacon));
-            }
-        });
-        let Some(tpm) = self.tpm.clone() else { return };
-        let (vmm, spec) = (Arc::clone(&self.vmm), Arc::clone(&self.spec));
-        self.report(async move { Input::Launched(vmm.launch(&spec, &tpm).await) });
-    }
-
-    fn provision(&mut self) {
-        let (agent, spec) = (self.agent.clone(), Arc::clone(&self.spec));
-        let limits = self.limits.clone();
-        let mut alive = self.alive.subscribe();
-        self.report(async move {
-            let done = start::provision(&agent, &spec, &limits).await;
-            if done.as_ref().is_err_and(|error| error.code().is_none()) {
-                // The agent fell silent. If its VM is ending, that is the reason, and it is seen a little later.
-                let _ = timeout(END_IS_SEEN, alive.wait_for(|alive| !alive)).await;
-            }
-            Input::Provisioned(done)
-        });
-    }
-
-    fn ask_poweroff(&mut self) {
-        let (agent, id) = (self.agent.clone(), self.spec.id.clone());
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            if let Err(error) = agent.signal(&id, None, SIGTERM).await {
-                tracing::warn!(sandbox_id = %id, %error, "agent did not take the power-off");
-                if let Some(inputs) = inputs.upgrade() {
-                    let _ = inputs.send(Input::Unheard);
-                }
-            }
-        });
-    }
-
-    fn drain_and_kill(&mut self) {
-        let Some(control) = self.control.clone() else {
-            return;
-        };
-        let puller = self.puller.take();
-        tokio::spawn(async move {
-            if let Some(puller) = puller {
-                puller.drain(LAST_WORDS).await;
-            }
-            let _ = control.send(Control::Kill);
-        });
-    }
-
-    fn clean_up(&mut self) {
-        self.alive.send_replace(false);
-        self.beacons = None;
-        if let Some(follower) = self.follower.take() {
-            follower.abort();
-        }
-        let puller = self.puller.take();
-        let limit = self.limits.drain();
-        self.report(async move {
-            if let Some(puller) = puller {
-                puller.drain(limit).await;
-            }
-            Input::CleanedUp
-        });
     }
 
     fn exited(&mut self, exit: Exit) {
@@ -475,16 +374,6 @@ impl Driver {
         }
     }
 
-    fn report(&self, work: impl Future<Output = Input> + Send + 'static) {
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            let input = work.await;
-            if let Some(inputs) = inputs.upgrade() {
-                let _ = inputs.send(input);
-            }
-        });
-    }
-
     fn publish(&self, change: impl FnOnce(&mut View)) {
         let stages = self.stages.list();
         self.view.send_modify(|view| {
@@ -492,14 +381,5 @@ impl Driver {
             view.stages = stages;
             change(view);
         });
-    }
-}
-
-fn remove_dir(path: &std::path::Path) {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "folder was not removed");
-        }
-        _ => {}
     }
 }

@@ -1,0 +1,195 @@
+//! What the Sandbox API's options say of a pod: `runtime.v1.PodSandboxConfig` of CRI
+//! (k8s.io/cri-api/pkg/apis/runtime/v1/api.proto). A few fields of its many, so they are read by hand.
+//!
+//! Without a pause container nobody makes the pod's `/etc/resolv.conf` and `/etc/hostname` on the host: name and DNS
+//! are the guest's to be told. `/etc/hosts` comes from kubelet, as a mount of the container.
+
+use std::fs;
+
+use containerd_shim_protos::protobuf::{CodedInputStream, Result, well_known_types::any::Any};
+
+use crate::spec::{PodSpec, Resources};
+
+/// The type's name; who packs it may put a host part before it.
+const TYPE: &str = "runtime.v1.PodSandboxConfig";
+
+/// Fields of `PodSandboxConfig`.
+const HOSTNAME: u32 = 2;
+const DNS: u32 = 4;
+const LINUX: u32 = 8;
+
+/// Fields of `DNSConfig`.
+const SERVERS: u32 = 1;
+const SEARCHES: u32 = 2;
+const OPTIONS: u32 = 3;
+
+/// `LinuxPodSandboxConfig.resources`, and fields of `LinuxContainerResources`.
+const RESOURCES: u32 = 5;
+const CPU_PERIOD: u32 = 1;
+const CPU_QUOTA: u32 = 2;
+const MEMORY_LIMIT: u32 = 4;
+
+/// Wire types of protobuf's encoding.
+const VARINT: u32 = 0;
+const FIXED64: u32 = 1;
+const LENGTH: u32 = 2;
+
+/// What a pod without a DNS configuration of its own gets.
+const HOSTS_RESOLVER: &str = "/etc/resolv.conf";
+
+/// The pod that a sandbox's options describe: they say nothing where they are of another type.
+pub(super) fn pod(options: Option<&Any>) -> Result<PodSpec> {
+    let ours = |any: &&Any| any.type_url.rsplit('/').next() == Some(TYPE);
+    let Some(options) = options.filter(ours) else {
+        return Ok(PodSpec::default());
+    };
+    let config = options.value.as_slice();
+    let linux = message(config, LINUX)?;
+    let resources = message(&linux, RESOURCES)?;
+    let period = number(&resources, CPU_PERIOD)?.and_then(|period| u64::try_from(period).ok());
+    let mut dns = resolver(&message(config, DNS)?)?;
+    if dns.is_empty() {
+        let hosts = fs::read_to_string(HOSTS_RESOLVER).unwrap_or_default();
+        let plain = |line: &&str| !line.is_empty() && !line.starts_with(['#', ';']);
+        dns = hosts.lines().filter(plain).map(str::to_owned).collect();
+    }
+    Ok(PodSpec {
+        limits: Resources::new(
+            number(&resources, CPU_QUOTA)?,
+            period,
+            number(&resources, MEMORY_LIMIT)?,
+        ),
+        hostname: texts(config, HOSTNAME)?.pop().unwrap_or_default(),
+        dns,
+    })
+}
+
+/// Lines of resolv.conf(5).
+fn resolver(dns: &[u8]) -> Result<Vec<String>> {
+    let servers = texts(dns, SERVERS)?;
+    let mut lines: Vec<_> = servers
+        .iter()
+        .map(|one| format!("nameserver {one}"))
+        .collect();
+    for (field, word) in [(SEARCHES, "search"), (OPTIONS, "options")] {
+        let words = texts(dns, field)?;
+        if !words.is_empty() {
+            lines.push(format!("{word} {}", words.join(" ")));
+        }
+    }
+    Ok(lines)
+}
+
+/// The texts in a field, one or many.
+fn texts(bytes: &[u8], field: u32) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    fields(bytes, |tag, input| {
+        if tag != field << 3 | LENGTH {
+            return skip(tag, input);
+        }
+        found.push(input.read_string()?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The bytes of a message in a field; none where it is not there.
+fn message(bytes: &[u8], field: u32) -> Result<Vec<u8>> {
+    let mut found = Vec::new();
+    fields(bytes, |tag, input| {
+        if tag != field << 3 | LENGTH {
+            return skip(tag, input);
+        }
+        found = input.read_bytes()?;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn number(bytes: &[u8], field: u32) -> Result<Option<i64>> {
+    let mut found = None;
+    fields(bytes, |tag, input| {
+        if tag != field << 3 | VARINT {
+            return skip(tag, input);
+        }
+        found = Some(input.read_int64()?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn fields(
+    bytes: &[u8],
+    mut take: impl FnMut(u32, &mut CodedInputStream<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        take(tag, &mut input)?;
+    }
+    Ok(())
+}
+
+fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> Result<()> {
+    match tag & 7 {
+        VARINT => input.read_raw_varint64().map(drop),
+        FIXED64 => input.read_fixed64().map(drop),
+        LENGTH => input.read_bytes().map(drop),
+        _ => input.read_fixed32().map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field with a message in it.
+    fn nested(field: u8, bytes: &[u8]) -> Vec<u8> {
+        [&[field << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    fn options(value: Vec<u8>) -> Any {
+        Any {
+            type_url: TYPE.into(),
+            value,
+            ..Any::default()
+        }
+    }
+
+    #[test]
+    fn limits_name_and_dns_are_found_among_all_else() {
+        // A quota of 250 ms in 100 ms, shares, 1 GiB.
+        let resources = [
+            &[0x08, 0xa0, 0x8d, 0x06, 0x10, 0x90, 0xa1, 0x0f, 0x18, 0x02][..],
+            &[0x20, 0x80, 0x80, 0x80, 0x80, 0x04],
+        ]
+        .concat();
+        let linux = [nested(1, b"/kubepods"), nested(5, &resources)].concat();
+        let dns = [
+            nested(1, b"10.96.0.10"),
+            nested(2, b"a.svc"),
+            nested(2, b"svc"),
+        ]
+        .concat();
+        let config = [nested(2, b"name"), nested(4, &dns), nested(8, &linux)].concat();
+        let found = pod(Some(&options(config.clone()))).unwrap();
+        assert_eq!(found.limits.vcpus().unwrap().unwrap().get(), 3);
+        assert_eq!(found.limits.memory().unwrap().unwrap().get(), 1024);
+        assert_eq!(found.hostname, "name");
+        assert_eq!(found.dns, ["nameserver 10.96.0.10", "search a.svc svc"]);
+        let cut = &config[..config.len() - 1];
+        assert!(pod(Some(&options(cut.to_vec()))).is_err());
+    }
+
+    #[test]
+    fn options_of_others_and_none_are_no_limits() {
+        let other = Any {
+            type_url: "runtimeoptions.v1.Options".into(),
+            value: vec![0xff],
+            ..Any::default()
+        };
+        for options in [None, Some(&other), Some(&options(nested(2, b"name")))] {
+            let found = pod(options).unwrap().limits;
+            assert_eq!((found.vcpus(), found.memory()), (Ok(None), Ok(None)));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A pod from the engine's side of the socket, over a stub VM: its sandbox by the Task API and by the Sandbox API, its
+//! limits, and what it costs.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod stub;
+
+use std::{fs, time::Duration};
+
+use containerd_shim_protos::{
+    api::PauseRequest,
+    cgroups_v2::metrics::Metrics,
+    protobuf::Message,
+    sandbox_api::{
+        CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+        SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+        WaitSandboxRequest,
+    },
+};
+use seed_shim::management;
+use serde_json::json;
+use stub::{
+    Bench, Guest,
+    calls::{code, soon},
+};
+use tokio::time::timeout;
+use ttrpc::Code;
+
+impl Bench {
+    async fn create_sandbox(&self, id: &str) -> ttrpc::Result<()> {
+        let request = CreateSandboxRequest {
+            sandbox_id: id.into(),
+            bundle_path: self.dir.path().to_string_lossy().into_owned(),
+            ..Default::default()
+        };
+        self.sandboxes
+            .create_sandbox(soon(), &request)
+            .await
+            .map(drop)
+    }
+
+    async fn sandbox_state(&self, id: &str) -> ttrpc::Result<String> {
+        let request = SandboxStatusRequest {
+            sandbox_id: id.into(),
+            ..Default::default()
+        };
+        let status = self.sandboxes.sandbox_status(soon(), &request).await?;
+        assert_eq!(
+            (status.sandbox_id.as_str(), status.pid),
+            (id, std::process::id())
+        );
+        Ok(status.state)
+    }
+
+    async fn size(&self, id: &str) -> (u32, u32) {
+        let socket = self.paths(id).management_socket();
+        let client = management::Client::connect(&socket).await.unwrap();
+        let status = client.status(0, Duration::ZERO).await.unwrap();
+        (status.vcpus, status.memory_mib)
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_lives_by_the_sandbox_api() {
+    let bench = Bench::new(Guest::Good).await;
+    let id = || "pod".to_owned();
+    let ping = PingRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    let missing = bench.sandboxes.ping_sandbox(soon(), &ping).await;
+    assert_eq!(code(missing).0, Code::NOT_FOUND);
+    bench.create_sandbox("pod").await.unwrap();
+    assert_eq!(
+        code(bench.create_sandbox("other").await).0,
+        Code::ALREADY_EXISTS
+    );
+    assert_eq!(
+        bench.sandbox_state("pod").await.unwrap(),
+        "SANDBOX_NOTREADY"
+    );
+    let start = StartSandboxRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    let started = bench.sandboxes.start_sandbox(soon(), &start).await.unwrap();
+    assert_eq!(started.pid, std::process::id());
+    assert!(started.created_at.seconds > 0);
+    assert_eq!(
+        code(bench.sandboxes.start_sandbox(soon(), &start).await).0,
+        Code::FAILED_PRECONDITION
+    );
+    assert_eq!(bench.sandbox_state("pod").await.unwrap(), "SANDBOX_READY");
+    bench.sandboxes.ping_sandbox(soon(), &ping).await.unwrap();
+    let platform = PlatformRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    let platform = bench.sandboxes.platform(soon(), &platform).await.unwrap();
+    assert_eq!(platform.platform.os, "linux");
+
+    // The container in it comes by the Task API, and ends with the sandbox.
+    bench.running("app").await;
+    let metrics = SandboxMetricsRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    let answer = bench
+        .sandboxes
+        .sandbox_metrics(soon(), &metrics)
+        .await
+        .unwrap();
+    let metric = Metrics::parse_from_bytes(&answer.metrics.data.value).unwrap();
+    assert!(metric.memory.usage > 0 && metric.memory.usage_limit == 512 << 20);
+    let wait = WaitSandboxRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    let stop = StopSandboxRequest {
+        sandbox_id: id(),
+        timeout_secs: 5,
+        ..Default::default()
+    };
+    let (waited, stopped) = tokio::join!(
+        bench.sandboxes.wait_sandbox(soon(), &wait),
+        bench.sandboxes.stop_sandbox(soon(), &stop)
+    );
+    stopped.unwrap();
+    assert_eq!(waited.unwrap().exit_status, 137);
+    assert_eq!(bench.wait("app", "").await.unwrap().exit_status, 0);
+    bench.delete("app", "").await.unwrap();
+    assert_eq!(
+        bench.sandbox_state("pod").await.unwrap(),
+        "SANDBOX_NOTREADY"
+    );
+    let shutdown = ShutdownSandboxRequest {
+        sandbox_id: id(),
+        ..Default::default()
+    };
+    bench
+        .sandboxes
+        .shutdown_sandbox(soon(), &shutdown)
+        .await
+        .unwrap();
+    timeout(Duration::from_secs(5), bench.shutdown.notified())
+        .await
+        .expect("the shim goes with its sandbox");
+    let again = bench.sandboxes.shutdown_sandbox(soon(), &shutdown).await;
+    assert_eq!(code(again).0, Code::NOT_FOUND);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_pods_limits_are_its_machines_and_it_grows_with_them() {
+    let bench = Bench::new(Guest::Good).await;
+    let sandbox = bench.dir.path().join("bundles/pod");
+    fs::create_dir_all(&sandbox).unwrap();
+    bench.configure("pod", |config| {
+        config["annotations"] = json!({
+            "io.kubernetes.cri.container-type": "sandbox",
+            "io.kubernetes.cri.sandbox-id": "pod",
+            "io.kubernetes.cri.sandbox-cpu-quota": "200000",
+            "io.kubernetes.cri.sandbox-cpu-period": "100000",
+            "io.kubernetes.cri.sandbox-memory": "805306368",
+        });
+        config["process"]["args"] = json!(["/pause"]);
+    });
+    bench.create("pod").await.unwrap();
+    bench.start("pod", "").await.unwrap();
+    // The shim alone: some memory, no limit.
+    let alone = bench.stats("pod").await.unwrap();
+    assert!(alone.memory.usage > 0 && alone.memory.usage_limit == 0);
+
+    bench.bundle("app");
+    bench.configure("app", |config| {
+        config["annotations"]["seed.loom.farm/max_vcpus"] = json!("4");
+        config["annotations"]["seed.loom.farm/max_memory_mib"] = json!("2048");
+    });
+    bench.create("app").await.unwrap();
+    bench.start("app", "").await.unwrap();
+    assert_eq!(bench.size("app").await, (2, 768));
+    let limits =
+        json!({"cpu": {"quota": 300_000, "period": 100_000}, "memory": {"limit": 1_073_741_824}});
+    bench.update("pod", limits).await.unwrap();
+    assert_eq!(bench.size("app").await, (3, 1024));
+    let (kind, message) = code(
+        bench
+            .update("pod", json!({"cpu": {"quota": 900_000}}))
+            .await,
+    );
+    assert_eq!(kind, Code::FAILED_PRECONDITION, "{message}");
+    let both = bench.stats("pod").await.unwrap();
+    assert_eq!(both.memory.usage_limit, 1024 << 20);
+
+    let pause = PauseRequest {
+        id: "pod".into(),
+        ..Default::default()
+    };
+    let (kind, message) = code(bench.client.pause(soon(), &pause).await);
+    assert_eq!(kind, Code::FAILED_PRECONDITION);
+    assert!(message.contains("no process"), "{message}");
+    bench.kill("app", "", 9).await.unwrap();
+    bench.wait("app", "").await.unwrap();
+    bench.delete("app", "").await.unwrap();
+    bench.kill("pod", "", 9).await.unwrap();
+    bench.delete("pod", "").await.unwrap();
+    bench.stop().await;
+}
