@@ -137,6 +137,7 @@ fn build(dir: &Path, config: &Config) -> VmSpec {
         paths: &Paths::new(config).instance(&namespace, &id),
         rootfs: &bundle.root,
         bundle: &bundle,
+        pod: &Default::default(),
         config,
         cpu: Cpu {
             has_flag: true,
