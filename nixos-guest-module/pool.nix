@@ -5,6 +5,9 @@
 #     .role name { pass ? ; keys ? ; }          a user, for users.users.<name>
 #     .channel interface                        a host module: instances reach out through the interface
 #
+# The runner of a condensed instance makes a network namespace with one link, which hangs on the host's bridge and has
+# the address; `seed run --network` hands it to the instance. An earlier one of the same name is taken away first.
+#
 # The interface inside the instance is found by its driver, so the third argument of condense may be any name,
 # or null. On the host null means: whichever has the default route.
 { nixpkgs, mkSeed }:
@@ -22,10 +25,11 @@ let
       matchConfig.Driver = "virtio_net";
       address = [ "${address}/${toString prefixLength}" ];
       routes = [ { Gateway = gateway; } ];
-      dns = [ gateway ];
       networkConfig.DHCP = "ipv4";
       linkConfig.RequiredForOnline = false;
     };
+    # The agent leaves a link alone.
+    environment.etc."resolv.conf".text = "nameserver ${gateway}\n";
   };
 
   # For users with keys; it runs only while somebody is logged in. (Whether anybody has keys cannot be asked
@@ -41,14 +45,51 @@ let
 
   # Where the first `pool` had its runner.
   declaredRunner =
+    name: address:
     { config, lib, ... }:
+    let
+      inherit (config.system.build) seedRunner;
+      words = lib.mapAttrs (_: lib.escapeShellArg) {
+        inherit name;
+        namespace = "pool-${name}";
+        # The kernel takes 15 characters.
+        link = "pool${builtins.substring 0 8 (builtins.hashString "sha256" name)}";
+        address = "${address}/${toString prefixLength}";
+      };
+      inNamespace = "ip -netns ${words.namespace}";
+    in
     {
       options.microvm.declaredRunner = lib.mkOption {
         type = lib.types.package;
         readOnly = true;
         description = "The program that boots the instance.";
       };
-      config.microvm.declaredRunner = config.system.build.seedRunner;
+      config.microvm.declaredRunner = pkgs.writeShellApplication {
+        name = "pool-run-${name}";
+        runtimeInputs = [
+          pkgs.iproute2
+          (pkgs.callPackage ../host-shim/package.nix { })
+        ];
+        text = ''
+          if seed ps --quiet | grep --quiet --line-regexp --fixed-strings ${words.name}; then
+            echo "pool: the instance ${name} is there already. End it first: seed stop ${name}" >&2
+            exit 1
+          fi
+          if ! ip link show dev ${bridge} > /dev/null 2>&1; then
+            echo "pool: this machine has no bridge ${bridge}. Import (current arch).channel in its configuration." >&2
+            exit 1
+          fi
+          ip netns delete ${words.namespace} 2> /dev/null || true
+          ip link delete dev ${words.link} 2> /dev/null || true
+          ip netns add ${words.namespace}
+          ip link add ${words.link} type veth peer name eth0 netns ${words.namespace}
+          ip link set dev ${words.link} master ${bridge} up
+          ${inNamespace} address add ${words.address} dev eth0
+          ${inNamespace} link set dev eth0 up
+          ${inNamespace} route add default via ${gateway}
+          exec ${lib.getExe seedRunner} --network /run/netns/${words.namespace} "$@"
+        '';
+      };
     };
 in
 {
@@ -60,7 +101,7 @@ in
       modules = [
         (addressed address)
         logins
-        declaredRunner
+        (declaredRunner name address)
         module
       ];
     };
@@ -84,6 +125,23 @@ in
     };
 
   channel = interface: {
+    # Names, and addresses for instances that have none of their own.
+    services.dnsmasq = {
+      enable = true;
+      resolveLocalQueries = false;
+      settings = {
+        interface = bridge;
+        bind-dynamic = true;
+        dhcp-range = "10.0.0.100,10.0.0.250,1h";
+      };
+    };
+    networking.firewall.interfaces.${bridge} = {
+      allowedTCPPorts = [ 53 ];
+      allowedUDPPorts = [
+        53
+        67
+      ];
+    };
     networking.bridges.${bridge}.interfaces = [ ];
     networking.interfaces.${bridge}.ipv4.addresses = [
       {

@@ -91,6 +91,7 @@ fn sizes_of_volumes_are_the_modules() {
 fn the_host_modules_settings_are_a_configuration() {
     let config: Config = serde_json::from_value(golden("shim.json")).unwrap();
     let ours = Config::default();
+    assert_eq!(config.vmm, ours.vmm);
     assert_eq!(config.programs, ours.programs);
     assert_eq!(config.enable_annotations, ours.enable_annotations);
 }

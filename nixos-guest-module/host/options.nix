@@ -26,7 +26,19 @@ in
       description = "The shim and the command line.";
     };
 
+    vmm = lib.mkOption {
+      type = lib.types.enum [
+        "qemu"
+        "cloud-hypervisor"
+      ];
+      default = "qemu";
+      description = "What runs the virtual machines. Cloud Hypervisor needs KVM.";
+    };
+
     programs = {
+      cloud_hypervisor = program "cloud-hypervisor" (
+        lib.getExe' pkgs.cloud-hypervisor "cloud-hypervisor"
+      );
       qemu = program "qemu" (
         lib.getExe' pkgs.qemu_kvm "qemu-system-${pkgs.stdenv.hostPlatform.qemuArch}"
       );

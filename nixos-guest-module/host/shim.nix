@@ -23,7 +23,11 @@ in
             ${lib.getExe' cfg.package "containerd-shim-seed-v2"} -check-config "$out"
           ''}
         '';
-    seed.host.settings.programs = lib.mapAttrs (_: lib.mkDefault) cfg.programs;
+    seed.host.settings.vmm = lib.mkDefault cfg.vmm;
+    # Of the VMMs only the one that is used is part of the system.
+    seed.host.settings.programs = lib.mapAttrs (_: lib.mkDefault) (
+      removeAttrs cfg.programs [ (if cfg.vmm == "qemu" then "cloud_hypervisor" else "qemu") ]
+    );
     # The shim's own default, said here so that containerd's allow-list follows it.
     seed.host.settings.enable_annotations = lib.mkDefault [
       "default_vcpus"

@@ -147,7 +147,12 @@ fn config(record: &Record, sources: &[PathBuf], hostname: &str) -> Value {
     };
     annotate("size", record.size.clone());
     annotate("accel", record.accel.map(|accel| accel.as_str().to_owned()));
-    annotate("network", record.network.clone());
+    // A path is a network namespace, which is OCI's to name and not an annotation's.
+    let (namespaces, network) = match &record.network {
+        Some(path) if path.starts_with('/') => (json!([{ "type": "network", "path": path }]), None),
+        network => (json!([]), network.clone()),
+    };
+    annotate("network", network);
     let publish = &record.publish;
     annotate("publish", (!publish.is_empty()).then(|| publish.join(",")));
     let params = &record.kernel_params;
@@ -168,7 +173,7 @@ fn config(record: &Record, sources: &[PathBuf], hostname: &str) -> Value {
         "hostname": hostname,
         "mounts": mounts,
         "annotations": annotations,
-        "linux": { "namespaces": [] },
+        "linux": { "namespaces": namespaces },
     })
 }
 
@@ -238,6 +243,15 @@ mod tests {
                 "x-seed.mode=0750"
             ]
         );
+        assert_eq!(bundle.network_namespace, None);
+        record.network = Some("/run/netns/demo".into());
+        let path = write(&record, &[], "demo", &paths).unwrap();
+        let inside = Bundle::read(&path).unwrap();
+        assert_eq!(
+            inside.network_namespace.as_deref(),
+            Some(Path::new("/run/netns/demo"))
+        );
+        assert!(!inside.annotations.contains_key("seed.loom.farm/network"));
         let mounts = root_mounts(&record, &paths).unwrap();
         assert_eq!(mounts[0].options[0], "lowerdir=/guest");
         assert!(paths.layers_dir().join("upper").is_dir());

@@ -62,7 +62,7 @@ pub struct Record {
     pub size: Option<String>,
     /// `auto`, `kvm` or `tcg`, where the configuration's is not to be taken.
     pub accel: Option<Accel>,
-    /// `none` or `user`, where the shim's default is not to be taken.
+    /// `none`, `user` or the absolute path of a network namespace, where the shim's default is not to be taken.
     pub network: Option<String>,
     /// Published ports.
     #[serde(default)]

@@ -77,6 +77,22 @@ in
         ]
       ];
     };
+    "Cloud Hypervisor in QEMU's place" =
+      let
+        inherit ((host { seed.host.vmm = "cloud-hypervisor"; }).seed.host) settings;
+      in
+      {
+        got = [
+          settings.vmm
+          (baseNameOf settings.programs.cloud_hypervisor)
+          (settings.programs ? qemu)
+        ];
+        want = [
+          "cloud-hypervisor"
+          "cloud-hypervisor"
+          false
+        ];
+      };
     "the allow-list of containerd is the shim's" = {
       got =
         (host { seed.host.settings.enable_annotations = [ "kernel_params" ]; })
@@ -137,6 +153,18 @@ in
   };
   pool = {
     "the README's machine has a runner" = yes (drv condensed.config.microvm.declaredRunner);
+    "its runner gives the instance a link of the host's bridge" = {
+      got = map (words: lib.hasInfix words condensed.config.microvm.declaredRunner.text) [
+        "master pool0"
+        "address add 10.0.0.2/24 dev eth0"
+        "--network /run/netns/pool-machine"
+      ];
+      want = [
+        true
+        true
+        true
+      ];
+    };
     "its address does not depend on the interface's name" = {
       got =
         let

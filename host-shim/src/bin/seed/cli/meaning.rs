@@ -199,10 +199,10 @@ fn run(given: &mut Given) -> Result<RunArgs, CliError> {
     let network = given.last("network", RUN)?;
     if let Some(other) = network
         .as_deref()
-        .filter(|word| !["none", "user"].contains(word))
+        .filter(|word| !["none", "user"].contains(word) && !word.starts_with('/'))
     {
         return Err(wrong(format!(
-            "--network {other:?} is unknown: use none or user"
+            "--network {other:?} is unknown: use none, user or the path of a network namespace"
         )));
     }
     let publish = given.all("publish", RUN)?;

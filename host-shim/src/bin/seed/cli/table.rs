@@ -165,7 +165,7 @@ pub(super) const COMMANDS: &[Info] = &[
                 "",
                 "network",
                 ("NET", Kind::OneOf(&["none", "user"])),
-                "none, or user: outgoing connections only",
+                "none, or user: outgoing connections only, or the path of a network namespace, whose links and addresses the instance takes over",
             ),
             with(
                 "p",
