@@ -32,11 +32,26 @@ pub fn online_memory(sys: &Path) -> io::Result<u32> {
     for folder in numbered(&sys.join("devices/system/memory"), "memory")? {
         let file = folder.join("state");
         if fs::read_to_string(&file)?.trim() == OFFLINE {
-            fs::write(&file, ONLINE)?;
+            let written = fs::write(&file, ONLINE);
+            or_by_another(written, &file)?;
             changed += 1;
         }
     }
     Ok(changed)
+}
+
+/// A block that a rule of udev or the kernel itself brought online between our look and our write refuses the
+/// write with EINVAL (`state_store` in `drivers/base/memory.c`), and has what was wanted.
+fn or_by_another(written: io::Result<()>, state: &Path) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            match fs::read_to_string(state)?.trim() {
+                ONLINE => Ok(()),
+                _ => Err(error),
+            }
+        }
+        other => other,
+    }
 }
 
 /// How much memory one block has; 0 where memory cannot be added.
@@ -113,5 +128,17 @@ mod tests {
         let file = probe_file(sys.path()).unwrap();
         probe_memory(&file, &[0x1000_0000]).unwrap();
         assert_eq!(fs::read_to_string(file).unwrap(), "0x10000000");
+    }
+
+    #[test]
+    fn a_block_that_somebody_else_brought_online_is_as_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let refused = || Err(io::ErrorKind::InvalidInput.into());
+        fs::write(&state, "online\n").unwrap();
+        or_by_another(refused(), &state).unwrap();
+        fs::write(&state, "offline\n").unwrap();
+        let error = or_by_another(refused(), &state).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }
