@@ -1,6 +1,7 @@
 //! The two hashes that journald files values under: SipHash-2-4 keyed with the file's id (files with keyed
-//! hashes, systemd 246 and later), and Bob Jenkins's lookup3 (older ones). Looking values up is all they are used
-//! for; nothing is trusted because of a hash.
+//! hashes, systemd 246 and later), and Bob Jenkins's lookup3 (older ones; and of all values of an entry together, in every
+//! file). Looking values up is what they are used for, and telling a whole entry from a half-written one; neither says who
+//! wrote it.
 
 /// The hash of a value in a file.
 pub(crate) fn value_hash(value: &[u8], keyed: bool, file_id: &[u8; 16]) -> u64 {
@@ -9,6 +10,13 @@ pub(crate) fn value_hash(value: &[u8], keyed: bool, file_id: &[u8; 16]) -> u64 {
     } else {
         lookup3(value)
     }
+}
+
+/// What a value (`NAME=value`) adds, by exclusive or, to the hash of the entries that have it:
+/// [`Mark::xor_hash`](crate::Mark::xor_hash).
+#[must_use]
+pub fn entry_hash(value: &[u8]) -> u64 {
+    lookup3(value)
 }
 
 fn siphash24(bytes: &[u8], key: &[u8; 16]) -> u64 {

@@ -22,6 +22,7 @@ const KNOWN_FLAGS: u32 = FLAG_KEYED_HASH
     | if cfg!(feature = "lz4") { FLAG_LZ4 } else { 0 }
     | if cfg!(feature = "xz") { FLAG_XZ } else { 0 };
 
+const STATE_ONLINE: u8 = 1;
 const STATE_ARCHIVED: u8 = 2;
 
 /// Why a file is not a journal that we can read.
@@ -47,8 +48,12 @@ pub(crate) struct Header {
     pub(crate) keyed_hash: bool,
     /// Closed for good. (A file that is merely offline was synced, and may be written to again.)
     pub(crate) archived: bool,
+    /// Being written to, or its writer ended in the middle of it.
+    pub(crate) online: bool,
     pub(crate) file_id: [u8; 16],
     pub(crate) machine_id: [u8; 16],
+    /// Of the last entry, or of the last boot that wrote to it (before systemd 254).
+    pub(crate) boot_id: [u8; 16],
     pub(crate) seqnum_id: [u8; 16],
     pub(crate) header_size: u64,
     pub(crate) data_hash_table: Extent,
@@ -91,8 +96,10 @@ impl Header {
             compact: flags & FLAG_COMPACT != 0,
             keyed_hash: flags & FLAG_KEYED_HASH != 0,
             archived: bytes[16] == STATE_ARCHIVED,
+            online: bytes[16] == STATE_ONLINE,
             file_id: id(24),
             machine_id: id(40),
+            boot_id: id(56),
             seqnum_id: id(72),
             header_size,
             data_hash_table: Extent {

@@ -29,10 +29,11 @@ use crate::{
     header::HeaderError,
     position::{FileProblem, Mark, Position, ReadError, ReadOutcome},
     query::Query,
+    remnant::current_boot,
     resume::{Resume, Start},
     run::Run,
     slot::{Slot, Slots},
-    stream::{Stream, streams},
+    stream::{Key, Part, parts},
 };
 
 /// Where journald keeps its files: what outlives a reboot, then what does not.
@@ -74,16 +75,16 @@ pub struct Journal {
     ends: VecDeque<Reading>,
 }
 
-/// A stream, and the entry of it that was given last.
+/// A part of a stream, and the entry of it that was given last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
-    pub(crate) stream: [u8; 16],
+    pub(crate) key: Key,
     pub(crate) last: EntryHead,
 }
 
 impl Reading {
     pub(crate) fn is_at(&self, position: &Position) -> bool {
-        self.stream == position.seqnum_id
+        self.key.seqnum_id == position.seqnum_id
             && self.last.seqnum == position.seqnum
             && position
                 .mark
@@ -115,13 +116,24 @@ impl Journal {
         Self {
             machine_id,
             directories: Directories::new(paths),
-            slots: Slots::default(),
+            slots: Slots {
+                boot_id: current_boot(),
+                ..Slots::default()
+            },
             cache: ValueCache::default(),
             reading: None,
             resume: Resume::default(),
             pace: Pace::default(),
             ends: VecDeque::with_capacity(REMEMBERED_ENDS),
         }
+    }
+
+    /// For the journal of a machine that is in another boot than this process: a container's, a copy's. What a boot before that
+    /// one left unfinished is read to its end.
+    #[must_use]
+    pub fn in_boot(mut self, boot_id: [u8; 16]) -> Self {
+        self.slots.boot_id = Some(boot_id);
+        self
     }
 
     /// The journal of the system that this runs on.
@@ -188,7 +200,7 @@ impl Journal {
     #[must_use]
     pub fn end(&self) -> Option<Position> {
         self.reading
-            .map(|reading| Position::after(reading.stream, &reading.last))
+            .map(|reading| Position::after(reading.key.seqnum_id, &reading.last))
     }
 
     /// Looks for files that came or went, without reading an entry.
@@ -248,28 +260,29 @@ impl Journal {
             mark: after.mark.or(remembered.as_ref().map(Mark::from)),
             ..*after
         };
-        let all = streams(&self.slots.slots);
-        let Some(start) = self
-            .resume
-            .resolve(&known, continuing.is_some(), &all, &self.slots)
-        else {
+        let all = parts(&self.slots.slots);
+        let continuing = continuing.map(|reading| reading.key);
+        let Some(start) = self.resume.resolve(&known, continuing, &all, &self.slots) else {
             return Ok(nothing(after, &all));
         };
-        let mut outcome = self.fill(&start, after, &all, query, batch);
-        let progressed = |outcome: &ReadOutcome| {
-            (outcome.seqnum_id, outcome.last) != (after.seqnum_id, after.seqnum)
-        };
-        if !progressed(&outcome)
+        let (mut outcome, mut progressed) = self.fill(&start, after, &all, query, batch);
+        let mut from = start;
+        while !progressed
             && outcome.caught_up
-            && let Some(next) = self.resume.hand_over(&known, &start, &all, &self.slots)
+            && let Some(next) = self.resume.hand_over(&known, &from, &all, &self.slots)
         {
             let skipped = outcome.skipped;
-            outcome = self.fill(&next, after, &all, query, batch);
+            (outcome, progressed) = self.fill(&next, after, &all, query, batch);
             outcome.skipped.bad_objects += skipped.bad_objects;
             outcome.skipped.bad_values += skipped.bad_values;
+            from = next;
         }
-        if outcome.count == 0 && progressed(&outcome) {
-            // Passed over all of this stream; there may be another.
+        let end = all
+            .iter()
+            .rfind(|part| part.key.seqnum_id == from.key.seqnum_id);
+        let is_end = end.is_none_or(|part| from.is_in(part));
+        if progressed && (outcome.count == 0 || !is_end) {
+            // Read, or passed over, all of this part; there may be another.
             outcome.caught_up = false;
         }
         self.remember();
@@ -293,31 +306,31 @@ impl Journal {
         &mut self,
         start: &Start,
         asked: &Position,
-        all: &[Stream],
+        all: &[Part],
         query: Option<&Query>,
         batch: &mut BatchEncoder,
-    ) -> ReadOutcome {
-        let mut limit = u64::MAX;
-        if let Some(stream) = all.iter().find(|stream| stream.id == start.stream)
-            && stream.active_files > 1
+    ) -> (ReadOutcome, bool) {
+        let mut limit = start.ceiling;
+        if let Some(part) = all.iter().find(|part| start.is_in(part))
+            && part.active_files > 1
         {
             // Several files are being written: what is below the highest number seen is in them by now, what is
             // above may be in one and not yet in the other.
-            limit = stream.tail_seqnum;
+            limit = part.tail_seqnum;
             self.slots.look_at_active();
         }
-        let at_start = self.reading.is_some_and(|reading| {
-            reading.stream == start.stream && reading.last.seqnum == start.after
-        });
+        let at_start = self
+            .reading
+            .is_some_and(|reading| reading.key == start.key && reading.last.seqnum == start.after);
         if !at_start {
             self.reading = None;
             self.slots.slots.iter_mut().for_each(Slot::forget_place);
         }
         let mut run = Run::new(start, limit, query);
-        let caught_up = self.run(start.stream, &mut run, batch);
+        let caught_up = self.run(start.key, &mut run, batch);
         if let Some(last) = run.head {
             self.reading = Some(Reading {
-                stream: start.stream,
+                key: start.key,
                 last,
             });
         }
@@ -325,15 +338,15 @@ impl Journal {
             .slots
             .slots
             .iter()
-            .filter(|slot| slot.header.seqnum_id == start.stream);
+            .filter(|slot| slot.key() == start.key);
         let tail_seqnum = tail
             .map(|slot| slot.header.tail_seqnum)
             .max()
             .unwrap_or(run.last);
         let progressed = run.head.is_some();
-        ReadOutcome {
+        let outcome = ReadOutcome {
             seqnum_id: if progressed {
-                start.stream
+                start.key.seqnum_id
             } else {
                 asked.seqnum_id
             },
@@ -345,7 +358,8 @@ impl Journal {
             tail_seqnum: tail_seqnum.max(run.last),
             caught_up,
             skipped: run.skipped,
-        }
+        };
+        (outcome, progressed)
     }
 
     fn remembered(&self, position: &Position) -> Option<Reading> {
@@ -368,8 +382,10 @@ impl Journal {
     }
 }
 
-fn nothing(asked: &Position, all: &[Stream]) -> ReadOutcome {
-    let stream = all.iter().find(|stream| stream.id == asked.seqnum_id);
+fn nothing(asked: &Position, all: &[Part]) -> ReadOutcome {
+    let mut of_stream = all
+        .iter()
+        .filter(|part| part.key.seqnum_id == asked.seqnum_id);
     ReadOutcome {
         seqnum_id: asked.seqnum_id,
         first: 0,
@@ -377,7 +393,9 @@ fn nothing(asked: &Position, all: &[Stream]) -> ReadOutcome {
         count: 0,
         gap: None,
         reset: false,
-        tail_seqnum: stream.map_or(asked.seqnum, |stream| stream.tail_seqnum),
+        tail_seqnum: of_stream
+            .next_back()
+            .map_or(asked.seqnum, |part| part.tail_seqnum),
         caught_up: true,
         skipped: Skipped::default(),
     }

@@ -31,7 +31,8 @@
 //! - Each entry that journald linked into a file is delivered once, in the order of its number, over
 //!   rotation, the flush from /run to /var, and several files at a time.
 //! - A number that should be there and is not shows as a [`Gap`], exactly.
-//! - Where numbers begin anew, [`ReadOutcome::reset`] says so.
+//! - Where numbers begin anew, [`ReadOutcome::reset`] says so: another writer, a disk that was put back, and the file of a
+//!   machine that was killed, whose last entries journald did not count and whose numbers it gave out again.
 //! - Damaged objects are passed over and counted; a damaged entry array is replaced by a walk over the
 //!   objects. Nothing is guessed: a file with a feature that is not known is refused by name.
 //! - Every walk ends, whatever the file says; memory is bounded.
@@ -50,6 +51,7 @@ mod journal;
 mod object;
 mod position;
 mod query;
+mod remnant;
 mod resume;
 mod run;
 mod salvage;
@@ -61,6 +63,7 @@ mod window;
 
 pub use crate::{
     file::{FileError, Skipped},
+    hash::entry_hash,
     header::HeaderError,
     journal::{Journal, OpenError, SYSTEM_DIRECTORIES},
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},

@@ -1,4 +1,4 @@
-//! From a caller's position to a place in a stream.
+//! From a caller's position to a place in a part of a stream.
 //!
 //! Mostly the place is simply there. Where it is not, content decides, not numbers:
 //!
@@ -6,8 +6,8 @@
 //! the stream is gone          /run was flushed into /var: find the same entry among the copies, go on after it
 //! the number is not yet given, a killed VM's disk lost what was shipped, or a snapshot was restored: numbers are
 //! or is another entry now     issued again. Go on after the last entry of the boot that the caller knows
-//! this stream is used up and  /run at boot (the caller has everything of /var), or journald lost its state
-//! a later one exists
+//! this part is used up and a  a remnant and what follows it, /run at boot (the caller has everything of /var), or
+//! later one exists            journald lost its state
 //! ```
 //!
 //! A verdict that costs a reset must hold for [`CONFIRM`], because journald removes and renames files one by one.
@@ -16,24 +16,51 @@ use std::time::{Duration, Instant};
 
 use crate::{
     file::JournalFile,
-    journal::parse_id,
     object::EntryRef,
     position::{Mark, Position},
-    slot::{Slot, Slots},
-    stream::Stream,
+    slot::Slots,
+    stream::{Key, Part},
 };
 
 /// How long a journal must look as if it went back before that is believed.
 const CONFIRM: Duration = Duration::from_millis(200);
 
-/// Where reading begins.
+/// Where reading begins, and where it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Start {
-    pub(crate) stream: [u8; 16],
+    pub(crate) key: Key,
     pub(crate) after: u64,
+    /// The part's last number.
+    pub(crate) ceiling: u64,
     /// The entry after `after` should be there.
     pub(crate) check_gap: bool,
     pub(crate) reset: bool,
+}
+
+impl Start {
+    /// Going on in a part.
+    fn at(part: &Part, after: u64) -> Self {
+        Self {
+            key: part.key,
+            after,
+            ceiling: part.ceiling,
+            check_gap: true,
+            reset: false,
+        }
+    }
+
+    /// It cannot be shown that this goes on where the caller is.
+    fn anew(part: &Part, after: u64) -> Self {
+        Self {
+            check_gap: false,
+            reset: true,
+            ..Self::at(part, after)
+        }
+    }
+
+    pub(crate) fn is_in(&self, part: &Part) -> bool {
+        self.key == part.key && self.ceiling == part.ceiling
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,11 +69,11 @@ pub(crate) struct Resume {
     suspect: Option<(Position, Instant)>,
     /// The last answer that was not simply the position itself.
     resolved: Option<(Position, Start)>,
-    /// The last search for a later stream, and that stream's end at that time.
-    handed_over: Option<(Position, Stream, Start)>,
+    /// The last search for a later part, and that part's end at that time.
+    handed_over: Option<(Position, Part, Start)>,
 }
 
-/// What a stream holds around a mark.
+/// What a part holds around a mark.
 #[derive(Debug, Default)]
 struct Survey {
     /// The very entry.
@@ -55,7 +82,7 @@ struct Survey {
     before: Option<u64>,
     first_of_boot: Option<u64>,
     last_of_boot: Option<u64>,
-    /// The boot of the stream's last entry is the mark's.
+    /// The boot of the part's last entry is the mark's.
     ends_in_boot: bool,
     /// The last entry that is not later by the wall clock.
     by_time: u64,
@@ -67,86 +94,91 @@ impl Resume {
         self.suspect.map(|(_, since)| since + CONFIRM)
     }
 
-    /// None: there is nothing, or it is not clear yet.
+    /// None: there is nothing, or it is not clear yet. `continuing`: reading stands right there, in this part.
     pub(crate) fn resolve(
         &mut self,
         position: &Position,
-        continuing: bool,
-        all: &[Stream],
+        continuing: Option<Key>,
+        all: &[Part],
         slots: &Slots,
     ) -> Option<Start> {
         let first = all.first()?;
         if position.is_start() {
             let begin = Start {
-                stream: first.id,
-                after: 0,
                 check_gap: false,
-                reset: false,
+                ..Start::at(first, first.floor)
             };
             return Some(begin);
         }
-        let plain = Start {
-            stream: position.seqnum_id,
-            after: position.seqnum,
-            check_gap: true,
-            reset: false,
-        };
-        let stream = all.iter().find(|stream| stream.id == position.seqnum_id);
-        if continuing && stream.is_some_and(|stream| position.seqnum <= stream.tail_seqnum) {
+        let number = position.seqnum;
+        if let Some(key) = continuing
+            && let Some(part) = all
+                .iter()
+                .find(|part| part.key == key && part.spans(number))
+            && number <= tail_of(key, all)
+        {
             self.suspect = None;
-            return Some(plain);
+            return Some(Start::at(part, number));
         }
         if let Some((known, start)) = self.resolved
             && known == *position
-            && all.iter().any(|stream| stream.id == start.stream)
+            && all.iter().any(|part| start.is_in(part))
         {
             return Some(start);
         }
-        let start = match stream {
-            Some(stream) if !went_back(position, stream, slots) => {
-                self.suspect = None;
-                return Some(plain);
-            }
-            Some(_) if !self.is_confirmed(position) => return None,
-            Some(stream) => Start {
-                reset: true,
-                ..issued_again(position, stream, slots)?
-            },
-            None => vanished(position, all, slots),
+        let of_stream: Vec<&Part> = all
+            .iter()
+            .filter(|part| part.key.seqnum_id == position.seqnum_id)
+            .collect();
+        let start = if of_stream.is_empty() {
+            vanished(position, all, slots)
+        } else if let Some(part) = remnant_with(position, &of_stream, slots) {
+            Start::at(part, number)
+        } else if let Some(part) = linked_at(position, &of_stream, slots) {
+            self.suspect = None;
+            return Some(Start::at(part, number));
+        } else if self.is_confirmed(position) {
+            issued_again(position, &of_stream, slots)?
+        } else {
+            return None;
         };
         self.suspect = None;
         self.resolved = Some((*position, start));
         Some(start)
     }
 
-    /// The stream after the one that is used up, and where in it to begin.
+    /// The part after the one that is used up, and where in it to begin.
     pub(crate) fn hand_over(
         &mut self,
         position: &Position,
         from: &Start,
-        all: &[Stream],
+        all: &[Part],
         slots: &Slots,
     ) -> Option<Start> {
-        let index = all.iter().position(|stream| stream.id == from.stream)?;
+        let index = all.iter().position(|part| from.is_in(part))?;
         let next = all.get(index + 1)?;
-        if let Some((known, stream, start)) = self.handed_over
+        if let Some((known, part, start)) = self.handed_over
             && known == *position
-            && stream == *next
+            && part == *next
         {
             return Some(start);
         }
-        let mut start = Start {
-            stream: next.id,
-            after: 0,
-            // /run begins with 1 at each boot; another writer's numbers tell nothing.
-            check_gap: next.is_volatile,
-            reset: from.reset || !next.is_volatile,
+        let start = if next.key.seqnum_id == from.key.seqnum_id {
+            within_stream(position, from, next, slots)
+        } else {
+            let mut start = Start {
+                // /run begins with 1 at each boot; another writer's numbers tell nothing.
+                check_gap: next.is_volatile,
+                reset: from.reset || !next.is_volatile,
+                ..Start::at(next, 0)
+            };
+            // While /run is being copied into /var, its entries are in both.
+            if let Some(mark) = position.mark {
+                let survey = Survey::of(next, &mark, slots);
+                start.after = survey.exact.or(survey.before).unwrap_or(0);
+            }
+            start
         };
-        // While /run is being copied into /var, its entries are in both.
-        if let Some(mark) = position.mark {
-            let survey = Survey::of(next, &mark, slots);
-            start.after = survey.exact.or(survey.before).unwrap_or(0);
-        }
         self.handed_over = Some((*position, *next, start));
         Some(start)
     }
@@ -162,93 +194,162 @@ impl Resume {
     }
 }
 
-/// The position's number was not given out yet, or is another entry's now.
-fn went_back(position: &Position, stream: &Stream, slots: &Slots) -> bool {
-    if position.seqnum > stream.tail_seqnum {
-        return true;
+/// From one part of a stream to the next: numbers go on, unless the next one has given out again what was read.
+fn within_stream(position: &Position, from: &Start, next: &Part, slots: &Slots) -> Start {
+    let is_position = position.seqnum_id == next.key.seqnum_id;
+    let read = from
+        .after
+        .max(if is_position { position.seqnum } else { 0 });
+    let again = next.of(&slots.slots).any(|slot| {
+        let header = &slot.header;
+        header.head_seqnum.max(next.floor + 1) <= read && header.tail_seqnum > next.floor
+    });
+    if again || from.reset {
+        Start::anew(next, next.floor)
+    } else {
+        Start::at(next, read.max(next.floor))
     }
-    let Some(mark) = position.mark else {
-        return false;
-    };
-    of_stream(stream, slots)
-        .filter(|slot| {
-            let header = &slot.header;
-            (header.head_seqnum..=header.tail_seqnum).contains(&position.seqnum)
-        })
-        .filter_map(|slot| slot.open_again().ok())
-        .filter_map(|mut file| {
-            file.seek_after(position.seqnum - 1);
-            file.peek()
-                .filter(|entry| entry.head.seqnum == position.seqnum)
-        })
-        .any(|entry| Mark::from(&entry.head) != mark)
 }
 
-fn issued_again(position: &Position, stream: &Stream, slots: &Slots) -> Option<Start> {
-    let start = |after| Start {
-        stream: stream.id,
-        after,
-        check_gap: false,
-        reset: true,
-    };
+fn tail_of(key: Key, all: &[Part]) -> u64 {
+    let tails = all.iter().filter(|part| part.key == key);
+    tails.map(|part| part.tail_seqnum).max().unwrap_or(0)
+}
+
+/// The remnant that the position's entry is in.
+fn remnant_with<'p>(
+    position: &Position,
+    of_stream: &[&'p Part],
+    slots: &Slots,
+) -> Option<&'p Part> {
+    let mark = position.mark?;
+    let mut remnants = of_stream.iter().filter(|part| part.key.remnant.is_some());
+    remnants
+        .find(|part| {
+            part.contains(position.seqnum)
+                && entries_at(position.seqnum, part, slots).any(|found| found == mark)
+        })
+        .copied()
+}
+
+/// The part of what is linked that the position is in. None: its number was not given out yet, or is another entry's now.
+fn linked_at<'p>(position: &Position, of_stream: &[&'p Part], slots: &Slots) -> Option<&'p Part> {
+    let linked = |part: &&&Part| part.key.remnant.is_none();
+    let part = of_stream
+        .iter()
+        .filter(linked)
+        .find(|part| part.spans(position.seqnum) && position.seqnum <= part.tail_seqnum)
+        .or_else(|| {
+            // Behind the end of one part and not yet in the next: damage, or numbers that nobody has.
+            let end = of_stream.iter().filter(linked).map(|part| part.tail_seqnum);
+            let mut parts = of_stream.iter().filter(linked);
+            (position.seqnum <= end.max()?)
+                .then(|| parts.find(|part| part.spans(position.seqnum)))?
+        })?;
+    let changed = position
+        .mark
+        .is_some_and(|mark| entries_at(position.seqnum, part, slots).any(|found| found != mark));
+    (!changed).then_some(*part)
+}
+
+/// What the files of a part have under a number.
+fn entries_at(seqnum: u64, part: &Part, slots: &Slots) -> impl Iterator<Item = Mark> {
+    part.of(&slots.slots)
+        .filter(move |slot| {
+            let header = &slot.header;
+            (header.head_seqnum..=header.tail_seqnum).contains(&seqnum)
+        })
+        .filter_map(|slot| slot.open_again().ok())
+        .filter_map(move |mut file| {
+            file.seek_after(seqnum.saturating_sub(1));
+            file.peek().filter(|entry| entry.head.seqnum == seqnum)
+        })
+        .map(|entry| Mark::from(&entry.head))
+}
+
+fn issued_again(position: &Position, of_stream: &[&Part], slots: &Slots) -> Option<Start> {
+    let linked = || of_stream.iter().filter(|part| part.key.remnant.is_none());
     let Some(mark) = position.mark else {
         // Without a mark: this boot is what the caller cannot have. If the stream has none of it, it has nothing.
-        let boot_id = current_boot()?;
+        let boot_id = slots.boot_id?;
         let now = Mark {
             boot_id,
             realtime_us: u64::MAX,
             monotonic_us: u64::MAX,
             xor_hash: 0,
         };
-        let survey = Survey::of(stream, &now, slots);
+        let last = linked().next_back()?;
+        let survey = Survey::of(last, &now, slots);
         let after = survey
             .first_of_boot
-            .map_or(stream.tail_seqnum, |first| first - 1);
-        return Some(start(after));
+            .map_or(last.tail_seqnum, |first| first - 1);
+        return Some(Start::anew(last, after));
     };
-    let survey = Survey::of(stream, &mark, slots);
-    Some(start(match survey.last_of_boot {
-        Some(last) if !survey.ends_in_boot => last,
-        _ => survey.by_time,
-    }))
-}
-
-fn vanished(position: &Position, all: &[Stream], slots: &Slots) -> Start {
-    let start = |stream: &Stream, after: u64, reset: bool| Start {
-        stream: stream.id,
-        after,
-        check_gap: !reset,
-        reset,
-    };
-    let Some(mark) = position.mark else {
-        return start(&all[0], 0, true);
-    };
-    for stream in all.iter().rev() {
-        let survey = Survey::of(stream, &mark, slots);
-        if let Some(exact) = survey.exact {
-            return start(stream, exact, false);
+    // The newest part that has something of the boot, or of the time before.
+    let mut newest = true;
+    let mut by_time = None;
+    for part in of_stream.iter().rev() {
+        let survey = Survey::of(part, &mark, slots);
+        if part.key.remnant.is_some() {
+            // What it has after the caller's number is the caller's next.
+            if part.boot_id == mark.boot_id && part.floor < position.seqnum {
+                return Some(Start::at(part, position.seqnum));
+            }
+            continue;
         }
-        if let Some(first) = survey.first_of_boot {
-            return start(stream, survey.before.unwrap_or(first - 1), true);
+        match survey.last_of_boot {
+            Some(last) if !(newest && survey.ends_in_boot) => return Some(Start::anew(part, last)),
+            Some(_) => return Some(Start::anew(part, survey.by_time.max(part.floor))),
+            None => {}
+        }
+        newest = false;
+        if by_time.is_none() && survey.by_time > part.floor {
+            by_time = Some(Start::anew(part, survey.by_time));
         }
     }
-    let later = all
-        .iter()
-        .find(|stream| stream.tail_realtime_us > mark.realtime_us);
-    let stream = later.unwrap_or(&all[all.len() - 1]);
-    start(stream, Survey::of(stream, &mark, slots).by_time, true)
+    by_time.or_else(|| {
+        let first = of_stream.first()?;
+        Some(Start::anew(first, first.floor))
+    })
+}
+
+fn vanished(position: &Position, all: &[Part], slots: &Slots) -> Start {
+    let Some(mark) = position.mark else {
+        return Start::anew(&all[0], all[0].floor);
+    };
+    let mut of_boot: Option<Start> = None;
+    for part in all.iter().rev() {
+        let survey = Survey::of(part, &mark, slots);
+        if let Some(exact) = survey.exact {
+            return Start::at(part, exact);
+        }
+        match (survey.before, survey.first_of_boot) {
+            (Some(before), _) => return Start::anew(part, before),
+            // All of it is later; a part before may have what is not.
+            (None, Some(first)) => of_boot = Some(Start::anew(part, first - 1)),
+            (None, None) if of_boot.is_some() => break,
+            (None, None) => {}
+        }
+    }
+    of_boot.unwrap_or_else(|| {
+        let later = all
+            .iter()
+            .find(|part| part.tail_realtime_us > mark.realtime_us);
+        let part = later.unwrap_or(&all[all.len() - 1]);
+        let by_time = Survey::of(part, &mark, slots).by_time;
+        Start::anew(part, by_time.max(part.floor))
+    })
 }
 
 impl Survey {
     /// Looks at the heads of entries, newest file first, as far back as the mark's boot reaches.
-    fn of(stream: &Stream, mark: &Mark, slots: &Slots) -> Self {
+    fn of(part: &Part, mark: &Mark, slots: &Slots) -> Self {
         let mut survey = Self::default();
-        let mut files: Vec<&Slot> = of_stream(stream, slots).collect();
-        files.reverse();
         let mut newest = true;
-        for file in files.iter().filter_map(|slot| slot.open_again().ok()) {
+        let files = part.of(&slots.slots).rev();
+        for file in files.filter_map(|slot| slot.open_again().ok()) {
             let seen_before = survey.first_of_boot.is_some();
-            let began_earlier = survey.look_at(file, mark, newest);
+            let began_earlier = survey.look_at(file, part, mark, newest);
             newest = false;
             let seen = survey.first_of_boot.is_some();
             if survey.exact.is_some() || (seen && began_earlier) || (seen_before && !seen) {
@@ -259,13 +360,16 @@ impl Survey {
     }
 
     /// True when the file's first entry is of an earlier boot.
-    fn look_at(&mut self, mut file: JournalFile, mark: &Mark, newest: bool) -> bool {
-        file.rewind();
+    fn look_at(&mut self, mut file: JournalFile, part: &Part, mark: &Mark, newest: bool) -> bool {
+        file.seek_after(part.floor);
         let mut first: Option<EntryRef> = None;
         let mut last = None;
         while let Some(entry) = file.peek() {
             file.advance();
             let head = entry.head;
+            if head.seqnum > part.ceiling {
+                break;
+            }
             first = first.or(Some(entry));
             last = Some(head);
             if head.realtime_us <= mark.realtime_us {
@@ -291,18 +395,4 @@ impl Survey {
         }
         first.is_some_and(|entry| entry.head.boot_id != mark.boot_id)
     }
-}
-
-fn of_stream<'s>(stream: &Stream, slots: &'s Slots) -> impl Iterator<Item = &'s Slot> {
-    let id = stream.id;
-    let has_entries = move |slot: &&Slot| slot.header.seqnum_id == id && slot.header.n_entries > 0;
-    slots.slots.iter().filter(has_entries)
-}
-
-fn current_boot() -> Option<[u8; 16]> {
-    parse_id(
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .ok()?
-            .trim(),
-    )
 }

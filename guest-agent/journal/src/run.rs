@@ -14,6 +14,7 @@ use crate::{
     query::{Filter, Query},
     resume::Start,
     slot::{Encoded, Slot},
+    stream::Key,
 };
 
 /// Entries that one filtered read looks at.
@@ -102,13 +103,8 @@ impl<'q> Run<'q> {
 
 impl Journal {
     /// True when there is nothing more.
-    pub(crate) fn run(
-        &mut self,
-        stream: [u8; 16],
-        run: &mut Run<'_>,
-        batch: &mut BatchEncoder,
-    ) -> bool {
-        while let Some((index, bound)) = self.pick(stream, run) {
+    pub(crate) fn run(&mut self, key: Key, run: &mut Run<'_>, batch: &mut BatchEncoder) -> bool {
+        while let Some((index, bound)) = self.pick(key, run) {
             loop {
                 let slot = &mut self.slots.slots[index];
                 let Ok(Some(entry)) = slot.peek_after(run.last, &mut self.slots.serials) else {
@@ -135,9 +131,8 @@ impl Journal {
                         self.slots.scan(&mut self.directories, &self.machine_id);
                         break;
                     }
-                    let slot = &self.slots.slots[index];
                     let is_damage =
-                        slot.header.head_seqnum <= run.last + 1 || !self.slots.problems.is_empty();
+                        self.has_file_with(key, run.last + 1) || !self.slots.problems.is_empty();
                     let reason = if is_damage {
                         GapReason::Corrupt
                     } else {
@@ -185,14 +180,23 @@ impl Journal {
         true
     }
 
+    /// A file that says that it has this entry.
+    fn has_file_with(&self, key: Key, seqnum: u64) -> bool {
+        let mut slots = self.slots.slots.iter().filter(|slot| slot.key() == key);
+        slots.any(|slot| {
+            let header = &slot.header;
+            (header.head_seqnum..=header.tail_seqnum).contains(&seqnum)
+        })
+    }
+
     /// The file whose next entry has the lowest number, and the highest number up to which no other file has to
     /// be asked.
-    fn pick(&mut self, stream: [u8; 16], run: &mut Run<'_>) -> Option<(usize, u64)> {
+    fn pick(&mut self, key: Key, run: &mut Run<'_>) -> Option<(usize, u64)> {
         let mut best: Option<(u64, usize)> = None;
         let mut bound = u64::MAX;
         for index in 0..self.slots.slots.len() {
             let slot = &mut self.slots.slots[index];
-            if slot.header.seqnum_id != stream || !slot.may_have_after(run.last) {
+            if slot.key() != key || !slot.may_have_after(run.last) {
                 continue;
             }
             if let Some((lowest, _)) = best

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 
+use seed_protocol::journal::EntryHead;
+
 use crate::{
     file::JournalFile,
     journal::Journal,
     position::Position,
     query::{Filter, Query},
-    slot::{Slot, Slots},
-    stream::{Stream, streams},
+    slot::Slots,
+    stream::{Part, parts},
 };
 
 /// Entries that are looked at in one step back: first few, then more.
@@ -23,25 +25,19 @@ impl Journal {
     /// Blocks on file I/O, in the worst case (few matches) on a walk over all entries.
     pub fn find_last(&mut self, query: &Query, lines: usize) -> Position {
         self.look();
-        let all = streams(&self.slots.slots);
-        let end = all.last().map_or(Position::START, |stream| Position {
-            seqnum_id: stream.id,
-            seqnum: stream.tail_seqnum,
-            mark: None,
-        });
-        let mut found = end;
+        let all = parts(&self.slots.slots);
+        let mut found = match all.last() {
+            Some(part) => before(&all, all.len() - 1, part.tail_seqnum + 1, &self.slots),
+            None => Position::START,
+        };
         let mut left = lines;
-        for stream in all.iter().rev() {
+        for (index, part) in all.iter().enumerate().rev() {
             if left == 0 {
                 break;
             }
-            let numbers = last_of_stream(stream, query, left, &self.slots);
+            let numbers = last_of_part(part, query, left, &self.slots);
             if let Some(first) = numbers.first() {
-                found = Position {
-                    seqnum_id: stream.id,
-                    seqnum: first - 1,
-                    mark: None,
-                };
+                found = before(&all, index, *first, &self.slots);
             }
             left -= numbers.len();
         }
@@ -49,11 +45,60 @@ impl Journal {
     }
 }
 
+/// The position before this number of this part. Where numbers stand for several entries it says which one it is behind.
+fn before(all: &[Part], index: usize, seqnum: u64, slots: &Slots) -> Position {
+    let part = &all[index];
+    let id = part.key.seqnum_id;
+    let plain = Position {
+        seqnum_id: id,
+        seqnum: seqnum - 1,
+        mark: None,
+    };
+    let is_whole_stream = |other: &Part| other.key.seqnum_id != id || other == part;
+    if all.iter().all(is_whole_stream) {
+        return plain;
+    }
+    let of_stream = all[..=index].iter().rev();
+    of_stream
+        .take_while(|earlier| earlier.key.seqnum_id == id)
+        .find_map(|earlier| {
+            let is_own = earlier == part;
+            let end = earlier.ceiling.saturating_add(1);
+            last_below(earlier, if is_own { seqnum } else { end }, slots)
+        })
+        .map_or(plain, |head| Position::after(id, &head))
+}
+
+/// The part's last entry that is numbered below this.
+fn last_below(part: &Part, seqnum: u64, slots: &Slots) -> Option<EntryHead> {
+    let mut best: Option<EntryHead> = None;
+    for mut file in part
+        .of(&slots.slots)
+        .filter_map(|slot| slot.open_again().ok())
+    {
+        file.seek_after(part.floor.max(seqnum.saturating_sub(FIRST_BLOCK)));
+        let mut entry = file.peek();
+        if entry.is_none_or(|entry| entry.head.seqnum >= seqnum) {
+            // Far below, or there is none.
+            file.seek_after(part.floor);
+            entry = file.peek();
+        }
+        while let Some(head) = entry
+            .map(|entry| entry.head)
+            .filter(|head| head.seqnum < seqnum)
+        {
+            best = best.filter(|best| best.seqnum > head.seqnum).or(Some(head));
+            file.advance();
+            entry = file.peek();
+        }
+    }
+    best
+}
+
 /// The highest `lines` numbers of wanted entries.
-fn last_of_stream(stream: &Stream, query: &Query, lines: usize, slots: &Slots) -> BTreeSet<u64> {
+fn last_of_part(part: &Part, query: &Query, lines: usize, slots: &Slots) -> BTreeSet<u64> {
     let mut numbers = BTreeSet::new();
-    let of_stream = |slot: &&Slot| slot.header.seqnum_id == stream.id && slot.header.n_entries > 0;
-    for slot in slots.slots.iter().rev().filter(of_stream) {
+    for slot in part.of(&slots.slots).rev() {
         let lowest = numbers.first().copied().unwrap_or(0);
         let is_full = numbers.len() >= lines;
         if is_full && slot.header.is_witness() && slot.header.tail_seqnum < lowest {
@@ -61,13 +106,19 @@ fn last_of_stream(stream: &Stream, query: &Query, lines: usize, slots: &Slots) -
         }
         // A file that went away has nothing to add.
         if let Ok(mut file) = slot.open_again() {
-            last_of_file(&mut file, query, lines, &mut numbers);
+            last_of_file(&mut file, part, query, lines, &mut numbers);
         }
     }
     numbers
 }
 
-fn last_of_file(file: &mut JournalFile, query: &Query, lines: usize, numbers: &mut BTreeSet<u64>) {
+fn last_of_file(
+    file: &mut JournalFile,
+    part: &Part,
+    query: &Query,
+    lines: usize,
+    numbers: &mut BTreeSet<u64>,
+) {
     let mut filter = Filter::new(query, file);
     if filter.excludes_all() {
         return;
@@ -89,7 +140,12 @@ fn last_of_file(file: &mut JournalFile, query: &Query, lines: usize, numbers: &m
             file.advance();
             let seqnum = entry.head.seqnum;
             first = first.or(Some(seqnum));
-            if filter.wants(&entry, file) && numbers.insert(seqnum) && numbers.len() > lines {
+            let is_there = part.contains(seqnum);
+            if is_there
+                && filter.wants(&entry, file)
+                && numbers.insert(seqnum)
+                && numbers.len() > lines
+            {
                 numbers.pop_first();
             }
         }

@@ -13,6 +13,8 @@ use crate::{
     file::{FileError, JournalFile, Skipped},
     header::Header,
     object::EntryRef,
+    remnant::Remnant,
+    stream::Key,
 };
 
 /// Keys of values: the serial number of the open file above, the place in the file below.
@@ -30,6 +32,10 @@ pub(crate) struct Slot {
     placed: bool,
     /// Nothing more will come from this file.
     exhausted: bool,
+    /// What the file has behind its end, if anything; another slot reads it.
+    remnant: Option<Remnant>,
+    /// This is that other slot.
+    is_remnant: bool,
 }
 
 /// What became of an entry.
@@ -44,8 +50,34 @@ pub(crate) enum Encoded {
 }
 
 impl Slot {
+    fn new(name: Name, header: Header, remnant: Option<Remnant>, is_remnant: bool) -> Self {
+        Self {
+            name,
+            header,
+            file: None,
+            serial: 0,
+            placed: false,
+            exhausted: false,
+            remnant,
+            is_remnant,
+        }
+    }
+
     pub(crate) fn name(&self) -> &Name {
         &self.name
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key {
+            seqnum_id: self.header.seqnum_id,
+            remnant: self.is_remnant.then_some(self.header.file_id),
+        }
+    }
+
+    /// Of a remnant's slot: the number that it goes on from.
+    pub(crate) fn floor(&self) -> Option<u64> {
+        let remnant = self.remnant.filter(|_| self.is_remnant);
+        remnant.map(|remnant| remnant.floor)
     }
 
     /// journald may still write to it.
@@ -61,7 +93,11 @@ impl Slot {
 
     /// A second reader of the same file, for looking something up.
     pub(crate) fn open_again(&self) -> Result<JournalFile, FileError> {
-        JournalFile::open(&self.name.path)
+        let mut file = JournalFile::open(&self.name.path)?;
+        if let Some(remnant) = self.remnant.filter(|_| self.is_remnant) {
+            file.read_behind(remnant.from, self.header);
+        }
+        Ok(file)
     }
 
     /// Reads the header again, and keeps the file open for the next time. What was deleted meanwhile keeps its old
@@ -71,8 +107,16 @@ impl Slot {
         if let Ok(header) = file.current_header()
             && header.file_id == self.header.file_id
         {
-            self.header = header;
+            self.see(header);
         }
+    }
+
+    /// A file that is written to has its entries in their place.
+    fn see(&mut self, header: Header) {
+        if header.n_entries != self.header.n_entries {
+            self.remnant = None;
+        }
+        self.header = header;
     }
 
     /// The name may be another file's by now: journald renames the active one. The next listing knows.
@@ -80,7 +124,7 @@ impl Slot {
         let file = match self.file.take() {
             Some(file) => file,
             None => {
-                let file = JournalFile::open(&self.name.path)?;
+                let file = self.open_again()?;
                 if file.header.file_id != self.header.file_id {
                     let path = self.name.path.clone();
                     return Err(FileError::Io {
@@ -238,6 +282,8 @@ pub(crate) struct Slots {
     /// How many files were opened so far.
     pub(crate) serials: u64,
     pub(crate) problems: Vec<(Name, FileError)>,
+    /// The boot that journald runs in, when it is known.
+    pub(crate) boot_id: Option<[u8; 16]>,
 }
 
 impl Slots {
@@ -245,7 +291,9 @@ impl Slots {
     /// file that was known is gone.
     pub(crate) fn scan(&mut self, directories: &mut Directories, machine_id: &[u8; 16]) -> bool {
         let names = directories.list(self.slots.iter().map(Slot::name));
-        let mut old = std::mem::take(&mut self.slots);
+        let all = std::mem::take(&mut self.slots);
+        let (remnants, mut old): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|slot| slot.is_remnant);
         self.problems.clear();
         for name in names {
             let same = |slot: &Slot| {
@@ -272,14 +320,35 @@ impl Slots {
                 directories.unsettle();
             }
         }
+        self.keep_remnants(remnants);
         self.sort();
         !old.is_empty()
     }
 
+    /// A slot for each remnant of the files that are there.
+    fn keep_remnants(&mut self, mut known: Vec<Slot>) {
+        let owners = self.slots.iter().filter(|slot| slot.remnant.is_some());
+        let remnants: Vec<_> = owners
+            .map(|owner| {
+                let same = |slot: &Slot| slot.header.file_id == owner.header.file_id;
+                let header = owner.remnant.map_or(owner.header, |remnant| remnant.header);
+                let slot = match known.iter().position(same) {
+                    Some(index) => known.swap_remove(index),
+                    None => Slot::new(owner.name.clone(), header, owner.remnant, true),
+                };
+                Slot {
+                    name: owner.name.clone(),
+                    ..slot
+                }
+            })
+            .collect();
+        self.slots.extend(remnants);
+    }
+
     /// Gives back what was known under this inode number when that is not the same file any more.
     fn adopt(&mut self, name: Name, known: Option<Slot>, machine_id: &[u8; 16]) -> Option<Slot> {
-        let header = match JournalFile::open(&name.path) {
-            Ok(file) => file.header,
+        let file = match JournalFile::open(&name.path) {
+            Ok(file) => file,
             Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 // Renamed or deleted since the listing. A known one is kept until the next listing decides.
                 self.slots.extend(known);
@@ -290,25 +359,20 @@ impl Slots {
                 return known;
             }
         };
+        let header = file.header;
         if header.machine_id != *machine_id {
             return known;
         }
         match known {
             Some(mut slot) if slot.header.file_id == header.file_id => {
                 slot.name = name;
-                slot.header = header;
+                slot.see(header);
                 self.slots.push(slot);
                 None
             }
             other => {
-                self.slots.push(Slot {
-                    name,
-                    header,
-                    file: None,
-                    serial: 0,
-                    placed: false,
-                    exhausted: false,
-                });
+                let remnant = Remnant::find(file, self.boot_id);
+                self.slots.push(Slot::new(name, header, remnant, false));
                 other
             }
         }
@@ -324,6 +388,12 @@ impl Slots {
     pub(crate) fn look_at_active(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.is_active()) {
             slot.look(&mut self.serials);
+        }
+        if self.slots.iter().any(|slot| slot.is_remnant) {
+            let all = std::mem::take(&mut self.slots);
+            let remnants;
+            (remnants, self.slots) = all.into_iter().partition(|slot| slot.is_remnant);
+            self.keep_remnants(remnants);
         }
         self.sort();
     }

@@ -27,10 +27,9 @@ use seed_container::{Container, Spec, guest_root};
 use seed_journal::{Gap, Journal, Position};
 use seed_protocol::journal::EntryHead;
 
-/// A guest's systemd, its journal in a folder that outlives it, and a boot id of its own.
+/// A guest's systemd, its journal in a folder that outlives it, and the boot id of the folders.
 struct Guest {
     container: Container,
-    _boot_id: tempfile::NamedTempFile,
 }
 
 /// Folders of this machine for a guest's journal, so that they can be read before it boots and after it ended.
@@ -39,6 +38,8 @@ struct Folders {
     parent: tempfile::TempDir,
     /// journald deletes what it has flushed only from a tmpfs.
     memory: tempfile::TempDir,
+    /// What a guest sees as its kernel's.
+    boot_id: tempfile::NamedTempFile,
 }
 
 impl Folders {
@@ -53,7 +54,15 @@ impl Folders {
     }
 
     fn journal(&self) -> Journal {
-        Journal::open(&[self.persistent(), self.volatile()], MACHINE)
+        let text = fs::read_to_string(self.boot_id.path()).unwrap();
+        let id = u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap();
+        Journal::open(&[self.persistent(), self.volatile()], MACHINE).in_boot(id.to_be_bytes())
+    }
+
+    /// The next guest is another boot.
+    fn begin_boot(&self) {
+        let id = fs::read("/proc/sys/kernel/random/uuid").unwrap();
+        fs::write(self.boot_id.path(), id).unwrap();
     }
 }
 
@@ -67,7 +76,9 @@ fn prepare() -> Option<Folders> {
                 root,
                 parent,
                 memory,
+                boot_id: tempfile::NamedTempFile::new().unwrap(),
             };
+            folders.begin_boot();
             fs::create_dir(folders.persistent()).unwrap();
             Some(folders)
         }
@@ -89,9 +100,6 @@ impl Guest {
             "[Journal]\nStorage=persistent\nRateLimitBurst=0\nRateLimitIntervalSec=0\nSplitMode=none\n\
              SystemMaxUse={size}\nSystemKeepFree=1M\n"
         );
-        let mut boot_id = tempfile::NamedTempFile::new().unwrap();
-        let id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
-        boot_id.write_all(id.as_bytes()).unwrap();
         let spec = Spec::new(&folders.root)
             .and_then(|spec| spec.file("/etc/machine-id", "5eed".repeat(8) + "\n"))
             .and_then(|spec| spec.file("/etc/systemd/journald.conf.d/zz-test.conf", conf))
@@ -99,13 +107,10 @@ impl Guest {
         let container = spec
             .bind(&folders.persistent(), "/var/log/journal")
             .bind(&folders.volatile(), "/run/log/journal")
-            .show(boot_id.path(), "/proc/sys/kernel/random/boot_id")
+            .show(folders.boot_id.path(), "/proc/sys/kernel/random/boot_id")
             .boot()
             .unwrap();
-        Self {
-            container,
-            _boot_id: boot_id,
-        }
+        Self { container }
     }
 
     fn run(&self, command: &[&str]) -> Vec<u8> {
@@ -313,6 +318,7 @@ fn three_boots_are_read_once_through_the_flush_and_a_killed_machine() {
     let mut all: Vec<Got> = Vec::new();
     let mut killed_at = u64::MAX;
     for boot in 0..3 {
+        folders.begin_boot();
         // From the first moment on, when there is only /run.
         let reader = follow(folders.journal(), position, Duration::ZERO);
         let guest = Guest::boot(&folders, "1G");

@@ -5,102 +5,17 @@
 
 mod common;
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
-use common::{Got, MACHINE, read_from, writer::Writer};
-use seed_journal::{Gap, GapReason, Journal, Position, ReadOutcome};
+use common::{
+    MACHINE,
+    machine::{
+        Machine, OTHER, PERSISTENT, VOLATILE, append, expected, gaps, head, read, was_reset,
+    },
+    writer::Writer,
+};
+use seed_journal::{Gap, GapReason, Journal, Position};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder, EntryHead, MAX_VALUE_BYTES};
-
-const PERSISTENT: [u8; 16] = [0xaa; 16];
-const VOLATILE: [u8; 16] = [0xbb; 16];
-const OTHER: [u8; 16] = [0xcc; 16];
-
-/// Two parents, as /var/log/journal and /run/log/journal.
-struct Machine {
-    folder: tempfile::TempDir,
-    files: u8,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for parent in ["var", "run"] {
-            fs::create_dir_all(folder.path().join(parent).join("5eed".repeat(8))).unwrap();
-        }
-        Self { folder, files: 0 }
-    }
-
-    fn path(&self, parent: &str, name: &str) -> PathBuf {
-        self.folder
-            .path()
-            .join(parent)
-            .join("5eed".repeat(8))
-            .join(name)
-    }
-
-    fn create(&mut self, parent: &str, name: &str, seqnum_id: [u8; 16]) -> Writer {
-        self.files += 1;
-        Writer::create(
-            &self.path(parent, name),
-            self.files.is_multiple_of(2),
-            seqnum_id,
-            self.files,
-        )
-    }
-
-    fn journal(&self) -> Journal {
-        let parents = ["var", "run"].map(|parent| self.folder.path().join(parent));
-        Journal::open(&parents, MACHINE)
-    }
-}
-
-/// Entry `number` of boot `boot`; the same arguments are the same entry, whatever its seqnum.
-fn head(seqnum: u64, boot: u8, number: u64) -> EntryHead {
-    EntryHead {
-        seqnum,
-        realtime_us: 1_000_000 * u64::from(boot) + number,
-        monotonic_us: number,
-        boot_id: [boot; 16],
-        xor_hash: number.wrapping_mul(77) ^ u64::from(boot),
-    }
-}
-
-fn append(writer: &mut Writer, seqnum: u64, boot: u8, number: u64) {
-    let message = format!("MESSAGE=boot {boot} entry {number}");
-    let unit = format!("_SYSTEMD_UNIT=unit{}.service", number % 3);
-    writer.append(
-        &head(seqnum, boot, number),
-        &[message.as_bytes(), unit.as_bytes(), b"_UID=0"],
-    );
-}
-
-fn messages(got: &[Got]) -> Vec<String> {
-    got.iter().map(Got::message).collect()
-}
-
-fn expected(boot: u8, numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
-    numbers
-        .into_iter()
-        .map(|number| format!("boot {boot} entry {number}"))
-        .collect()
-}
-
-/// Reads all there is, as a caller does: waits and asks again while nothing comes.
-fn read(journal: &mut Journal, position: &mut Position) -> (Vec<String>, Vec<ReadOutcome>) {
-    let (mut got, mut outcomes) = read_from(journal, position, 4096);
-    while got.is_empty() && journal.wait_for_change(Duration::from_millis(400)) {
-        (got, outcomes) = read_from(journal, position, 4096);
-    }
-    (messages(&got), outcomes)
-}
-
-fn gaps(outcomes: &[ReadOutcome]) -> Vec<Gap> {
-    outcomes.iter().filter_map(|outcome| outcome.gap).collect()
-}
-
-fn was_reset(outcomes: &[ReadOutcome]) -> bool {
-    outcomes.iter().any(|outcome| outcome.reset)
-}
 
 #[test]
 fn a_journal_that_comes_later_is_read_from_its_beginning() {

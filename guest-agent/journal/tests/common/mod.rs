@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+pub mod machine;
 pub mod writer;
 
 use std::{collections::BTreeMap, fs, io::Read, path::PathBuf};

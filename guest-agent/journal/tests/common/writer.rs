@@ -33,6 +33,8 @@ pub struct Writer {
     tail: EntryHead,
     tail_object: u64,
     state: u8,
+    /// The header does not reach the disk any more.
+    loses_header: bool,
 }
 
 impl Writer {
@@ -62,6 +64,7 @@ impl Writer {
             tail: EntryHead::default(),
             tail_object: 0,
             state: 1,
+            loses_header: false,
         };
         writer.object(4, &[0; 1024 * 16]);
         writer.write_header();
@@ -92,6 +95,17 @@ impl Writer {
         self.entries += 1;
         self.write_header();
         offset
+    }
+
+    /// The machine will be killed: what is written from now on reaches the disk, but for the header.
+    pub fn lose_header(&mut self) {
+        self.loses_header = true;
+    }
+
+    /// Numbers go on from another file's last, though there is no entry yet.
+    pub fn number_from(&mut self, seqnum: u64) {
+        self.tail.seqnum = seqnum;
+        self.write_header();
     }
 
     /// What a sync does: the file is offline until the next entry.
@@ -181,6 +195,9 @@ impl Writer {
     }
 
     fn write_header(&mut self) {
+        if self.loses_header {
+            return;
+        }
         let mut bytes = vec![0; 272];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, b"LPKSHHRH");
@@ -191,6 +208,7 @@ impl Writer {
         put(16, &[self.state]);
         put(24, &self.file_id);
         put(40, &super::MACHINE);
+        put(56, &self.tail.boot_id);
         put(72, &self.seqnum_id);
         let head = self.head.unwrap_or_default();
         for (at, value) in [

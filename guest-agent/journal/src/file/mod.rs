@@ -5,6 +5,8 @@
 //! Damage is passed over and counted: a bad item of the entry array, a bad entry, a bad value. Where items are
 //! bad the stretch between their good neighbours is walked object by object (`salvage`).
 
+mod lookup;
+
 use std::{
     fs::File,
     io,
@@ -18,8 +20,8 @@ use thiserror::Error;
 use crate::{
     arrays::{Arrays, Step},
     compress::Unpacker,
-    hash::value_hash,
-    header::{HEADER_BYTES, Header, HeaderError, le64},
+    hash::entry_hash,
+    header::{HEADER_BYTES, Header, HeaderError},
     object::{
         Compression, DATA_HEADER_BYTES, DataHead, ENTRY_HEADER_BYTES, EntryRef, data_payload_at,
         entry_items,
@@ -30,8 +32,6 @@ use crate::{
 
 /// A packed value above this is not unpacked.
 const MAX_PACKED_BYTES: u64 = 16 * 1024 * 1024;
-/// Head and tail of one chain.
-const HASH_ITEM_BYTES: u64 = 16;
 
 /// Why a journal file cannot be opened.
 #[derive(Debug, Error)]
@@ -106,6 +106,8 @@ pub(crate) struct JournalFile {
     /// Items since then were bad.
     hole: bool,
     items: Vec<u64>,
+    /// Read what begins here instead of what is linked.
+    behind: Option<u64>,
     pub(crate) skipped: Skipped,
 }
 
@@ -148,8 +150,21 @@ impl JournalFile {
             last: Last::default(),
             hole: false,
             items: Vec::new(),
+            behind: None,
             skipped: Skipped::default(),
         })
+    }
+
+    /// From now on this is the file's remnant: the whole entries from this place on, and no others.
+    pub(crate) fn read_behind(&mut self, from: u64, header: Header) {
+        self.header = header;
+        self.behind = Some(from);
+        self.rewind();
+    }
+
+    /// The number of the last good entry, and the first byte behind it; zeros before the first.
+    pub(crate) fn last_seen(&self) -> (u64, u64) {
+        (self.last.seqnum, self.last.end)
     }
 
     /// The header as it is now, without moving the end up to which entries are read.
@@ -191,6 +206,10 @@ impl JournalFile {
 
     /// Moves so that the next entry is the first one numbered above `seqnum`.
     pub(crate) fn seek_after(&mut self, seqnum: u64) {
+        if self.behind.is_some() {
+            self.rewind();
+            return self.pass(seqnum);
+        }
         let (file, windows, header) = (&self.file, &mut self.windows, &self.header);
         let found = self.arrays.seek(file, header, |offset| {
             Some(
@@ -217,6 +236,10 @@ impl JournalFile {
             self.arrays = Arrays::new();
         }
         // Where the search could not be trusted this is a walk from the beginning.
+        self.pass(seqnum);
+    }
+
+    fn pass(&mut self, seqnum: u64) {
         while self.peek().is_some_and(|entry| entry.head.seqnum <= seqnum) {
             self.advance();
         }
@@ -229,7 +252,10 @@ impl JournalFile {
     }
 
     fn restart(&mut self) {
-        self.mode = Mode::Arrays;
+        self.mode = match self.behind {
+            Some(from) => Mode::Rest(Salvage::new(from, self.scan_end(), &self.header)),
+            None => Mode::Arrays,
+        };
         self.peeked = None;
         self.last = Last::default();
         self.hole = false;
@@ -247,7 +273,7 @@ impl JournalFile {
     fn scan_end(&self) -> u64 {
         let length = self.file.metadata().map_or(0, |metadata| metadata.len());
         let tail = self.header.tail_object_offset.saturating_add(1);
-        if tail <= self.header.header_size {
+        if tail <= self.header.header_size || self.behind.is_some() {
             length
         } else {
             length.min(tail)
@@ -296,8 +322,11 @@ impl JournalFile {
                 Mode::Rest(salvage) => {
                     let (file, windows) = (&self.file, &mut self.windows);
                     let entry = salvage.next_after(file, windows, &self.header, last)?;
-                    self.settle(&entry);
-                    return Some(entry);
+                    if self.behind.is_none() || self.is_whole(&entry) {
+                        self.settle(&entry);
+                        return Some(entry);
+                    }
+                    self.skipped.bad_objects += 1;
                 }
             }
         }
@@ -351,6 +380,20 @@ impl JournalFile {
         )
         .filter(|next| next.head.seqnum > self.last.seqnum)
         .is_none_or(|next| next.head.seqnum > entry.head.seqnum)
+    }
+
+    /// All values are there and are those that the entry was written with. One that journald was given twice hides
+    /// itself from the hash, so such an entry is not known to be whole.
+    fn is_whole(&mut self, entry: &EntryRef) -> bool {
+        let Some(count) = self.load_items(entry) else {
+            return false;
+        };
+        let hash = (0..count).try_fold(0, |sum, index| {
+            let value = self.value(self.item_offset(index))?;
+            let is_all = value.true_length == value.bytes.len() as u64;
+            is_all.then(|| sum ^ entry_hash(value.bytes))
+        });
+        count > 0 && hash == Some(entry.head.xor_hash)
     }
 
     /// The places of an entry's values, which [`Self::value`] reads. None when the entry is damaged.
@@ -410,31 +453,6 @@ impl JournalFile {
         })
     }
 
-    /// The DATA object that holds exactly this `NAME=value`, by the file's hash table.
-    pub(crate) fn find_value(&mut self, value: &[u8]) -> Option<u64> {
-        let header = self.header;
-        let hash = value_hash(value, header.keyed_hash, &header.file_id);
-        let buckets = header.data_hash_table.size / HASH_ITEM_BYTES;
-        let bucket = hash.checked_rem(buckets)?;
-        let at = header
-            .data_hash_table
-            .offset
-            .checked_add(bucket * HASH_ITEM_BYTES)?;
-        let mut offset = le64(self.windows.get(&self.file, at, 8, Walk::Jump).ok()?, 0);
-        // Objects are appended, so a chain's offsets rise; one that turns back is damaged.
-        let mut before = 0;
-        while offset > before && offset.is_multiple_of(8) {
-            before = offset;
-            let bytes = self.windows.get(&self.file, offset, 64, Walk::Jump).ok()?;
-            let (stored, next) = (le64(bytes, 16), le64(bytes, 24));
-            if stored == hash && self.value(offset).is_some_and(|found| found.bytes == value) {
-                return Some(offset);
-            }
-            offset = next;
-        }
-        None
-    }
-
     /// Moves so that the next entry is the one with this place among all linked ones. False, and to the first
     /// entry, where damage makes that unknown.
     pub(crate) fn seek_index(&mut self, index: u64) -> bool {
@@ -442,7 +460,7 @@ impl JournalFile {
         if index == 0 {
             return true;
         }
-        if !self.arrays.skip(&self.file, &self.header, index) {
+        if self.behind.is_some() || !self.arrays.skip(&self.file, &self.header, index) {
             self.rewind();
             return false;
         }
