@@ -381,9 +381,18 @@ pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
 
 /// Whether a process runs (a zombie does not).
 pub(crate) fn alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().map(str::trim_start);
-    state.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    state(pid).is_some_and(|state| !['Z', 'X'].contains(&state))
+}
+
+/// Whether a process stands still since a signal said so.
+pub(crate) fn stopped(pid: u32) -> bool {
+    state(pid) == Some('T')
+}
+
+/// A process's state, as a letter.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// A process's parent.

@@ -83,19 +83,33 @@ fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
         Fault::Pause(part, seconds) => pause(pid(part)?, Duration::from_secs(seconds)),
         Fault::LinkCut => pause(pid(Part::Helper("vhost-device-vsock"))?, LINK_CUT),
         Fault::KillUnit(unit) => {
-            let main = format!("$(systemctl show -p MainPID --value {unit})");
+            let before = main_process(lab, &name, unit)?;
             // Over before the command's answer is, when it is the agent that dies.
-            lab.exec(&name, &["/bin/sh", "-c", &format!("kill -KILL {main}")])?;
-            unit_is_back(lab, &name, unit)
+            lab.exec(&name, &["/bin/sh", "-c", &format!("kill -KILL {before}")])?;
+            let lives = unit_is_back(lab, &name, unit)?;
+            let after = main_process(lab, &name, unit)?;
+            ensure!(
+                before != after,
+                "{unit} is process {after} as before, so it was not killed"
+            );
+            Ok(lives)
         }
         Fault::PauseUnit(unit, seconds) => {
+            let pid = main_process(lab, &name, unit)?;
+            // The state stands in a file, since an agent that is stopped runs no command.
             let line = format!(
-                "pid=$(systemctl show -p MainPID --value {unit}); \
-                 systemd-run --quiet --collect /bin/sh -c \"kill -STOP $pid; sleep {seconds}; kill -CONT $pid\""
+                "rm -f /run/paused; systemd-run --quiet --collect /bin/sh -c \"kill -STOP {pid}; sleep {seconds}; \
+                 cut -d' ' -f3 /proc/{pid}/stat >/run/paused; kill -CONT {pid}\""
             );
             lab.exec(&name, &["/bin/sh", "-c", &line])?;
             thread::sleep(Duration::from_secs(seconds));
-            unit_is_back(lab, &name, unit)
+            let lives = unit_is_back(lab, &name, unit)?;
+            let state = until("the end of a stop", COMMAND, || {
+                let state = lab.sh(&name, "cat /run/paused 2>/dev/null || true")?;
+                Ok(Some(state.trim().to_owned()).filter(|state| !state.is_empty()))
+            })?;
+            ensure!(state == "T", "{unit} was {state:?} and not stopped");
+            Ok(lives)
         }
         Fault::End(end) => guest_ends(lab, &name, end),
         Fault::OutOfMemory => out_of_memory(lab, &name),
@@ -108,7 +122,17 @@ fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
         Fault::HostFull(seconds) => host_full(lab, Duration::from_secs(seconds)),
         Fault::ClockStep => {
             for hours in ["-3600", "+3600"] {
-                lab.sh(&name, &format!("date -s @$(($(date +%s) {hours}))"))?;
+                let line = format!("date +%s; date -s @$(($(date +%s) {hours})) >&2; date +%s");
+                let said = lab.sh(&name, &line)?;
+                let times: Vec<i64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
+                let moved = times
+                    .last()
+                    .zip(times.first())
+                    .map(|(last, first)| last - first);
+                ensure!(
+                    moved.is_some_and(|moved| moved.abs() > 3000),
+                    "the clock was not set: {said}"
+                );
                 thread::sleep(Duration::from_secs(1));
             }
             Ok(Outcome::Lives)
@@ -125,8 +149,21 @@ fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
 fn pause(pid: u32, length: Duration) -> Result<Outcome> {
     lab::signal(pid, "STOP")?;
     thread::sleep(length);
+    let was_stopped = lab::stopped(pid);
     lab::signal(pid, "CONT")?;
+    ensure!(was_stopped, "process {pid} was not stopped");
     Ok(Outcome::Lives)
+}
+
+/// Which process a service is.
+fn main_process(lab: &Lab, name: &str, unit: &str) -> Result<u32> {
+    let said = lab.sh(name, &format!("systemctl show -p MainPID --value {unit}"))?;
+    let pid = said
+        .trim()
+        .parse()
+        .with_context(|| format!("{unit} is process {said:?}"))?;
+    ensure!(pid > 1, "{unit} has no process");
+    Ok(pid)
 }
 
 /// The service runs, and the guest answers.
@@ -174,12 +211,11 @@ fn ended(lab: &Lab, name: &str, expected: u64, words: &str) -> Result<()> {
 
 /// The kernel ends the greedy one, and nothing else.
 fn out_of_memory(lab: &Lab, name: &str) -> Result<Outcome> {
-    let agent = "systemctl show -p MainPID --value seed-agent.service";
-    let before = lab.sh(name, agent)?;
+    let agent = "seed-agent.service";
+    let before = main_process(lab, name, agent)?;
     let greedy = "perl -e 'my @held; push @held, \"x\" x (1 << 20) while 1'";
-    let line = format!(
-        "systemd-run --quiet --collect -p OOMScoreAdjust=500 --unit=greedy /bin/sh -c {greedy:?}"
-    );
+    let line =
+        format!("systemd-run --quiet -p OOMScoreAdjust=500 --unit=greedy /bin/sh -c {greedy:?}");
     lab.sh(name, &line)?;
     let begin = Instant::now();
     until("the end of what takes all memory", OUT_OF_MEMORY, || {
@@ -190,7 +226,15 @@ fn out_of_memory(lab: &Lab, name: &str) -> Result<Outcome> {
         let over = !output.stdout.starts_with(b"active") && !output.stdout.is_empty();
         Ok((over && begin.elapsed() > Duration::from_secs(1)).then_some(()))
     })?;
-    let after = lab.sh(name, agent)?;
+    let result = lab.sh(
+        name,
+        "systemctl show -p Result --value greedy.service; systemctl reset-failed greedy.service",
+    )?;
+    ensure!(
+        result.trim() == "oom-kill",
+        "the greedy one ended with {result:?}"
+    );
+    let after = main_process(lab, name, agent)?;
     ensure!(
         before == after,
         "the agent's process was {before}, is {after}"

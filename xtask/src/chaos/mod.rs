@@ -37,6 +37,7 @@ use writer::Flood;
 
 /// How long a run is unless told otherwise.
 const MINUTES: u64 = 10;
+const SEED_OF_THE_TEST: u64 = 5;
 /// The instances. The one that is not hit must not notice.
 const NAMES: [&str; 2] = ["a", "b"];
 /// Room for the volumes, logs and layers of both, and no more: it is filled.
@@ -81,6 +82,17 @@ impl Options {
             options.minutes
         );
         Ok(options)
+    }
+
+    /// What the test command does: the same faults each time, so that a failure is this change's.
+    pub(crate) fn of_the_test() -> Self {
+        let accel = std::env::var("SEED_TEST_ACCEL").unwrap_or_else(|_| "auto".to_owned());
+        Self {
+            minutes: MINUTES,
+            seed: SEED_OF_THE_TEST,
+            plan: false,
+            accel,
+        }
     }
 
     /// The command that runs as root, with a guest's root that is built.

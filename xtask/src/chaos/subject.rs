@@ -48,6 +48,8 @@ pub(super) struct Subject {
     acknowledged: Arc<AtomicU64>,
     writer: Option<Writer>,
     floods: Vec<Logged>,
+    /// Entries that records of loss counted so far.
+    missing: u64,
     pub(super) processes: BTreeMap<String, u32>,
 }
 
@@ -67,6 +69,7 @@ impl Subject {
             acknowledged: Arc::default(),
             writer: None,
             floods: Vec::new(),
+            missing: 0,
             processes: BTreeMap::new(),
         };
         subject.look(lab)?;
@@ -133,7 +136,7 @@ impl Subject {
         self.settled(lab)?;
         self.identity(lab, booted_anew)?;
         self.volume(lab)?;
-        self.journal(lab)?;
+        self.journal(lab, booted_anew)?;
         self.nothing_twice(lab)?;
         self.write(lab)
     }
@@ -196,7 +199,7 @@ impl Subject {
     }
 
     /// What the guest's journal has is in the log; nothing is there twice; what was acknowledged is whole.
-    fn journal(&self, lab: &Lab) -> Result<()> {
+    fn journal(&mut self, lab: &Lab, booted_anew: bool) -> Result<()> {
         let last = self.floods.iter().rev().take(2);
         let pattern = last.map(|flood| format!("^{} ", flood.number));
         let pattern = pattern.collect::<Vec<_>>().join("|");
@@ -236,14 +239,29 @@ impl Subject {
             found.doubled.len(),
             found.doubled.first()
         );
-        for flood in self.floods.iter().filter(|flood| !flood.before_journald) {
-            if let (Some(line), 0) = (found.hole(flood.number), found.gaps) {
-                bail!(
-                    "line {line} of flood {} is missing in the log, later ones are there, and no gap is recorded",
-                    flood.number
-                );
-            }
+        let before_journald = |number: u64| {
+            let mut floods = self.floods.iter();
+            floods.any(|flood| flood.number == number && flood.before_journald)
+        };
+        let hole = found.holes.iter().find(|hole| !before_journald(hole.0));
+        if let Some((flood, line, count)) = hole {
+            bail!(
+                "{count} lines before line {line} of flood {flood} are missing, and no record says so"
+            );
         }
+        // Only a machine that ended without notice, or a journald that did, can lose what was logged.
+        let may_miss = booted_anew
+            || self
+                .floods
+                .last()
+                .is_some_and(|flood| flood.before_journald);
+        ensure!(
+            may_miss || found.missing == self.missing,
+            "{} entries are recorded as missing, {} were before, though neither the machine nor journald ended",
+            found.missing,
+            self.missing
+        );
+        self.missing = found.missing;
         Ok(())
     }
 
@@ -261,9 +279,9 @@ impl Subject {
             });
         let short: Vec<_> = short.collect();
         Ok(anyhow::anyhow!(
-            "{behind} entries of the guest's journal are not in the log; acknowledged floods that are not whole: [{}]; gap records: {}",
+            "{behind} entries of the guest's journal are not in the log; acknowledged floods that are not whole: [{}]; recorded as missing: {}",
             short.join(", "),
-            found.gaps
+            found.missing
         ))
     }
 

@@ -55,6 +55,7 @@ const STEPS: &[Step] = &[
     ("VM cases", steps::vm_cases),
     ("containerd", steps::containerd),
     ("documents", steps::documents),
+    ("chaos", steps::chaos),
     ("clean tree", steps::clean_tree),
 ];
 const VM_STEPS: &[Step] = &[

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Run, WITH_GUEST, WITH_SYSTEMD};
 use crate::{
-    containerd, documents, image, nix, programs,
+    chaos, containerd, documents, image, nix, programs,
     report::{self, Tally},
     setup,
     supply::{self, libraries, licences},
@@ -203,6 +203,14 @@ pub(super) fn documents(run: &mut Run<'_>) -> Result<Tally> {
     let mut command = documents::command(places, guest)?;
     tally.add(counted(places, "documents", &mut command, &|_| true)?);
     Ok(tally)
+}
+
+/// Ten minutes of things that go wrong, always in the same order.
+pub(super) fn chaos(run: &mut Run<'_>) -> Result<Tally> {
+    let guest = run.guest.as_deref().context("there is no guest root")?;
+    let mut command = chaos::Options::of_the_test().command(run.places, guest)?;
+    util::step_showing(run.places, "chaos", &mut command, &|_| true)?;
+    Ok(Tally::one())
 }
 
 /// What our programs want from the system that they run on.
