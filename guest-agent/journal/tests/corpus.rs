@@ -9,7 +9,11 @@ mod common;
 
 use std::fs;
 
-use common::{Folder, writer::Writer};
+use common::{
+    Folder,
+    machine::{Machine, PERSISTENT, append},
+    writer::Writer,
+};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use seed_protocol::journal::EntryHead;
 
@@ -27,11 +31,13 @@ fn the_corpus_is_what_the_writer_writes() {
     no_array[176..184].fill(0xff);
     let mut unknown_flag = plain.clone();
     unknown_flag[13] = 0x80;
-    let files: [(&str, &[u8]); 6] = [
+    let remnant = killed();
+    let files: [(&str, &[u8]); 7] = [
         ("good-plain", &plain),
         ("good-compact", &compact),
         ("good-no-array", &no_array),
         ("good-cut", &plain[..plain.len() * 9 / 10]),
+        ("good-remnant", &remnant),
         ("bad-unknown-flag", &unknown_flag),
         ("bad-short", &plain[..200]),
     ];
@@ -41,6 +47,19 @@ fn the_corpus_is_what_the_writer_writes() {
             seed_corpus::keep(env!("CARGO_MANIFEST_DIR"), &input, bytes);
         }
     }
+}
+
+/// Ten entries, of which the header knows six.
+fn killed() -> Vec<u8> {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    for number in 1..=10 {
+        if number == 7 {
+            writer.lose_header();
+        }
+        append(&mut writer, number, 1, number);
+    }
+    fs::read(machine.path("var", "system.journal")).unwrap()
 }
 
 /// A dozen entries, one value packed.
