@@ -3,7 +3,8 @@
 //! A mount with a target goes to that path inside the root, which may be made by the image: it is resolved
 //! by the kernel with the root as `/`. Nothing is left when an attempt fails half-way.
 //!
-//! Options are those of mount(8) that snapshotters use; what is no flag goes to the file system as data.
+//! Options are those of mount(8) that snapshotters use; what is no flag goes to the file system as data. Flags of a
+//! recursive bind hold for every mount that came with it: what is read-only for a guest is so to its last folder.
 
 use std::{
     ffi::CString,
@@ -16,10 +17,12 @@ use rustix::{
     fs::{AtFlags, Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2},
     mount::{
         MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
-        mount_change, mount_remount, unmount,
+        mount_change, unmount,
     },
 };
 use thiserror::Error;
+
+use crate::sys::mounts;
 
 /// Why the root file system is not there.
 #[derive(Debug, Error)]
@@ -179,12 +182,12 @@ fn options(words: &[String]) -> Options {
     let mut data: Vec<&str> = Vec::new();
     for word in words {
         match word.as_str() {
-            "ro" => all.flags |= MountFlags::RDONLY,
-            "rw" | "" | "defaults" => {}
-            "nosuid" => all.flags |= MountFlags::NOSUID,
-            "nodev" => all.flags |= MountFlags::NODEV,
-            "noexec" => all.flags |= MountFlags::NOEXEC,
-            "noatime" => all.flags |= MountFlags::NOATIME,
+            "ro" | "rro" => all.flags |= MountFlags::RDONLY,
+            "rw" | "rrw" | "" | "defaults" => {}
+            "nosuid" | "rnosuid" => all.flags |= MountFlags::NOSUID,
+            "nodev" | "rnodev" => all.flags |= MountFlags::NODEV,
+            "noexec" | "rnoexec" => all.flags |= MountFlags::NOEXEC,
+            "noatime" | "rnoatime" => all.flags |= MountFlags::NOATIME,
             "nodiratime" => all.flags |= MountFlags::NODIRATIME,
             "relatime" => all.flags |= MountFlags::RELATIME,
             "strictatime" => all.flags |= MountFlags::STRICTATIME,
@@ -214,13 +217,12 @@ pub(crate) fn apply(one: &RootMount, target: &OwnedFd) -> io::Result<()> {
             }
             // The descriptor is still the folder underneath: ask for the new mount by its name.
             let on_top = fs::read_link(&path)?;
-            if !flags.is_empty() {
-                mount_remount(&on_top, flags | MountFlags::BIND, "")?;
-            }
+            // Private first: nothing that is mounted on the host from here on appears in it, unrestricted.
             mount_change(
                 &on_top,
                 MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
             )?;
+            mounts::restrict(&on_top, flags, deep)?;
         }
         None => {
             let data = CString::new(data)?;
@@ -245,7 +247,9 @@ mod tests {
         let read = options(&words("ro,nosuid,lowerdir=/a:/b,upperdir=/u,workdir=/w"));
         assert_eq!(read.flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!(read.data, "lowerdir=/a:/b,upperdir=/u,workdir=/w");
-        assert_eq!(options(&words("rbind,ro")).bind, Some(Recursive(true)));
+        let deep = options(&words("rbind,rro"));
+        assert_eq!(deep.bind, Some(Recursive(true)));
+        assert_eq!(deep.flags, MountFlags::RDONLY);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! that ends, and nothing in here ever deletes what is below a mount.
 
 use std::{
+    ffi::CStr,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
@@ -18,10 +19,11 @@ use thiserror::Error;
 use crate::{
     rootfs::{self, RootMount},
     spec::SharedMount,
+    sys::mounts::restrict,
 };
 
-/// Mount points are all that it holds.
-const DATA: &std::ffi::CStr = c"mode=0755,size=1m";
+/// The folder itself and what the kernel keeps for itself.
+const OWN_INODES: usize = 2;
 
 /// What the guest makes in it shall mean nothing on the host.
 const HARMLESS: [&str; 2] = ["nodev", "nosuid"];
@@ -65,7 +67,12 @@ impl Share {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(wrap)?;
         let flags = MountFlags::NODEV | MountFlags::NOSUID;
-        mount("seed-share", path, "tmpfs", flags, DATA).map_err(|error| wrap(error.into()))?;
+        // Mount points are all that it holds: empty files and folders.
+        let inodes = mounts.len() + OWN_INODES;
+        let data = format!("mode=0755,size=64k,nr_inodes={inodes}\0");
+        let data = CStr::from_bytes_with_nul(data.as_bytes()).map_err(io::Error::other);
+        let mounted = data.and_then(|data| Ok(mount("seed-share", path, "tmpfs", flags, data)?));
+        mounted.map_err(wrap)?;
         let share = Self {
             path: path.to_owned(),
         };
@@ -76,6 +83,8 @@ impl Share {
                 source,
             })?;
         }
+        // The guest makes nothing beside what it was given.
+        restrict(path, MountFlags::RDONLY, false).map_err(wrap)?;
         Ok(share)
     }
 
@@ -87,7 +96,7 @@ impl Share {
             File::create_new(&target)?;
         }
         let target = open(&target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let read_only = one.read_only().then_some("ro");
+        let read_only = one.read_only().then_some("rro");
         let bind = RootMount {
             kind: "bind".into(),
             source: one.source.to_string_lossy().into_owned(),

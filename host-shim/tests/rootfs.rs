@@ -8,6 +8,8 @@ use std::{fs, os::unix::fs::symlink, path::Path, thread};
 
 use seed_shim::{
     rootfs::{RootMount, Rootfs},
+    share::Share,
+    spec::SharedMount,
     sys,
 };
 
@@ -117,6 +119,80 @@ fn a_link_in_the_image_does_not_lead_a_mount_out_of_the_root() {
         let _rootfs = Rootfs::mount(&root, &[overlay, bind]).unwrap();
         assert_eq!(fs::read_to_string(root.join("real/name")).unwrap(), "store");
         assert_eq!(fs::read_dir(dir.join("outside")).unwrap().count(), 0);
+    });
+}
+
+/// Whether the mount at `at` has this option.
+fn has(at: &Path, option: &str) -> bool {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let line = table
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == at.to_str())
+        .unwrap();
+    line.split(' ')
+        .nth(5)
+        .unwrap()
+        .split(',')
+        .any(|one| one == option)
+}
+
+fn tmpfs(at: &Path) {
+    fs::create_dir_all(at).unwrap();
+    rustix::mount::mount("test", at, "tmpfs", rustix::mount::MountFlags::NOEXEC, None).unwrap();
+}
+
+#[test]
+fn restrictions_of_a_recursive_bind_reach_every_mount_below() {
+    apart(|dir| {
+        tmpfs(&dir.join("source"));
+        tmpfs(&dir.join("source/deep"));
+        tmpfs(&dir.join("source/deep/deeper"));
+        let flags = ["rbind", "rro", "nosuid", "nodev"];
+        let bind = mount("bind", &dir.join("source"), "/data", &flags);
+        let root = dir.join("rootfs");
+        let _rootfs = Rootfs::mount(&root, &[layers(dir), bind]).unwrap();
+        for at in ["data", "data/deep", "data/deep/deeper"] {
+            let at = root.join(at);
+            for option in ["ro", "nosuid", "nodev", "noexec"] {
+                assert!(has(&at, option), "{} is not {option}", at.display());
+            }
+            assert!(fs::write(at.join("new"), "x").is_err(), "{}", at.display());
+        }
+        // The host's own are as they were, and what is mounted there later stays there.
+        fs::write(dir.join("source/deep/deeper/new"), "x").unwrap();
+        tmpfs(&dir.join("source/later"));
+        assert!(root.join("data/later").exists());
+        assert!(fs::write(root.join("data/later/new"), "x").is_err());
+    });
+}
+
+#[test]
+fn a_share_is_read_only_itself_and_what_may_be_written_is_not() {
+    apart(|dir| {
+        tmpfs(&dir.join("pod"));
+        fs::create_dir(dir.join("pod/writable")).unwrap();
+        fs::write(dir.join("pod/hosts"), "hosts").unwrap();
+        let shared = |name: &str, options: &[&str]| SharedMount {
+            name: name.into(),
+            source: dir.join("pod").join(name),
+            destination: Path::new("/").join(name),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        };
+        let all = [shared("hosts", &["ro"]), shared("writable", &["rbind"])];
+        let at = dir.join("share");
+        let share = Share::make(&at, &all).unwrap();
+        assert!(fs::write(at.join("new"), "x").is_err());
+        assert!(fs::create_dir(at.join("folder")).is_err());
+        assert!(fs::write(at.join("hosts"), "x").is_err());
+        fs::write(at.join("writable/new"), "x").unwrap();
+        assert_eq!(fs::read_to_string(at.join("hosts")).unwrap(), "hosts");
+        for name in ["hosts", "writable"] {
+            assert!(has(&at.join(name), "nosuid") && has(&at.join(name), "nodev"));
+        }
+        drop(share);
+        assert_eq!(mounts_under(&at), 0);
+        assert!(dir.join("pod/writable/new").exists());
     });
 }
 

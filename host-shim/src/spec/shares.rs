@@ -38,7 +38,9 @@ impl SharedMount {
 
     /// The guest may only read it.
     pub fn read_only(&self) -> bool {
-        self.options.iter().any(|option| option == "ro")
+        self.options
+            .iter()
+            .any(|option| option == "ro" || option == "rro")
     }
 }
 
