@@ -145,14 +145,30 @@ async fn a_link_gets_name_addresses_routes_and_neighbours_as_the_host_says() {
     assert!(all.Routes.iter().any(|route| {
         route.dest.is_empty() && route.gateway == "203.0.113.1" && route.device == "eth0"
     }));
+    // Another to the same place stands beside it, behind it for its metric.
+    let spare = Route {
+        metric: 500,
+        ..gateway("203.0.113.9", IPFamily::v4)
+    };
+    let all = set_routes(&agent, vec![spare]).await.unwrap();
+    let shown = run("ip route");
+    assert!(
+        shown.contains("default via 203.0.113.1 dev eth0")
+            && shown.contains("default via 203.0.113.9 dev eth0 proto static metric 500"),
+        "{shown}"
+    );
+    assert!(all.Routes.iter().any(|route| route.metric == 500));
     // Again is fine, and a new gateway takes the place of the old one.
     set_routes(&agent, routes).await.unwrap();
     set_routes(&agent, vec![gateway("203.0.113.2", IPFamily::v4)])
         .await
         .unwrap();
     let shown = run("ip route show default");
-    assert_eq!(shown.lines().count(), 1, "{shown}");
-    assert!(shown.contains("203.0.113.2"), "{shown}");
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+    assert!(
+        shown.contains("203.0.113.2") && !shown.contains("203.0.113.1 "),
+        "{shown}"
+    );
     let listed = agent
         .kata()
         .list_routes(limit(), &ListRoutesRequest::new())

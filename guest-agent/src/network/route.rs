@@ -35,6 +35,8 @@ pub struct Route {
     pub flags: u32,
     /// The path's MTU; 0 leaves it to the kernel.
     pub mtu: u32,
+    /// Of two routes to the same place the one with the lower is taken; 0 leaves it to the kernel.
+    pub metric: u32,
 }
 
 /// Adds or replaces `routes` and gives back all that there are then.
@@ -102,6 +104,10 @@ fn message(route: &Route, index: u32) -> RouteMessage {
         let metrics = vec![RouteMetric::Mtu(route.mtu)];
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
+    if route.metric != 0 {
+        let priority = RouteAttribute::Priority(route.metric);
+        message.attributes.push(priority);
+    }
     message
 }
 
@@ -152,6 +158,7 @@ fn told(message: RouteMessage, links: &[link::Interface]) -> Option<Route> {
         v6: header.address_family == AddressFamily::Inet6,
         flags: header.flags.bits(),
         mtu: 0,
+        metric: 0,
     };
     for attribute in message.attributes {
         match attribute {
@@ -166,6 +173,7 @@ fn told(message: RouteMessage, links: &[link::Interface]) -> Option<Route> {
                 let link = links.iter().find(|link| link.index == index)?;
                 route.device.clone_from(&link.name);
             }
+            RouteAttribute::Priority(metric) => route.metric = metric,
             RouteAttribute::Metrics(metrics) => {
                 let mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) => Some(*mtu),

@@ -1,17 +1,21 @@
-//! A pod's network, told to the guest: its links by their hardware addresses, then the routes over them.
+//! A pod's network, told to the guest: its links by their hardware addresses, then the routes over them, then the
+//! neighbours that it shall not ask for.
 
 use std::{net::IpAddr, time::Duration};
 
 use seed_protocol::kata::{
-    agent::{Routes, UpdateInterfaceRequest, UpdateRoutesRequest},
+    agent::{
+        ARPNeighbors, AddARPNeighborsRequest, Routes, UpdateInterfaceRequest, UpdateRoutesRequest,
+    },
     types,
 };
 
 use super::client::{Agent, AgentError, within};
-use crate::net::Nic;
+use crate::net::{Nic, mac_text};
 
 impl Agent {
-    /// `UpdateInterface` for each card, then `UpdateRoutes` for all. Nothing is said where there is none.
+    /// `UpdateInterface` for each card, then `UpdateRoutes` and `AddARPNeighbors` for all. Nothing is said where
+    /// there is none.
     pub async fn update_network(&self, nics: &[Nic], limit: Duration) -> Result<(), AgentError> {
         if nics.is_empty() {
             return Ok(());
@@ -34,7 +38,21 @@ impl Agent {
             ..Default::default()
         };
         let result = kata.update_routes(within(limit), &request).await;
-        self.sorted("UpdateRoutes", result).await.map(drop)
+        self.sorted("UpdateRoutes", result).await?;
+        let neighbours: Vec<_> = nics.iter().flat_map(neighbours).collect();
+        if neighbours.is_empty() {
+            return Ok(());
+        }
+        let neighbours = ARPNeighbors {
+            ARPNeighbors: neighbours,
+            ..Default::default()
+        };
+        let request = AddARPNeighborsRequest {
+            neighbors: Some(neighbours).into(),
+            ..Default::default()
+        };
+        let result = kata.add_arp_neighbors(within(limit), &request).await;
+        self.sorted("AddARPNeighbors", result).await.map(drop)
     }
 }
 
@@ -67,6 +85,24 @@ fn routes(nic: &Nic) -> impl Iterator<Item = types::Route> {
         source: text(&route.source),
         scope: route.scope.into(),
         family: family(route.six).into(),
+        flags: route.flags,
+        mtu: route.mtu,
+        metric: route.metric,
+        ..Default::default()
+    })
+}
+
+fn neighbours(nic: &Nic) -> impl Iterator<Item = types::ARPNeighbor> {
+    nic.neighbours.iter().map(|neighbour| types::ARPNeighbor {
+        toIPAddress: Some(types::IPAddress {
+            family: family(neighbour.address.is_ipv6()).into(),
+            address: neighbour.address.to_string(),
+            ..Default::default()
+        })
+        .into(),
+        device: nic.name.clone(),
+        lladdr: mac_text(&neighbour.mac),
+        // 0 is one that stays.
         ..Default::default()
     })
 }

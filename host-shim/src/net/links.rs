@@ -1,4 +1,5 @@
-//! What the pod's network looks like: its links with their addresses and routes, as CNI's plugins left them.
+//! What the pod's network looks like: its links with their addresses, routes and lasting neighbours, as CNI's
+//! plugins left them.
 
 use std::net::IpAddr;
 
@@ -6,7 +7,11 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+        RouteScope, RouteType,
+    },
 };
 use seed_netlink::Conversation;
 
@@ -21,6 +26,16 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     pub(super) addresses: Vec<(IpAddr, u8)>,
     pub(super) routes: Vec<Route>,
+    pub(super) neighbours: Vec<Neighbour>,
+}
+
+/// Who has which hardware address, for good: some plugins write down their gateway's, which answers no question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
 }
 
 /// A route of the main table.
@@ -36,6 +51,12 @@ pub struct Route {
     pub scope: u8,
     /// It is IPv6's.
     pub six: bool,
+    /// `RTNH_F_*`, those that are orders: the rest is what the kernel thinks of it.
+    pub flags: u32,
+    /// The path's MTU; 0 is the link's.
+    pub mtu: u32,
+    /// Of two routes to the same place the one with the lower is taken.
+    pub metric: u32,
 }
 
 /// Every Ethernet link but the loopback and those named with `not`.
@@ -55,6 +76,14 @@ pub(super) fn list(kernel: &mut Conversation, not: &str) -> Result<Vec<Link>, Ne
             && let Some(link) = links.iter_mut().find(|link| link.index == index)
         {
             link.addresses.push(address);
+        }
+    }
+    let message = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+    for answer in kernel.dump(message).map_err(asked("listing neighbours"))? {
+        if let Some((index, neighbour)) = neighbour(&answer)
+            && let Some(link) = links.iter_mut().find(|link| link.index == index)
+        {
+            link.neighbours.push(neighbour);
         }
     }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -97,6 +126,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         mtu,
         addresses: Vec::new(),
         routes: Vec::new(),
+        neighbours: Vec::new(),
     })
 }
 
@@ -123,6 +153,31 @@ fn address(answer: &RouteNetlinkMessage) -> Option<(u32, (IpAddr, u8))> {
     ))
 }
 
+/// A neighbour that the guest shall know. It finds the others by itself.
+fn neighbour(answer: &RouteNetlinkMessage) -> Option<(u32, Neighbour)> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+        return None;
+    };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(four)) => {
+                address = Some(IpAddr::from(*four));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(six)) => {
+                address = Some(IpAddr::from(*six));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    let (address, mac) = (address?, mac?);
+    Some((message.header.ifindex, Neighbour { address, mac }))
+}
+
 /// A route that the guest shall have: the kernel makes those to its own addresses by itself.
 fn route(answer: &RouteNetlinkMessage) -> Option<(u32, Route)> {
     let RouteNetlinkMessage::NewRoute(message) = answer else {
@@ -133,12 +188,17 @@ fn route(answer: &RouteNetlinkMessage) -> Option<(u32, Route)> {
         return None;
     }
     let (mut index, mut to, mut gateway, mut source) = (None, None, None, None);
+    let (mut mtu, mut metric) = (0, 0);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(number) => index = Some(*number),
             RouteAttribute::Destination(address) => to = ip(address),
             RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(path_mtu).unwrap_or(0);
+            }
             _ => {}
         }
     }
@@ -164,8 +224,18 @@ fn route(answer: &RouteNetlinkMessage) -> Option<(u32, Route)> {
                 _ => 0,
             },
             six,
+            flags: (header.flags & (RouteFlags::Onlink | RouteFlags::Pervasive)).bits(),
+            mtu,
+            metric,
         },
     ))
+}
+
+fn path_mtu(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

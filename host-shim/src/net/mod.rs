@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::sys::tun;
 
-pub use links::Route;
+pub use links::{Neighbour, Route};
 pub use namespace::{NamespaceError, enter};
 
 /// Names of tap devices: the kernel puts a number at the end.
@@ -55,6 +55,8 @@ pub struct Nic {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Routes over it.
     pub routes: Vec<Route>,
+    /// Neighbours that it shall not ask for.
+    pub neighbours: Vec<Neighbour>,
     /// The tap device's file: the VMM's end.
     pub tap: Arc<OwnedFd>,
 }
@@ -68,6 +70,7 @@ impl Nic {
             mtu: 1500,
             addresses: Vec::new(),
             routes: Vec::new(),
+            neighbours: Vec::new(),
             tap,
         }
     }
@@ -99,7 +102,7 @@ impl Wires {
             wires.links.push(link.index);
             redirect::add(&mut kernel, link.index, index)?;
             redirect::add(&mut kernel, index, link.index)?;
-            let mac = link.mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = mac_text(&link.mac);
             tracing::info!(
                 link = link.name,
                 tap = name,
@@ -113,6 +116,7 @@ impl Wires {
                 mtu: link.mtu,
                 addresses: link.addresses,
                 routes: link.routes,
+                neighbours: link.neighbours,
                 tap: Arc::new(tap),
             });
         }
@@ -136,6 +140,11 @@ impl Drop for Wires {
             Err(error) => tracing::warn!(%error, "pod's redirections were not taken away"),
         }
     }
+}
+
+/// A hardware address as people write it.
+pub fn mac_text(mac: &[u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The kernel's number of a link of the calling thread's namespace. `/sys` shows the namespace in which it was

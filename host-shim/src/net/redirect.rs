@@ -72,11 +72,16 @@ pub(super) fn remove(kernel: &mut Conversation, from: u32) {
     }
 }
 
-fn patiently(
+fn patiently(what: &'static str, attempt: impl FnMut() -> io::Result<()>) -> Result<(), NetError> {
+    within(BUSY_LIMIT, what, attempt)
+}
+
+fn within(
+    limit: Duration,
     what: &'static str,
     mut attempt: impl FnMut() -> io::Result<()>,
 ) -> Result<(), NetError> {
-    let until = Instant::now() + BUSY_LIMIT;
+    let until = Instant::now() + limit;
     loop {
         match attempt() {
             Err(error)
@@ -135,4 +140,34 @@ fn filter(from: u32, to: u32) -> TcMessage {
         ]),
     ];
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failing(errors: &[Errno], limit: Duration) -> (usize, Result<(), String>) {
+        let mut tries = 0;
+        let done = within(limit, "adding a qdisc", || {
+            tries += 1;
+            match errors.get(tries - 1) {
+                Some(error) => Err((*error).into()),
+                None => Ok(()),
+            }
+        });
+        let said = done.map_err(|error| error.to_string());
+        (tries, said)
+    }
+
+    #[test]
+    fn a_busy_link_is_tried_again_and_another_error_is_not() {
+        let (tries, done) = failing(&[Errno::BUSY, Errno::BUSY], BUSY_LIMIT);
+        assert_eq!((tries, done), (3, Ok(())));
+        let failed = Err("adding a qdisc in the pod's network failed".to_owned());
+        let (tries, done) = failing(&[Errno::PERM, Errno::BUSY], BUSY_LIMIT);
+        assert_eq!((tries, done), (1, failed.clone()));
+        let (tries, done) = failing(&[Errno::BUSY; 1000], 2 * BUSY_PAUSE);
+        assert_eq!(done, failed);
+        assert!((2..1000).contains(&tries), "{tries}");
+    }
 }

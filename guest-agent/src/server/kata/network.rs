@@ -189,6 +189,7 @@ pub(super) fn route(route: types::Route) -> Result<Route, NetworkError> {
         family,
         flags,
         mtu,
+        metric,
         special_fields: _,
     } = route;
     let optional = |text: &str| match text {
@@ -223,6 +224,7 @@ pub(super) fn route(route: types::Route) -> Result<Route, NetworkError> {
         v6,
         flags,
         mtu,
+        metric,
     })
 }
 
@@ -243,6 +245,7 @@ fn route_message(route: Route) -> types::Route {
         v6,
         flags,
         mtu,
+        metric,
     } = route;
     fn text<T: ToString>(value: Option<T>) -> String {
         value.map(|value| value.to_string()).unwrap_or_default()
@@ -256,6 +259,7 @@ fn route_message(route: Route) -> types::Route {
         family: family(v6).into(),
         flags,
         mtu,
+        metric,
         ..Default::default()
     }
 }

@@ -1,0 +1,160 @@
+//! The wires of a pod, in a network namespace of the test's own: what the shim reads of its links, routes and
+//! neighbours, and what it makes and takes away, as ip(8) and tc(8) see it. Root alone can make such a namespace.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{io::Write, path::Path, process::Command, thread};
+
+use seed_shim::net::{self, Nic, Route, Wires, mac_text};
+
+/// A network namespace, gone when this is dropped.
+struct Network(String);
+
+impl Network {
+    fn make(test: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            let text = format!("SKIPPED {test}: a network namespace needs root\n");
+            std::io::stderr().write_all(text.as_bytes()).unwrap();
+            return None;
+        }
+        let name = format!("seed-test-{}-{test}", std::process::id());
+        run(&["ip", "netns", "add", &name]);
+        Some(Self(name))
+    }
+
+    /// A command inside.
+    fn run(&self, line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        run(&[&["ip", "netns", "exec", &self.0], &words[..]].concat())
+    }
+
+    /// `work` inside.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                net::enter(&Path::new("/run/netns").join(&self.0)).unwrap();
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn link(&self, name: &str, mac: &str) {
+        self.run(&format!(
+            "ip link add {name} type veth peer name {name}-far"
+        ));
+        self.run(&format!("ip link set {name} address {mac} up"));
+        self.run(&format!(
+            "ip link set {name}-far address 02:00:00:00:ff:ff up"
+        ));
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn run(words: &[&str]) -> String {
+    let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{words:?}: {said}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+fn named<'a>(nics: &'a [Nic], name: &str) -> &'a Nic {
+    nics.iter().find(|nic| nic.name == name).unwrap()
+}
+
+fn to<'a>(nic: &'a Nic, destination: &str) -> &'a Route {
+    let text = |route: &Route| match route.destination {
+        Some((address, prefix)) => format!("{address}/{prefix}"),
+        None if route.six => "default6".to_owned(),
+        None => "default".to_owned(),
+    };
+    let found = nic.routes.iter().find(|route| text(route) == destination);
+    found.unwrap_or_else(|| panic!("no route to {destination} in {nic:?}"))
+}
+
+#[test]
+fn every_card_of_a_pod_is_wired_and_known_with_all_that_its_plugin_left() {
+    let Some(network) = Network::make("cards") else {
+        return;
+    };
+    network.link("eth0", "02:00:00:00:00:01");
+    network.link("net1", "02:00:00:00:00:02");
+    for line in [
+        "ip link set eth0 mtu 1400",
+        "ip addr add 10.1.0.2/24 dev eth0",
+        "ip addr add 2001:db8:1::2/64 dev eth0 nodad",
+        "ip route add default via 169.254.1.1 dev eth0 onlink metric 100",
+        "ip -6 route add default via 2001:db8:1::1 dev eth0 metric 50",
+        "ip neigh add 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent",
+        "ip -6 neigh add 2001:db8:1::1 lladdr ee:ee:ee:ee:ee:01 dev eth0 nud permanent",
+        "ip neigh add 10.1.0.77 lladdr ee:ee:ee:ee:ee:77 dev eth0 nud stale",
+        "ip addr add 10.2.0.2/24 dev net1",
+        "ip route add default via 10.2.0.1 dev net1 metric 200",
+        "ip route add 10.9.0.0/16 via 10.2.0.1 dev net1 mtu 1200",
+    ] {
+        network.run(line);
+    }
+    let wires = network.inside(|| Wires::make().unwrap());
+    let nics = wires.nics();
+    // The far ends are links of this namespace as well.
+    assert_eq!(nics.len(), 4);
+    let (eth0, net1) = (named(nics, "eth0"), named(nics, "net1"));
+    assert_eq!((eth0.mac.as_str(), eth0.mtu), ("02:00:00:00:00:01", 1400));
+    assert_eq!(eth0.addresses.len(), 2, "{:?}", eth0.addresses);
+    let default = to(eth0, "default");
+    assert_eq!(default.gateway, Some("169.254.1.1".parse().unwrap()));
+    // RTNH_F_ONLINK.
+    assert_eq!((default.metric, default.flags), (100, 4));
+    assert_eq!(to(eth0, "default6").metric, 50);
+    let mut lasting: Vec<String> = eth0
+        .neighbours
+        .iter()
+        .map(|one| format!("{} {}", one.address, mac_text(&one.mac)))
+        .collect();
+    lasting.sort();
+    assert_eq!(
+        lasting,
+        [
+            "169.254.1.1 ee:ee:ee:ee:ee:ee",
+            "2001:db8:1::1 ee:ee:ee:ee:ee:01"
+        ]
+    );
+    assert_eq!(to(net1, "default").metric, 200);
+    assert_eq!(to(net1, "10.9.0.0/16").mtu, 1200);
+    assert!(net1.neighbours.is_empty(), "{:?}", net1.neighbours);
+
+    let filters = network.run("tc filter show dev eth0 ingress");
+    assert!(
+        filters.contains("mirred (Egress Redirect to device seedtap"),
+        "{filters}"
+    );
+    // As every frame does that arrives at a card: one to the tap, and one back.
+    let taps = network.run("ip -o link show type tun");
+    assert_eq!(taps.lines().count(), 4, "{taps}");
+    assert!(taps.lines().all(|tap| tap.contains(",UP")), "{taps}");
+    assert_eq!(taps.matches("mtu 1400").count(), 1, "{taps}");
+    network.inside(move || drop(wires));
+    assert!(network.run("tc filter show dev eth0 ingress").is_empty());
+    assert!(network.run("ip -o link show type tun").is_empty());
+}
+
+#[test]
+fn what_an_earlier_machine_left_is_taken_over() {
+    let Some(network) = Network::make("again") else {
+        return;
+    };
+    network.link("eth0", "02:00:00:00:00:01");
+    network.run("tc qdisc add dev eth0 ingress");
+    for _ in 0..2 {
+        let wires = network.inside(|| Wires::make().unwrap());
+        let qdiscs = network.run("tc qdisc show dev eth0");
+        assert_eq!(qdiscs.matches("ingress").count(), 1, "{qdiscs}");
+        network.inside(move || drop(wires));
+    }
+}
