@@ -21,6 +21,8 @@ const MAX_TOLD: usize = 64;
 pub(super) struct Source {
     namespace: Option<JournalNamespace>,
     journal: Journal,
+    /// Kept from batch to batch, with its buffers.
+    block: BatchEncoder,
     /// Reads in place of `journal`, while that does not know the form of a file.
     journalctl: Option<Journalctl>,
     /// Files that were refused, each told once.
@@ -41,6 +43,7 @@ impl Source {
         Self {
             namespace: namespace.cloned(),
             journal,
+            block: BatchEncoder::new(0),
             journalctl: None,
             told: HashSet::new(),
         }
@@ -77,10 +80,17 @@ impl Source {
             info!("all journal files are in a known form again");
             self.journalctl = None;
         }
-        let mut block = BatchEncoder::new(request.max_bytes);
+        if self.block.max_bytes() != request.max_bytes {
+            self.block = BatchEncoder::new(request.max_bytes);
+        }
         let outcome = self
             .journal
-            .read_matching(after, &request.filter, &mut block);
+            .read_matching(after, &request.filter, &mut self.block);
+        let block = self.block.take();
+        if block.len() > request.max_bytes {
+            // One entry that is longer than a batch; its buffer is given back.
+            self.block = BatchEncoder::new(request.max_bytes);
+        }
         let is_unknown = self.journal.unknown_form().is_some();
         self.tell_problems();
         if is_unknown {
@@ -91,7 +101,7 @@ impl Source {
         let end = self.journal.end().filter(|_| is_moved).unwrap_or(*after);
         Ok(Batch {
             outcome,
-            block: block.finish(),
+            block,
             position: (!request.filter.is_empty()).then_some(end),
             namespaces: Vec::new(),
         })
