@@ -23,6 +23,7 @@ use seed_shim::logs::{
     JournalSource, Reading, SourceError,
     entry::{Record, for_each},
     fifo::Output,
+    namespaces,
     puller::{spawn, spawn_with},
     reader::{Item, Reader},
     store::Limits,
@@ -452,6 +453,39 @@ fn scripted(entries: &[Vec<Vec<u8>>]) -> Script {
         }
     });
     Script(batches.collect())
+}
+
+#[tokio::test]
+async fn namespaces_that_a_hostile_guest_names_stay_below_the_log_and_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("a/logs");
+    let line = vec![b"MESSAGE=x".to_vec()];
+    let mut source = scripted(&[line.clone(), line]);
+    let names = ["../../../outside", "/tmp", "..", "", "a/b", "web"];
+    let many = (0..100).map(|number| format!("n{number:03}"));
+    source.0[0].namespaces = names.map(str::to_owned).into_iter().chain(many).collect();
+    let handle = spawn(source, &logs, None);
+    handle.drain(Duration::from_secs(10)).await;
+    assert_eq!(stored(&logs), [1, 2]);
+    let kept = namespaces::kept(&logs).unwrap();
+    assert_eq!(kept.len(), namespaces::MAX_KEPT);
+    for namespace in &kept {
+        assert!(namespace.as_str().starts_with('n') || namespace.as_str() == "web");
+        // What was left of the script: each has a log of its own.
+        assert_eq!(stored(&namespaces::dir_of(&logs, namespace)), [2]);
+    }
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).unwrap();
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+        entries
+            .map(|entry| name(entry).into_string().unwrap())
+            .collect()
+    };
+    assert_eq!(names(dir.path()), ["a"]);
+    assert_eq!(names(&dir.path().join("a")), ["logs"]);
+    let mut inside = names(&logs);
+    inside.sort_unstable();
+    assert_eq!(inside, ["00000001.seg", "lock", "namespaces"]);
 }
 
 /// What containerd's logger makes of a stream: lines of at most 16 KiB, tagged `F`; what is longer comes in

@@ -14,6 +14,7 @@ use seed_tests::{
 
 mod bench;
 mod ctr;
+mod flood;
 mod guest;
 mod pod;
 

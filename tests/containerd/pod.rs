@@ -17,11 +17,14 @@ use seed_tests::{
     limit,
 };
 
-use crate::bench::{self, INIT, STUB, in_order, nothing_left};
+use crate::{
+    bench::{self, INIT, STUB, in_order, nothing_left},
+    flood,
+};
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("init_containers_run_one_after_the_other", init_containers),
@@ -35,6 +38,10 @@ const CASES: [Case; 8] = [
         killed_for_memory,
     ),
     ("containerd_killed_and_started_finds_the_pod", restart),
+    (
+        "containerd_killed_under_a_flood_costs_no_entry",
+        flood::containerd_killed,
+    ),
     ("a_pods_killed_shim_leaves_nothing", killed_shim),
 ];
 
@@ -377,16 +384,21 @@ fn killed_for_memory(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     end(containerd, cri, &pod)
 }
 
+/// Starts a containerd that was killed, and waits until it knows the pod.
+pub(crate) fn run_again(containerd: &mut Containerd, pod: &str) -> Result<Cri> {
+    containerd.run()?;
+    // CRI answers a little later than containerd.
+    limit::until("CRI after the restart", limit::COMMAND, || {
+        let cri = Cri::connect(containerd)?;
+        Ok(cri.pod_status(pod).is_ok().then_some(cri))
+    })
+}
+
 fn restart(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let (_, pod, id) = started(containerd, cri, "stays")?;
     let shims = containerd.shims()?;
     containerd.kill()?;
-    containerd.run()?;
-    // CRI answers a little later than containerd.
-    let cri = limit::until("CRI after the restart", limit::COMMAND, || {
-        let cri = Cri::connect(containerd)?;
-        Ok(cri.pod_status(&pod).is_ok().then_some(cri))
-    })?;
+    let cri = run_again(containerd, &pod)?;
     ensure!(
         containerd.shims()? == shims,
         "another shim after the restart"

@@ -1,6 +1,6 @@
 //! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
-//! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, anything
-//! else does not exist.
+//! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, `flood` has so
+//! many lines come into the journal, anything else does not exist.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -47,6 +47,16 @@ use tokio::{
     time::sleep,
 };
 use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
+
+/// Lines of a flood, in the journal behind those that are there, and how many come in a second.
+const FLOOD: u64 = 10_000;
+const FLOOD_RATE: u64 = 4000;
+
+/// Entries of one batch.
+const BATCH: u64 = 200;
+
+/// How often a journal with nothing new is looked at.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How often it says what it uses, before it says nothing more, unless it is told to go on.
 const ANSWERED_STATS: u32 = 1;
@@ -113,7 +123,8 @@ impl FakeAgent {
             hold_orders: Arc::clone(&hold_orders),
             talks: Arc::clone(&talks),
             processes: watch::channel(HashMap::new()).0,
-            journal: journal(lines),
+            lines: lines.iter().map(ToString::to_string).collect(),
+            flood: Mutex::default(),
             hogs: Notify::new(),
         });
         let listener = UnixListener::bind(socket).unwrap();
@@ -152,36 +163,53 @@ struct Agent {
     hold_orders: Arc<AtomicBool>,
     talks: Arc<AtomicBool>,
     processes: watch::Sender<HashMap<String, Process>>,
-    journal: JournalBatch,
+    /// What the journal begins with.
+    lines: Vec<String>,
+    /// When the flood began.
+    flood: Mutex<Option<Instant>>,
     /// Somebody was killed for lack of memory.
     hogs: Notify,
 }
 
-/// A journal of these lines, in one batch.
-fn journal(lines: &[&str]) -> JournalBatch {
-    let mut block = BatchEncoder::new(1 << 20);
-    for (seqnum, line) in (1..).zip(lines) {
-        let head = EntryHead {
-            seqnum,
-            realtime_us: 1_700_000_000_000_000 + seqnum,
-            ..EntryHead::default()
-        };
-        let fields = [format!("MESSAGE={line}"), "_COMM=stub".to_owned()];
-        let mut entry = block.begin(&head).unwrap();
-        for field in &fields {
-            entry.inline(field.as_bytes(), u64::try_from(field.len()).unwrap());
-        }
-        assert_eq!(entry.commit(), Commit::Added);
+impl Agent {
+    /// How many entries the journal has now.
+    fn entries(&self) -> u64 {
+        let flood = self.flood.lock().unwrap().map_or(0, |begun| {
+            let due = u64::try_from(begun.elapsed().as_millis()).unwrap() * FLOOD_RATE / 1000;
+            due.min(FLOOD)
+        });
+        self.lines.len() as u64 + flood
     }
-    let count = u64::from(block.count());
-    JournalBatch {
-        seqnum_id: vec![7; 16],
-        first_seqnum: count.min(1),
-        last_seqnum: count,
-        tail_seqnum: count,
-        count: block.count(),
-        block: block.finish(),
-        ..JournalBatch::default()
+
+    /// The entries after this one, of `tail`.
+    fn batch(&self, after: u64, tail: u64) -> JournalBatch {
+        let mut block = BatchEncoder::new(1 << 20);
+        for seqnum in (after + 1..=tail).take(usize::try_from(BATCH).unwrap()) {
+            let head = EntryHead {
+                seqnum,
+                realtime_us: 1_700_000_000_000_000 + seqnum,
+                ..EntryHead::default()
+            };
+            let own = self.lines.get(usize::try_from(seqnum - 1).unwrap());
+            let flood = seqnum.saturating_sub(self.lines.len() as u64);
+            let line = own.map_or_else(|| format!("flood {flood}"), Clone::clone);
+            let fields = [format!("MESSAGE={line}"), "_COMM=stub".to_owned()];
+            let mut entry = block.begin(&head).unwrap();
+            for field in &fields {
+                entry.inline(field.as_bytes(), u64::try_from(field.len()).unwrap());
+            }
+            assert_eq!(entry.commit(), Commit::Added);
+        }
+        let count = block.count();
+        JournalBatch {
+            seqnum_id: vec![7; 16],
+            first_seqnum: if count > 0 { after + 1 } else { 0 },
+            last_seqnum: after + u64::from(count),
+            tail_seqnum: tail,
+            count,
+            block: block.finish(),
+            ..JournalBatch::default()
+        }
     }
 }
 
@@ -294,7 +322,10 @@ impl AgentService for Agent {
         request: ExecProcessRequest,
     ) -> ttrpc::Result<Empty> {
         let command = request.process.Args[0].clone();
-        if !["cat", "sleep", "false", "hog"].contains(&command.as_str()) {
+        if command == "flood" {
+            self.flood.lock().unwrap().get_or_insert(Instant::now());
+        }
+        if !["cat", "sleep", "false", "hog", "flood"].contains(&command.as_str()) {
             return Err(status::invalid(format!(
                 "exec: {command:?}: executable file not found"
             )));
@@ -514,17 +545,19 @@ impl Guest for Agent {
         _: &TtrpcContext,
         request: ReadJournalRequest,
     ) -> ttrpc::Result<JournalBatch> {
-        if request.after.seqnum < self.journal.last_seqnum {
-            return Ok(self.journal.clone());
+        let until = Instant::now() + Duration::from_millis(request.wait_ms.into());
+        loop {
+            let tail = self.entries();
+            if request.after.seqnum < tail {
+                return Ok(self.batch(request.after.seqnum, tail));
+            }
+            if Instant::now() >= until {
+                return Ok(match tail {
+                    0 => JournalBatch::default(),
+                    _ => self.batch(tail, tail),
+                });
+            }
+            sleep(LOOK).await;
         }
-        sleep(Duration::from_millis(request.wait_ms.into())).await;
-        Ok(JournalBatch {
-            seqnum_id: match self.journal.count {
-                0 => Vec::new(),
-                _ => self.journal.seqnum_id.clone(),
-            },
-            tail_seqnum: self.journal.tail_seqnum,
-            ..JournalBatch::default()
-        })
     }
 }

@@ -250,6 +250,15 @@ impl Containerd {
         Ok(())
     }
 
+    /// One of our programs, with the shim's configuration.
+    pub fn ours(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.ours(name));
+        command
+            .env("SEED_CONFIG", self.shim_config())
+            .stdin(Stdio::null());
+        command
+    }
+
     /// `ctr ARGS`, in the namespace `default`.
     pub fn ctr<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new("ctr");
