@@ -310,6 +310,8 @@ pub struct Config {
     /// Who besides root and the shim's own user may ask management sockets and read logs: the name or number of
     /// a group. Nobody without.
     pub group: Option<String>,
+    /// Whether whoever may ask a management socket may also run commands in the guest by it, as its root.
+    pub management_exec: bool,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
     /// Programs to start.
@@ -350,6 +352,7 @@ impl Default for Config {
             vmm: VmmKind::Qemu,
             accel: Accel::Auto,
             group: None,
+            management_exec: false,
             log_level: "info".into(),
             programs: Programs::default(),
             limits: Limits::default(),

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const USAGE_ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the guest may take: a unit's job can be slow, and so is a guest without KVM.
-const GUEST_ANSWER: Duration = Duration::from_secs(120);
+pub(super) const GUEST_ANSWER: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -72,7 +72,7 @@ pub enum ClientError {
 /// A connection to one management socket.
 #[derive(Clone)]
 pub struct Client {
-    inner: ManagementClient,
+    pub(super) inner: ManagementClient,
 }
 
 impl std::fmt::Debug for Client {
@@ -180,7 +180,7 @@ impl Client {
     }
 }
 
-fn refusal(error: ttrpc::Error) -> ClientError {
+pub(super) fn refusal(error: ttrpc::Error) -> ClientError {
     match status::of(&error) {
         Some((code, message)) if code != Code::DEADLINE_EXCEEDED => ClientError::Refused {
             code,

@@ -2,25 +2,30 @@
 //! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
 //!
 //! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, [`words`] the
-//! names that they show, [`report`] the screen of one instance, and [`metrics`] the figures of all. What the
+//! names that they show, [`command`] a command in the guest, [`report`] the screen of one instance, and [`metrics`] the figures of all. What the
 //! answers say comes from a [`Backend`]: this module knows no VM and no guest.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use seed_protocol::seed::{
-    management::{InstanceStatus, Keys, Usage},
+    management::{
+        ControlExecRequest, InstanceStatus, Keys, ReadExecRequest, StartExecRequest, Usage,
+        WriteExecRequest,
+    },
     v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
 };
 use thiserror::Error;
 
 pub mod client;
+pub mod command;
 pub mod metrics;
 pub mod report;
 pub mod server;
 pub mod words;
 
 pub use client::{Client, ClientError};
+pub use command::Command;
 pub use server::{ServeError, Server, serve};
 
 /// The longest that one status call waits for a change.
@@ -73,4 +78,33 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: ControlUnitRequest,
     ) -> Result<ControlUnitResponse, BackendError>;
+
+    /// Starts a command in the guest; its id. It belongs to whoever then waits for it.
+    async fn start_exec(&self, _: StartExecRequest) -> Result<String, BackendError> {
+        Err(no_commands())
+    }
+
+    /// The next bytes of an output, none at its end. As long as it takes.
+    async fn read_exec(&self, _: ReadExecRequest) -> Result<Vec<u8>, BackendError> {
+        Err(no_commands())
+    }
+
+    /// Input; how many of the bytes were taken. As long as it takes.
+    async fn write_exec(&self, _: WriteExecRequest) -> Result<u32, BackendError> {
+        Err(no_commands())
+    }
+
+    /// The input's end, a signal, or the terminal's size.
+    async fn control_exec(&self, _: ControlExecRequest) -> Result<(), BackendError> {
+        Err(no_commands())
+    }
+
+    /// Its exit status. A future that is dropped before has given the command up.
+    async fn wait_exec(&self, _id: String) -> Result<u32, BackendError> {
+        Err(no_commands())
+    }
+}
+
+fn no_commands() -> BackendError {
+    BackendError::NotReady("commands cannot be run here".into())
 }

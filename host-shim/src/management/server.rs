@@ -17,8 +17,10 @@ use rustix::fs::Gid;
 use seed_protocol::{
     seed::{
         management::{
-            GetKeysRequest, GetStatusRequest, GetUsageRequest, InstanceStatus, Keys,
-            RestartRequest, RestartResponse, Usage,
+            ControlExecRequest, ControlExecResponse, GetKeysRequest, GetStatusRequest,
+            GetUsageRequest, InstanceStatus, Keys, ReadExecRequest, ReadExecResponse,
+            RestartRequest, RestartResponse, StartExecRequest, StartExecResponse, Usage,
+            WaitExecRequest, WaitExecResponse, WriteExecRequest, WriteExecResponse,
         },
         management_ttrpc::{Management, create_management},
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
@@ -218,6 +220,59 @@ impl Management for Service {
         request: ControlUnitRequest,
     ) -> ttrpc::Result<ControlUnitResponse> {
         Ok(self.backend.control_unit(request).await?)
+    }
+
+    async fn start_exec(
+        &self,
+        _: &TtrpcContext,
+        request: StartExecRequest,
+    ) -> ttrpc::Result<StartExecResponse> {
+        Ok(StartExecResponse {
+            exec_id: self.backend.start_exec(request).await?,
+            ..Default::default()
+        })
+    }
+
+    async fn read_exec(
+        &self,
+        _: &TtrpcContext,
+        request: ReadExecRequest,
+    ) -> ttrpc::Result<ReadExecResponse> {
+        Ok(ReadExecResponse {
+            data: self.backend.read_exec(request).await?,
+            ..Default::default()
+        })
+    }
+
+    async fn write_exec(
+        &self,
+        _: &TtrpcContext,
+        request: WriteExecRequest,
+    ) -> ttrpc::Result<WriteExecResponse> {
+        Ok(WriteExecResponse {
+            taken: self.backend.write_exec(request).await?,
+            ..Default::default()
+        })
+    }
+
+    async fn control_exec(
+        &self,
+        _: &TtrpcContext,
+        request: ControlExecRequest,
+    ) -> ttrpc::Result<ControlExecResponse> {
+        self.backend.control_exec(request).await?;
+        Ok(ControlExecResponse::default())
+    }
+
+    async fn wait_exec(
+        &self,
+        _: &TtrpcContext,
+        request: WaitExecRequest,
+    ) -> ttrpc::Result<WaitExecResponse> {
+        Ok(WaitExecResponse {
+            status: self.backend.wait_exec(request.exec_id).await?,
+            ..Default::default()
+        })
     }
 }
 

@@ -4,13 +4,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use seed_protocol::seed::{
-    management::{self as wire, Exit, InstanceStatus, Keys, Process, StageTime, State, Usage},
+    management::{
+        self as wire, ControlExecRequest, Exit, InstanceStatus, Keys, Process, ReadExecRequest,
+        StageTime, StartExecRequest, State, Usage, WriteExecRequest,
+    },
     v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
 };
 use tokio::time::timeout;
 use ttrpc::Code;
 
-use super::restart::{RestartError, Restarter};
+use super::{
+    commands::Commands,
+    restart::{RestartError, Restarter},
+};
 use crate::{
     agent::AgentError,
     logs,
@@ -27,13 +33,16 @@ const FIGURES: Duration = Duration::from_secs(1);
 pub struct Instance {
     sandbox: Sandbox,
     restarter: Restarter,
+    commands: Commands,
     created: SystemTime,
 }
 
 impl Instance {
-    /// The instance of this sandbox, which is made now.
-    pub fn new(sandbox: Sandbox, restarter: Restarter) -> Self {
+    /// The instance of this sandbox, which is made now. `commands`: whether it runs any that are asked for over the
+    /// management socket.
+    pub fn new(sandbox: Sandbox, restarter: Restarter, commands: bool) -> Self {
         Self {
+            commands: Commands::new(sandbox.clone(), commands),
             sandbox,
             restarter,
             created: SystemTime::now(),
@@ -95,7 +104,9 @@ impl Backend for Instance {
 
     async fn restart(&self) -> Result<String, BackendError> {
         self.restarter.begin().map_err(|error| match error {
-            RestartError::Foreign(_) => BackendError::NotReady(error.to_string()),
+            RestartError::Pod { .. } | RestartError::Foreign(_) | RestartError::Begun(_) => {
+                BackendError::NotReady(error.to_string())
+            }
             _ => BackendError::Internal(with_cause(&error)),
         })?;
         Ok(format!("instance {} is being restarted", self.restarter.id))
@@ -123,6 +134,26 @@ impl Backend for Instance {
             .control_unit(&request)
             .await
             .map_err(backend)
+    }
+
+    async fn start_exec(&self, request: StartExecRequest) -> Result<String, BackendError> {
+        self.commands.start(request).await
+    }
+
+    async fn read_exec(&self, request: ReadExecRequest) -> Result<Vec<u8>, BackendError> {
+        self.commands.read(request).await
+    }
+
+    async fn write_exec(&self, request: WriteExecRequest) -> Result<u32, BackendError> {
+        self.commands.write(request).await
+    }
+
+    async fn control_exec(&self, request: ControlExecRequest) -> Result<(), BackendError> {
+        self.commands.control(request).await
+    }
+
+    async fn wait_exec(&self, id: String) -> Result<u32, BackendError> {
+        self.commands.wait(&id).await
     }
 }
 
@@ -171,7 +202,7 @@ fn told(guest: Option<GuestUsage>, processes: Vec<ProcessUsage>) -> Usage {
     }
 }
 
-fn backend(error: AgentError) -> BackendError {
+pub(super) fn backend(error: AgentError) -> BackendError {
     let AgentError::Refused { code, message, .. } = error else {
         return BackendError::Unavailable(with_cause(&error));
     };

@@ -2,11 +2,12 @@
 //!
 //! [`cli`] reads the command line; [`start`], [`serve`] and [`delete`] are its commands; [`service`] adapts
 //! the Task API (v2 and v3 are the same messages under two names) to [`task`] and [`process`], [`pod`] stands before it for a pod's sandbox; [`events`]
-//! publishes, [`restart`] begins a restart. Nothing in here knows QEMU or the guest.
+//! publishes, [`restart`] begins a restart, and [`commands`] runs what the management socket asks for. Nothing in here knows QEMU or the guest.
 //!
 //! The contract: containerd's `core/runtime/v2/README.md`, 1.6 to 2.3.
 
 pub mod cli;
+pub mod commands;
 pub mod delete;
 mod error;
 pub mod events;

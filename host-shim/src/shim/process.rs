@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// One read or write of a stream.
-const CHUNK_BYTES: u32 = 32 * 1024;
+pub(super) const CHUNK_BYTES: u32 = 32 * 1024;
 
 /// The pause before input is offered again.
 const NOTHING_TAKEN: Duration = Duration::from_millis(20);
@@ -52,13 +52,13 @@ const AWAY: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long a command may go on that was hung up on, until it is killed.
-const HANGUP_GRACE: Duration = Duration::from_secs(5);
+pub(super) const HANGUP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the guest may take to say that it is dead: then it is forgotten.
-const KILL_GRACE: Duration = Duration::from_secs(20);
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(20);
 
-const SIGHUP: u32 = 1;
-const SIGKILL: u32 = 9;
+pub(super) const SIGHUP: u32 = 1;
+pub(super) const SIGKILL: u32 = 9;
 
 /// The status of a process whose end nobody saw.
 const LOST: u32 = 137;
@@ -378,7 +378,7 @@ impl Exec {
 }
 
 /// Makes a call until it is answered: an agent that starts again finds its execs as they were.
-async fn again<T, F>(call: impl Fn() -> F) -> Result<T, AgentError>
+pub(super) async fn again<T, F>(call: impl Fn() -> F) -> Result<T, AgentError>
 where
     F: Future<Output = Result<T, AgentError>>,
 {

@@ -177,9 +177,15 @@ impl Task {
             namespace: namespace.clone(),
             id: id.clone(),
             paths: paths.clone(),
+            pod: spec::pod(&bundle.annotations),
+            begun: Arc::default(),
             host_mounts: Arc::clone(host_mounts),
         };
-        let backend = Arc::new(Instance::new(sandbox.clone(), restarter));
+        let backend = Arc::new(Instance::new(
+            sandbox.clone(),
+            restarter,
+            config.management_exec,
+        ));
         let server = management::serve(&paths.management_socket(), group, backend).await?;
         Ok(Self {
             id,

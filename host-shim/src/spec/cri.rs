@@ -68,6 +68,12 @@ impl Role {
     }
 }
 
+/// `namespace/name` of the pod that a container belongs to.
+pub fn pod(annotations: &BTreeMap<String, String>) -> Option<String> {
+    let namespace = find(annotations, POD_NAMESPACE).filter(|name| is_label(name))?;
+    Some(format!("{namespace}/{}", pod_name(annotations)?))
+}
+
 /// The name under which a pod's container keeps what outlives it: Kubernetes gives a pod that it starts again
 /// the same name, and a container another id. Nothing without a pod, or where a name is none.
 ///

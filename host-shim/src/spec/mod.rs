@@ -29,7 +29,7 @@ pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX}
 pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
-pub use cri::{Role, pod_limits, pod_name, state_name};
+pub use cri::{Role, pod, pod_limits, pod_name, state_name};
 pub use environment::host_address;
 pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};

@@ -70,6 +70,8 @@ pub(crate) struct Told {
     pub(crate) routes: Vec<types::Route>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
+    /// Signals to its processes.
+    pub(crate) signals: Vec<u32>,
     /// How many processors it was asked to bring online: memory that was added is there from then on.
     pub(crate) online: Option<u32>,
     /// How often it was asked what it uses.
@@ -360,6 +362,7 @@ impl AgentService for Agent {
         if request.exec_id.is_empty() {
             self.poweroff.notify_one();
         } else {
+            self.told.lock().unwrap().signals.push(request.signal);
             self.change(&request.exec_id, |process| {
                 process.signal = Some(request.signal)
             })?;

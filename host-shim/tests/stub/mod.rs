@@ -181,6 +181,15 @@ impl Bench {
 
     /// Its events go to this socket.
     pub(crate) async fn publishing(guest: Guest, events: &str) -> Self {
+        Self::configured(guest, events, true).await
+    }
+
+    /// Nobody may run commands over its management socket.
+    pub(crate) async fn without_commands(guest: Guest) -> Self {
+        Self::configured(guest, "", false).await
+    }
+
+    async fn configured(guest: Guest, events: &str, management_exec: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits {
             hello_seconds: 1,
@@ -194,6 +203,7 @@ impl Bench {
             state_dir: dir.path().join("state"),
             accel: Accel::Tcg,
             limits,
+            management_exec,
             ..Config::default()
         };
         Self::with(dir, config, guest, events).await
