@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use seed_protocol::seed::management::InstanceStatus;
+use seed_protocol::seed::management::{InstanceStatus, StartExecRequest};
 use seed_shim::{
     config::Config,
     containerd::instance::instances,
-    management::{Client, ClientError},
+    management::{Client, ClientError, Command},
     names::{ContainerId, Namespace},
     paths::Paths,
 };
@@ -76,6 +76,17 @@ impl Instances {
     ) -> Result<Client, ClientError> {
         let paths = self.paths.instance(namespace, id);
         Client::connect(&paths.management_socket()).await
+    }
+
+    /// A command in it, which ends when it is dropped.
+    pub async fn command(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        request: &StartExecRequest,
+    ) -> Result<Command, ClientError> {
+        let paths = self.paths.instance(namespace, id);
+        Command::start(&paths.management_socket(), request).await
     }
 
     /// How it is, soon.

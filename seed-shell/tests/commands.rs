@@ -108,11 +108,6 @@ fn errors_say_what_and_what_to_do() {
         ("keys one/../x", 1, "is no name of an instance"),
         ("keys db", 1, "the instance does not run"),
         ("restart db", 1, "the instance does not run"),
-        (
-            "exec one/web -- id",
-            1,
-            "commands in instances are switched off on this host",
-        ),
         ("reboot", 2, "there is no command \"reboot\""),
         ("logs", 2, "logs needs an instance"),
     ] {

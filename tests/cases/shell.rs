@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::fs::{PermissionsExt, chown},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -26,7 +26,7 @@ pub(crate) const NAMES: [&str; 1] = ["shell: an owner plants, follows, encrypts 
 /// Boots an instance of its own, twice.
 pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     runner.case(NAMES[0], || {
-        lab.write_config(&format!("group = \"{USER}\""))?;
+        lab.write_config(&format!("group = \"{USER}\"\nmanagement_exec = true"))?;
         let result = an_owner(lab);
         lab.write_config("")?;
         result
@@ -88,6 +88,8 @@ fn an_owner(lab: &Lab) -> Result<()> {
     child.wait()?;
     arrived.map_err(|error: anyhow::Error| error.context("logs -f"))?;
 
+    commands(&shell, &instance).context("exec")?;
+
     let recipient = shell.ask("keys web")?;
     let recipient = recipient.trim_end();
     ensure!(recipient.starts_with("age1tpm1q"), "keys: {recipient:?}");
@@ -112,6 +114,67 @@ fn an_owner(lab: &Lab) -> Result<()> {
         let mode = fs::metadata(&folder)?.permissions().mode() & 0o777;
         ensure!(mode == 0o700, "{} is {mode:o}", folder.display());
     }
+    Ok(())
+}
+
+/// `exec`: streams and status, a terminal, and a command whose client is killed.
+fn commands(shell: &Shell, instance: &Own) -> Result<()> {
+    let line = "exec web -- sh -c 'id -u; cat; echo aside >&2; exit 7'";
+    let mut ssh = shell.client();
+    ssh.args(["127.0.0.1", line]).stdin(Stdio::piped());
+    ssh.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = ssh.spawn()?;
+    let mut input = child.stdin.take().context("no stdin")?;
+    let text = "given to the guest\n".repeat(20_000);
+    let sent = text.clone();
+    let sending = thread::spawn(move || input.write_all(sent.as_bytes()));
+    let output = child.wait_with_output()?;
+    ensure!(
+        sending.join().is_ok_and(|sent| sent.is_ok()),
+        "not all was taken"
+    );
+    ensure!(
+        output.status.code() == Some(7)
+            && output.stderr == b"aside\n"
+            && output.stdout == format!("0\n{text}").as_bytes(),
+        "{}, {} bytes, {}",
+        output.status,
+        output.stdout.len(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let options = shell.options().join(" ");
+    let line = format!(
+        "stty cols 91 rows 33; ssh -tt {options} 127.0.0.1 exec web -- sh -c \"'tty; stty size; echo \\$TERM'\""
+    );
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", "screen")
+        .stdin(Stdio::null());
+    let output = lab::output(script, limit::COMMAND)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for word in ["/dev/pts/", "33 91", "screen"] {
+        ensure!(text.contains(word), "no {word:?} in {text:?}");
+    }
+
+    let line = "exec web -- sh -c 'echo begun; exec sleep 4242'";
+    let mut ssh = shell.client();
+    ssh.args(["127.0.0.1", line]).stdout(Stdio::piped());
+    let mut child = ssh.spawn()?;
+    let mut word = [0; 5];
+    let begun = child
+        .stdout
+        .as_mut()
+        .context("no stdout")?
+        .read_exact(&mut word);
+    child.kill()?;
+    child.wait()?;
+    begun?;
+    let gone = "for i in $(seq 600); do pgrep -fx 'sleep 4242' >/dev/null || exit 0; sleep 0.1; done; exit 1";
+    instance
+        .sh(gone)
+        .context("the command goes on without its client")?;
     Ok(())
 }
 
@@ -169,7 +232,7 @@ impl<'lab> Shell<'lab> {
         }
         let config = dir.join("shell.toml");
         let text = format!(
-            "listen = ['127.0.0.1:0']\nstate_dir = {state:?}\nshim_config = {:?}\n",
+            "listen = ['127.0.0.1:0']\nstate_dir = {state:?}\nshim_config = {:?}\nexec = true\n",
             lab.config()
         );
         fs::write(&config, text)?;

@@ -1,6 +1,6 @@
 //! What owners can ask for, one file a command. [`parse`] turns a line into a [`Command`]; a command asks, writes to
 //! the session's output, and gives its exit status: 0 done, 1 failed, 2 not understood; `exec` passes on the
-//! command's own.
+//! command's own, and has 255 for what is not its.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::{
     registry::{RegistryError, Repo},
     ssh::{
         channel::{Request, Session},
+        inbox::InboxError,
         output::Gone,
     },
     tui,
@@ -23,6 +24,7 @@ use crate::{
 
 pub mod parse;
 
+mod exec;
 mod help;
 mod keys;
 pub mod logs;
@@ -70,6 +72,12 @@ impl Failure {
 impl From<Gone> for Failure {
     fn from(gone: Gone) -> Self {
         Self::new(gone.to_string(), "")
+    }
+}
+
+impl From<InboxError> for Failure {
+    fn from(error: InboxError) -> Self {
+        Self::new(chain(&error), "Send less at a time.")
     }
 }
 
@@ -250,13 +258,7 @@ async fn command(session: &Session, line: &str) -> Result<u8, Failure> {
         } => logs::logs(&context, &which, follow, lines).await,
         Command::Keys { which } => keys::keys(&context, &which).await,
         Command::Restart { which } => restart::restart(&context, &which).await,
-        Command::Exec { which, .. } => {
-            context.pick(&which)?;
-            Err(Failure::new(
-                "commands in instances are switched off on this host",
-                "Ask whoever runs it, or look at 'logs' and 'status'.",
-            ))
-        }
+        Command::Exec { which, command } => exec::exec(&context, &which, command).await,
         Command::Plant(planting) => plant::plant(&context, &planting).await,
         Command::Replant { identity, uri } => plant::replant(&context, &identity, &uri).await,
     }

@@ -1,6 +1,9 @@
 //! `plant` and `replant`: registers a repository, and gives it another source.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{Context, Failure, parse::Plant};
 use crate::{
@@ -10,6 +13,9 @@ use crate::{
     source::Source,
     ssh::channel::Input,
 };
+
+/// How long `.authorized_keys` may take to come.
+const READ_KEYS: Duration = Duration::from_secs(60);
 
 pub(super) async fn plant(context: &Context<'_>, plant: &Plant) -> Result<u8, Failure> {
     let session = context.session;
@@ -115,11 +121,23 @@ fn identity(context: &Context<'_>, plant: &Plant) -> Result<Cid, Failure> {
 
 async fn read_keys(context: &Context<'_>) -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    while let Some(Input::Data(data)) = context.session.input().await {
-        bytes.extend(data);
-        if bytes.len() > authorized_keys::MAX_FILE_BYTES {
-            let error = authorized_keys::FileError::TooLong;
-            return Err(Failure::new(error.to_string(), "Shorten it."));
+    let read = async {
+        while let Input::Data(data) = context.session.input().await? {
+            bytes.extend(data);
+            if bytes.len() > authorized_keys::MAX_FILE_BYTES {
+                let error = authorized_keys::FileError::TooLong;
+                return Err(Failure::new(error.to_string(), "Shorten it."));
+            }
+        }
+        Ok(())
+    };
+    match timeout(READ_KEYS, read).await {
+        Ok(read) => read?,
+        Err(_) => {
+            return Err(Failure::new(
+                ".authorized_keys did not come to its end on standard input",
+                "Write: ssh HOST plant ... --authorized-keys < .authorized_keys",
+            ));
         }
     }
     String::from_utf8(bytes)

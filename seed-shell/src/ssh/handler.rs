@@ -9,7 +9,7 @@ use std::{
     collections::HashSet,
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -49,10 +49,10 @@ impl Open {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until one is opened or closed.
-    pub async fn changed(&self) {
-        // The sender is ours, so it is there.
-        let _ = self.1.subscribe().changed().await;
+    /// Told whenever one is opened or closed. To be taken before [`Open::count`] is asked, so that nothing is missed
+    /// in between.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.1.subscribe()
     }
 
     fn enter(&self) -> OneOpen {
@@ -86,7 +86,7 @@ pub struct Connection {
     /// Somebody tried a certificate.
     certificate: bool,
     /// Channels with a terminal, and channels that run something: neither is had twice.
-    terminals: HashSet<ChannelId>,
+    terminals: channel::Terminals,
     running: HashSet<ChannelId>,
 }
 
@@ -107,7 +107,7 @@ impl Connection {
             open,
             key: None,
             certificate: false,
-            terminals: HashSet::new(),
+            terminals: channel::Terminals::default(),
             running: HashSet::new(),
         }
     }
@@ -117,6 +117,12 @@ impl Connection {
             key: self.key.clone()?,
             address: self.address,
         })
+    }
+
+    fn terminals(&self) -> MutexGuard<'_, HashSet<ChannelId>> {
+        self.terminals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
@@ -208,9 +214,10 @@ impl Handler for Connection {
         }
         let one = self.open.enter();
         let shared = self.shared.clone();
+        let terminals = Arc::clone(&self.terminals);
         reply.accept().await;
         tokio::spawn(async move {
-            channel::serve(shared, who, channel).await;
+            channel::serve(shared, who, channel, terminals).await;
             drop(one);
         });
         Ok(())
@@ -221,7 +228,7 @@ impl Handler for Connection {
         channel: ChannelId,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.terminals.remove(&channel);
+        self.terminals().remove(&channel);
         self.running.remove(&channel);
         Ok(())
     }
@@ -241,7 +248,7 @@ impl Handler for Connection {
             .who()
             .and_then(|who| Access::of(&self.shared.registry, &who).ok());
         let allowed = access.is_some_and(|access| access.allows_pty());
-        if allowed && !self.running.contains(&channel) && self.terminals.insert(channel) {
+        if allowed && !self.running.contains(&channel) && self.terminals().insert(channel) {
             session.channel_success(channel)
         } else {
             session.channel_failure(channel)

@@ -1,12 +1,13 @@
 //! The SSH server.
 //!
 //! [`server`] accepts connections, [`limits`] says how many and from where, [`handler`] authenticates and opens
-//! channels, [`channel`] lives one channel through, [`output`] is where a command writes, and [`host_key`] is the key
+//! channels, [`channel`] lives one channel through, [`inbox`] keeps its input, [`output`] is where a command writes, and [`host_key`] is the key
 //! that the host shows. Keys only; no forwarding, no subsystem, no X11, no agent.
 
 pub mod channel;
 pub mod handler;
 pub mod host_key;
+pub mod inbox;
 pub mod limits;
 pub mod output;
 pub mod server;

@@ -1,10 +1,13 @@
 //! Where a command writes: the channel's two streams. A write waits until the client has room, so a client that
 //! does not read costs no memory.
 
+use std::time::Duration;
+
 use russh::{ChannelWriteHalf, server::Msg};
 use seed_shim::logs::render::human::escaped;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::time::timeout;
 
 /// Standard error's number, RFC 4254, section 5.2.
 const STDERR: u32 = 1;
@@ -20,12 +23,18 @@ pub struct Output {
     half: ChannelWriteHalf<Msg>,
     /// The client's terminal is raw: lines end with a carriage return as well.
     terminal: bool,
+    /// How long the client may not read.
+    patience: Duration,
 }
 
 impl Output {
-    /// On this channel.
-    pub fn new(half: ChannelWriteHalf<Msg>, terminal: bool) -> Self {
-        Self { half, terminal }
+    /// On this channel. Who reads nothing for so long has gone.
+    pub fn new(half: ChannelWriteHalf<Msg>, terminal: bool, patience: Duration) -> Self {
+        Self {
+            half,
+            terminal,
+            patience,
+        }
     }
 
     /// Whether the client has a terminal for us.
@@ -36,7 +45,7 @@ impl Output {
     /// Writes text to standard output. What comes from a guest must be escaped already.
     pub async fn text(&self, text: impl AsRef<[u8]>) -> Result<(), Gone> {
         let bytes = newlines(text.as_ref(), self.terminal);
-        self.half.data_bytes(bytes).await.map_err(|_| Gone)
+        self.raw(false, bytes).await
     }
 
     /// Writes a JSON document, one line. Every control character in it is an escape of JSON.
@@ -48,23 +57,24 @@ impl Output {
     pub async fn complain(&self, line: &str) -> Result<(), Gone> {
         let text = format!("{}\n", escaped(line));
         let bytes = newlines(text.as_bytes(), self.terminal);
-        // On a terminal the two streams are one.
-        if self.terminal {
-            return self.half.data_bytes(bytes).await.map_err(|_| Gone);
-        }
-        let sent = self.half.extended_data_bytes(STDERR, bytes).await;
-        sent.map_err(|_| Gone)
+        self.raw(true, bytes).await
     }
 
     /// Writes bytes as they are to one of the streams: what a command in an instance printed, for whoever asked
     /// for just that.
     pub async fn raw(&self, error: bool, bytes: Vec<u8>) -> Result<(), Gone> {
-        let sent = if error && !self.terminal {
-            self.half.extended_data_bytes(STDERR, bytes).await
-        } else {
-            self.half.data_bytes(bytes).await
+        let sent = async {
+            // On a terminal the two streams are one.
+            if error && !self.terminal {
+                self.half.extended_data_bytes(STDERR, bytes).await
+            } else {
+                self.half.data_bytes(bytes).await
+            }
         };
-        sent.map_err(|_| Gone)
+        match timeout(self.patience, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
     }
 
     /// Says how it ended, and closes.

@@ -237,13 +237,16 @@ fn twice(stream: TcpStream) -> io::Result<(TcpStream, std::net::TcpStream)> {
 
 /// Ends when there was no channel for so long.
 async fn idle(open: &Open, limit: Duration) {
+    let mut changes = open.changes();
     loop {
+        changes.mark_unchanged();
+        // The sender of changes is `open`'s, so it is there.
         if open.count() > 0 {
-            open.changed().await;
+            let _ = changes.changed().await;
             continue;
         }
         tokio::select! {
-            () = open.changed() => {}
+            _ = changes.changed() => {}
             () = sleep(limit) => return,
         }
     }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    input::{self, Key},
+    input,
     model::{Instance, Model, Wish, share},
     view::Screen,
 };
@@ -81,7 +81,7 @@ async fn show(
     loop {
         // Several things that come at once are drawn once.
         let pause = FRAME.saturating_sub(drawn.elapsed());
-        let mut wish = None;
+        let mut wishes: Vec<Wish> = Vec::new();
         if pause.is_zero() {
             let bytes = screen.draw(&mut model).map_err(machine)?;
             drawn = Instant::now();
@@ -92,20 +92,12 @@ async fn show(
         tokio::select! {
             () = sleep(pause), if !pause.is_zero() => continue,
             input = session.input() => match input {
-                None => return Ok(None),
-                Some(Input::Eof) => return Ok(None),
-                Some(Input::Data(bytes)) => {
+                Ok(Input::Eof) => return Ok(None),
+                Ok(Input::Data(bytes)) => {
                     last_key = Instant::now();
-                    for key in input::keys(&bytes) {
-                        wish = model.key(key).or(wish);
-                        if key == Key::Interrupt || wish == Some(Wish::Quit) {
-                            return Ok(None);
-                        }
-                        if let Some(Wish::Restart(_)) = wish {
-                            break;
-                        }
-                    }
+                    wishes.extend(input::keys(&bytes).into_iter().filter_map(|key| model.key(key)));
                 }
+                Err(error) => return Err(error.into()),
             },
             _ = size.changed() => {
                 let now = *size.borrow_and_update();
@@ -128,22 +120,24 @@ async fn show(
                 }
                 let rows = status::rows(&session.shared, &repos).await?;
                 targets = rows.iter().map(target).collect();
-                wish = model.update(rows.iter().map(|row| instance(row, &mut looks)).collect());
+                wishes.extend(model.update(rows.iter().map(|row| instance(row, &mut looks)).collect()));
             }
         }
-        match wish {
-            Some(Wish::Log) => {
-                log = match selected(&model, &targets) {
-                    Some(target) => {
-                        let opened =
-                            Follower::open(&session.shared, target, LINES, Form::Human, false);
-                        opened.await.ok()
-                    }
-                    None => None,
-                };
+        for wish in wishes {
+            match wish {
+                Wish::Log => {
+                    log = match selected(&model, &targets) {
+                        Some(target) => {
+                            let opened =
+                                Follower::open(&session.shared, target, LINES, Form::Human, false);
+                            opened.await.ok()
+                        }
+                        None => None,
+                    };
+                }
+                Wish::Restart(name) => restart(session, &mut model, &targets, &name).await?,
+                Wish::Quit => return Ok(None),
             }
-            Some(Wish::Restart(_)) => restart(session, &mut model, &targets).await?,
-            Some(Wish::Quit) | None => {}
         }
     }
 }
@@ -175,24 +169,28 @@ fn name(row: &Row) -> String {
 }
 
 fn selected<'t>(model: &Model, targets: &'t [(String, Target)]) -> Option<&'t Target> {
-    let name = &model.current()?.name;
+    named(&model.current()?.name, targets)
+}
+
+fn named<'t>(name: &str, targets: &'t [(String, Target)]) -> Option<&'t Target> {
     let found = targets.iter().find(|(other, _)| other == name);
     found.map(|(_, target)| target)
 }
 
+/// Restarts the instance that was asked about, wherever the selection is by now.
 async fn restart(
     session: &Session,
     model: &mut Model,
     targets: &[(String, Target)],
+    name: &str,
 ) -> Result<(), Failure> {
-    let Some(target) = selected(model, targets) else {
-        return Ok(());
-    };
     // It may have been taken away since it was drawn.
     let repos = seen(session)?;
-    if !repos.contains(&target.repo) {
+    let target = named(name, targets).filter(|target| repos.contains(&target.repo));
+    let Some(target) = target else {
+        model.say(format!("{name} is not there any more"));
         return Ok(());
-    }
+    };
     let instances = &session.shared.instances;
     let asked = async {
         let client = instances

@@ -7,6 +7,12 @@ use super::input::Key;
 /// Lines of a log that are kept for scrolling.
 pub const MAX_LINES: usize = 5000;
 
+/// The longest line that is kept, in characters: what is behind it is cut off.
+pub const MAX_LINE_CHARS: usize = 4096;
+
+/// All lines together.
+pub const MAX_BYTES: usize = 4 << 20;
+
 /// Columns that one key press moves the log sideways.
 const SIDEWAYS: usize = 8;
 
@@ -63,6 +69,8 @@ pub struct Model {
     instances: Vec<Instance>,
     selected: usize,
     lines: VecDeque<String>,
+    /// Of all of them.
+    bytes: usize,
     /// Lines between the end of the log and the end of what is shown; 0 follows.
     back: usize,
     sideways: usize,
@@ -144,20 +152,25 @@ impl Model {
     /// More text of the selected instance's log; each line is escaped.
     pub fn append(&mut self, text: &str) {
         for line in text.lines() {
-            self.lines.push_back(line.to_owned());
+            let cut = line.char_indices().nth(MAX_LINE_CHARS);
+            let line = cut.map_or(line.to_owned(), |(end, _)| format!("{}...", &line[..end]));
+            self.bytes += line.len();
+            self.lines.push_back(line);
             // Who looks back keeps what he looks at.
             if self.back > 0 {
                 self.back += 1;
             }
         }
-        while self.lines.len() > MAX_LINES {
-            self.lines.pop_front();
+        while self.lines.len() > MAX_LINES || self.bytes > MAX_BYTES {
+            let gone = self.lines.pop_front();
+            self.bytes -= gone.map_or(self.bytes, |line| line.len());
             self.found = self.found.and_then(|at| at.checked_sub(1));
         }
     }
 
     fn fresh_log(&mut self) -> Wish {
         self.lines.clear();
+        self.bytes = 0;
         self.back = 0;
         self.sideways = 0;
         self.found = None;
@@ -364,6 +377,28 @@ mod tests {
         assert_eq!(shown(&mut model, 100).len(), 22);
         (0..MAX_LINES).for_each(|n| model.append(&format!("more {n}")));
         assert_eq!(model.lines.len(), MAX_LINES);
+    }
+
+    #[test]
+    fn a_log_has_bounds_however_long_its_lines_are() {
+        let mut model = model(&["a"]);
+        model.append(&"ä".repeat(1 << 20));
+        let line = shown(&mut model, 1).remove(0);
+        assert_eq!(line.chars().count(), MAX_LINE_CHARS + 3);
+        (0..2000).for_each(|_| model.append(&"x".repeat(MAX_LINE_CHARS)));
+        let bytes: usize = model.lines.iter().map(String::len).sum();
+        assert!(bytes <= MAX_BYTES && bytes == model.bytes);
+        assert_eq!(model.lines.len(), MAX_BYTES / MAX_LINE_CHARS);
+    }
+
+    #[test]
+    fn what_is_restarted_is_what_was_asked_about() {
+        let mut model = model(&["app/db", "app/web"]);
+        press(&mut model, "jr");
+        // While the question stands the list loses its selected row.
+        let db = model.instances()[0].clone();
+        model.update(vec![db]);
+        assert_eq!(press(&mut model, "y"), [Wish::Restart("app/web".into())]);
     }
 
     #[test]

@@ -8,6 +8,8 @@
     reason = "each test program uses a part, and a test that cannot go on fails"
 )]
 
+mod commands;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -25,7 +27,10 @@ use async_trait::async_trait;
 use seed_protocol::{
     journal::{BatchEncoder, EntryHead},
     seed::{
-        management::{InstanceStatus, Keys, StageTime, State, Usage},
+        management::{
+            ControlExecRequest, InstanceStatus, Keys, ReadExecRequest, StageTime, StartExecRequest,
+            State, Usage, WriteExecRequest,
+        },
         v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Stage},
     },
 };
@@ -325,6 +330,8 @@ pub(crate) struct Played {
     status: InstanceStatus,
     /// How often a restart was asked for.
     pub(crate) restarts: AtomicU64,
+    /// What runs in it.
+    pub(crate) commands: commands::Commands,
 }
 
 impl Played {
@@ -363,6 +370,7 @@ impl Played {
         Self {
             status,
             restarts: AtomicU64::new(0),
+            commands: commands::Commands::default(),
         }
     }
 }
@@ -391,6 +399,22 @@ impl Backend for Shown {
     async fn restart(&self) -> Result<String, BackendError> {
         self.0.restarts.fetch_add(1, Ordering::SeqCst);
         Ok("being restarted".into())
+    }
+    async fn start_exec(&self, request: StartExecRequest) -> Result<String, BackendError> {
+        self.0.commands.start(request)
+    }
+    async fn read_exec(&self, request: ReadExecRequest) -> Result<Vec<u8>, BackendError> {
+        Ok(self.0.commands.read(request).await)
+    }
+    async fn write_exec(&self, request: WriteExecRequest) -> Result<u32, BackendError> {
+        self.0.commands.write(request).await
+    }
+    async fn control_exec(&self, request: ControlExecRequest) -> Result<(), BackendError> {
+        self.0.commands.control(request).await;
+        Ok(())
+    }
+    async fn wait_exec(&self, id: String) -> Result<u32, BackendError> {
+        Ok(self.0.commands.wait(&id).await)
     }
     async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
         Err(BackendError::NotReady("no".into()))

@@ -1,0 +1,159 @@
+//! `exec` with the OpenSSH client: streams, status, terminal, and who may.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    process::{Command, Stdio},
+    sync::{Arc, atomic::Ordering},
+};
+
+use common::{Answer, Host, Played, finish, public, until};
+
+const ON: &str = "exec = true\n[limits]\nnew_per_minute = 100000\n";
+
+fn host(extra: &str) -> (Host, std::path::PathBuf, Arc<Played>) {
+    let mut host = Host::with(extra);
+    let me = host.key("me", &["ed25519"]);
+    let repo = host.plant("app", &public(&me), &["web"]);
+    let played = host.run(&repo, "web");
+    (host, me, played)
+}
+
+#[test]
+fn streams_and_status_are_the_commands_own() {
+    let (host, me, _) = host(ON);
+    let line = "exec web -- sh -c 'echo out; echo err >&2; exit 7'";
+    let answer = host.ssh(&me, line);
+    assert_eq!(
+        (answer.status, answer.out.as_str(), answer.err.as_str()),
+        (7, "out\n", "err\n")
+    );
+    assert_eq!(host.ssh(&me, "exec web -- sh -c 'kill -9 $$'").status, 137);
+    // As it is, escapes and all: that is what was asked for.
+    let mut ssh = host.client(&me);
+    ssh.args(["127.0.0.1", "exec web printf '\\033[31m\\377'"]);
+    assert_eq!(finish(ssh.spawn().unwrap()).stdout, b"\x1b[31m\xff");
+    let json = host.ssh(&me, "exec --json web -- sh -c 'echo out; exit 3'");
+    assert_eq!(
+        (json.status, json.out.as_str()),
+        (3, "{\"stdout\":\"out\\n\"}\n{\"status\":3}\n")
+    );
+    let missing = host.ssh(&me, "exec web -- /no/such/program");
+    assert!(
+        missing.status == 255 && missing.err.contains("No such file"),
+        "{missing:?}"
+    );
+    assert_eq!(host.ssh(&me, "exec other -- true").status, 255);
+}
+
+#[test]
+fn much_input_comes_back_whole_although_nobody_reads_it_at_first() {
+    let (host, me, _) = host(ON);
+    let bytes: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut ssh = host.client(&me);
+    ssh.stdin(Stdio::piped())
+        .args(["127.0.0.1", "exec web -- cat"]);
+    let mut child = ssh.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let sent = bytes.clone();
+    // Everything is sent before a byte is read: more than windows and pipes hold.
+    let sending = std::thread::spawn(move || input.write_all(&sent));
+    sending.join().unwrap().unwrap();
+    let mut back = Vec::new();
+    output.read_to_end(&mut back).unwrap();
+    assert!(back == bytes, "{} of {} bytes", back.len(), bytes.len());
+    assert!(finish(child).status.success());
+    let left = fs::read_dir(host.path("state")).unwrap();
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        names
+            .iter()
+            .all(|name| !name.to_string_lossy().starts_with('#')),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn a_terminal_has_its_kind_and_its_size() {
+    let (host, me, played) = host(ON);
+    let mut ssh = Command::new("script");
+    let options = host.options(&me).join(" ");
+    let line = format!("stty cols 100 rows 30; ssh -tt {options} 127.0.0.1 exec web -- echo hello");
+    ssh.args(["-qec", &line, "/dev/null"]).env("TERM", "screen");
+    ssh.stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let answer = Answer::of(finish(ssh.spawn().unwrap()));
+    assert!(answer.out.contains("hello"), "{answer:?}");
+    let asked = played.commands.asked.lock().unwrap().remove(0);
+    assert!(asked.terminal && asked.env == ["TERM=screen"], "{asked:?}");
+    assert_eq!((asked.columns, asked.rows), (100, 30));
+}
+
+#[test]
+fn a_command_is_given_up_when_its_client_goes_or_its_key_is_taken_away() {
+    let (host, me, played) = host(ON);
+    let begin = || {
+        let mut ssh = host.client(&me);
+        ssh.args([
+            "127.0.0.1",
+            "exec web -- sh -c 'echo begun; exec sleep 1000'",
+        ]);
+        let mut child = ssh.spawn().unwrap();
+        let mut word = [0; 5];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut word)
+            .unwrap();
+        child
+    };
+    let abandoned = |count| {
+        until("it is given up", || {
+            played.commands.abandoned.load(Ordering::SeqCst) == count
+        });
+    };
+    let mut child = begin();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    abandoned(1);
+    let child = begin();
+    let other = host.key("other", &["ed25519"]);
+    let keys = host.path("keys");
+    fs::write(&keys, public(&other)).unwrap();
+    let told = host.admin(&["authorize", "app", keys.to_str().unwrap()]);
+    assert!(told.status.success(), "{told:?}");
+    let ended = Answer::of(finish(child));
+    assert!(
+        ended.err.contains("your key no longer sees app"),
+        "{ended:?}"
+    );
+    abandoned(2);
+}
+
+#[test]
+fn it_is_off_unless_the_host_says_otherwise_and_a_line_may_allow_one_command_alone() {
+    let (host, me, played) = host("");
+    let refused = host.ssh(&me, "exec web -- true");
+    assert!(
+        refused.status == 255 && refused.err.contains("switched off on this host"),
+        "{refused:?}"
+    );
+    assert!(!host.ssh(&me, "help").good().contains("exec"));
+    assert!(played.commands.asked.lock().unwrap().is_empty());
+    drop(host);
+
+    let mut host = Host::with(ON);
+    let me = host.key("me", &["ed25519"]);
+    let list = format!("command=\"exec web -- echo backup\" {}", public(&me));
+    let repo = host.plant("app", &list, &["web"]);
+    host.run(&repo, "web");
+    // Whatever is asked for.
+    assert_eq!(host.ssh(&me, "exec web -- rm -rf /").good(), "backup\n");
+}
