@@ -1,5 +1,7 @@
 # A PostgreSQL on localhost that is another instance's: for programs that cannot use a key in a TPM themselves. Each
-# connection is one `openssl s_client`, which says STARTTLS as PostgreSQL does and holds the certificate.
+# connection is one `openssl s_client`, which says STARTTLS as PostgreSQL does and holds the certificate. Without
+# `-nocommands` it would take the Q of a query for its own command to quit; without `-no_ign_eof` it would outlive a
+# client that is gone.
 {
   config,
   lib,
@@ -13,7 +15,8 @@ let
   connect =
     name: proxy:
     pkgs.writeShellScript "seed-pg-connect-${name}" ''
-      exec ${lib.getExe' pkgs.openssl "openssl"} s_client -quiet -no_ign_eof -verify_return_error \
+      exec ${lib.getExe' pkgs.openssl "openssl"} s_client -quiet -verify_quiet -verify_return_error \
+        -no_ign_eof -nocommands \
         -starttls postgres -connect ${proxy.host}:${toString proxy.port} -servername ${proxy.host} \
         -verify_hostname ${proxy.host} -CAfile "$CREDENTIALS_DIRECTORY/ca.pem" \
         -cert "$CREDENTIALS_DIRECTORY/cert.pem" -key "$CREDENTIALS_DIRECTORY/key.pem"
