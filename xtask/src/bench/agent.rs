@@ -139,40 +139,20 @@ fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row
         Loop::make(&scratch.join("b"), VOLUME_BYTES)?,
     ];
     let nodes = disks.each_ref().map(Loop::node);
-    let container = Spec::new(guest)?
-        .file(&format!("/etc/systemd/system/{UNIT}"), SERVICE)?
-        // The volumes are the bench's, not the closure's.
-        .file("/etc/seed/instance.json", "{}")?
-        .show(&release(places), "/opt/release")
-        .bind(tpm.folder(), "/opt/tpm")
-        .bind(Path::new(nodes[0]), nodes[0])
-        .bind(Path::new(nodes[1]), nodes[1])
-        .boot()?;
-    let figures = places.programs().join("examples/agent_figures");
-    let ask = |words: &[&str]| -> Result<Value> {
-        let mut command = Command::new(&figures);
-        command.arg(words[0]).arg(container.inside(SOCKET));
-        let text = util::read(command.args(&words[1..]))?;
-        serde_json::from_str(&text).context("read what agent_figures printed")
-    };
+    let container = container(places, guest, &tpm, &nodes)?;
+    let ask = |words: &[&str]| ask(places, &container, words);
     say(&format!("  provisioning, 1 + {PROVISIONINGS} boots"));
     let (mut first, mut later) = (0.0, Vec::new());
     for round in 0..=PROVISIONINGS {
-        container.serve(UNIT, SOCKET, LISTEN_LIMIT)?;
-        let found = ask(&["provision", nodes[0], nodes[1]])?;
-        let made = if round == 0 { 2 } else { 0 };
-        ensure!(found["made"] == made, "boot {round}: {found}");
-        let ms = found["ms"].as_f64().context("no ms")?;
+        let made = if round == 0 { nodes.len() } else { 0 };
+        let ms = provision(places, &container, &nodes, made)?;
         if round == 0 {
             first = ms;
         } else {
             later.push(ms);
         }
         if round < PROVISIONINGS {
-            // What the end of a boot does; the identity stays in the TPM alone.
-            container.run(&["systemctl", "stop", UNIT])?;
-            container.run(&["umount", "/seed/storage/v0", "/seed/storage/v1"])?;
-            container.run(&["rm", "-rf", "/run/seed", "/seed/tpm/age-identity"])?;
+            end_boot(&container, nodes.len())?;
         }
     }
     std::thread::sleep(REST);
@@ -194,6 +174,56 @@ fn in_container(places: &Places, guest: &Path, scratch: &Path) -> Result<Vec<Row
         row(FIRST, "ms", first, None),
         row(PROVISION, "ms", later, None),
     ])
+}
+
+/// A guest's systemd with the agent as it ships, this TPM and these disks.
+pub(super) fn container(
+    places: &Places,
+    guest: &Path,
+    tpm: &Swtpm,
+    nodes: &[&str],
+) -> Result<Container> {
+    let spec = Spec::new(guest)?
+        .file(&format!("/etc/systemd/system/{UNIT}"), SERVICE)?
+        // The volumes are the bench's, not the closure's.
+        .file("/etc/seed/instance.json", "{}")?
+        .show(&release(places), "/opt/release")
+        .bind(tpm.folder(), "/opt/tpm");
+    let disks = nodes
+        .iter()
+        .fold(spec, |spec, node| spec.bind(Path::new(node), node));
+    disks.boot()
+}
+
+fn ask(places: &Places, container: &Container, words: &[&str]) -> Result<Value> {
+    let mut command = Command::new(places.programs().join("examples/agent_figures"));
+    command.arg(words[0]).arg(container.inside(SOCKET));
+    let text = util::read(command.args(&words[1..]))?;
+    serde_json::from_str(&text).context("read what agent_figures printed")
+}
+
+/// Starts the agent and provisions a volume on each disk, of which so many are blank; milliseconds.
+pub(super) fn provision(
+    places: &Places,
+    container: &Container,
+    nodes: &[&str],
+    blank: usize,
+) -> Result<f64> {
+    container.serve(UNIT, SOCKET, LISTEN_LIMIT)?;
+    let words: Vec<_> = [&["provision"], nodes].concat();
+    let found = ask(places, container, &words)?;
+    ensure!(found["made"] == blank, "{blank} blank volumes: {found}");
+    found["ms"].as_f64().context("no ms")
+}
+
+/// What the end of a boot with so many volumes does; the identity stays in the TPM alone.
+pub(super) fn end_boot(container: &Container, volumes: usize) -> Result<()> {
+    container.run(&["systemctl", "stop", UNIT])?;
+    for volume in 0..volumes {
+        container.run(&["umount", &format!("/seed/storage/v{volume}")])?;
+    }
+    container.run(&["rm", "-rf", "/run/seed", "/seed/tpm/age-identity"])?;
+    Ok(())
 }
 
 /// The last mark of a boot, and how many times as long it takes with the agent.

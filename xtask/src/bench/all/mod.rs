@@ -10,8 +10,10 @@ mod plot;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,8 +22,12 @@ use serde_json::{Value, json};
 use super::{BENCHES, Bench, Options, machine};
 use crate::util::{self, Places, print, read, say};
 
-/// The journal as it grows, entries.
-const ENTRIES: [u32; 4] = [10_000, 50_000, 200_000, 1_000_000];
+/// The journal as it grows: tenfold from the least, up to what `--entries` says, and a million unless it does.
+const LEAST: u32 = 1_000;
+pub(super) const ENTRIES: u32 = 1_000_000;
+const SHELL_RUNS: &str = "20";
+/// How a bench begins a line about a target.
+const TARGET: &str = "target ";
 /// Programs whose versions matter, and how they are asked.
 const VERSIONS: [(&str, &[&str]); 6] = [
     ("rustc", &["rustc", "--version"]),
@@ -41,6 +47,8 @@ struct Part {
     when: String,
     /// What it printed, or why it did not.
     found: Result<Value, String>,
+    /// What it said of its targets, a line each.
+    targets: Vec<String>,
 }
 
 impl Part {
@@ -49,7 +57,13 @@ impl Part {
             Ok(found) => (Some(found), None),
             Err(error) => (None, Some(error)),
         };
-        json!({ "command": self.command, "when": self.when, "found": found, "error": error })
+        json!({
+            "command": self.command,
+            "when": self.when,
+            "found": found,
+            "error": error,
+            "targets": self.targets,
+        })
     }
 
     fn of(data: &Value) -> Option<Self> {
@@ -61,6 +75,11 @@ impl Part {
                 Some(error) => Err(error),
                 None => Ok(data["found"].clone()),
             },
+            targets: data["targets"]
+                .as_array()?
+                .iter()
+                .filter_map(|line| Some(line.as_str()?.to_owned()))
+                .collect(),
         })
     }
 }
@@ -99,12 +118,22 @@ fn commands(options: &Options) -> Vec<(&'static str, Vec<String>)> {
     for (name, bench, _) in BENCHES {
         match bench {
             Bench::All => {}
-            Bench::Journal => all.extend(ENTRIES.map(|count| {
-                let count = count.to_string();
-                (name, words(&[name, "--entries", &count]))
-            })),
+            Bench::Journal => {
+                let sizes = std::iter::successors(Some(LEAST), |count| count.checked_mul(10));
+                all.extend(
+                    sizes
+                        .take_while(|count| *count <= options.entries)
+                        .map(|count| (name, words(&[name, "--entries", &count.to_string()]))),
+                );
+            }
+            Bench::Growth | Bench::Shim => {
+                let vms = options.vms.to_string();
+                all.push((name, words(&[name, "--runs", &runs, "--vms", &vms])));
+            }
             // What it measures takes milliseconds; it has a count of its own.
             Bench::Age => all.push((name, words(&[name]))),
+            // Tens of milliseconds each.
+            Bench::Shell => all.push((name, words(&[name, "--runs", SHELL_RUNS]))),
             _ => all.push((name, words(&[name, "--runs", &runs]))),
         }
     }
@@ -150,7 +179,8 @@ fn measured(places: &Places, words: &[String]) -> Result<Part> {
     let command = format!("cargo xtask bench {}", words.join(" "));
     say(&command);
     let when = when(places)?;
-    let found = ask(places, words).map_err(|error| format!("{error:#}"));
+    let mut targets = Vec::new();
+    let found = ask(places, words, &mut targets).map_err(|error| format!("{error:#}"));
     if let Err(error) = &found {
         say(&format!("  error: {error}"));
     }
@@ -158,6 +188,7 @@ fn measured(places: &Places, words: &[String]) -> Result<Part> {
         command,
         when,
         found,
+        targets,
     })
 }
 
@@ -178,7 +209,8 @@ fn when(places: &Places) -> Result<String> {
     ))
 }
 
-fn ask(places: &Places, words: &[String]) -> Result<Value> {
+/// Runs a bench. What it says to people goes on to them; of that, what it says of targets is kept.
+fn ask(places: &Places, words: &[String], targets: &mut Vec<String>) -> Result<Value> {
     let program = std::env::current_exe().context("find our own program")?;
     let mut bench = Command::new(program);
     bench
@@ -186,8 +218,19 @@ fn ask(places: &Places, words: &[String]) -> Result<Value> {
         .arg("bench")
         .args(words)
         .arg("--json");
-    bench.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = bench.output().context("start this program again")?;
+    bench.stdin(Stdio::null());
+    bench.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut bench = bench.spawn().context("start this program again")?;
+    let said = bench.stderr.take().context("it has no standard error")?;
+    let listener = thread::spawn(move || {
+        let lines = BufReader::new(said).lines().map_while(Result::ok);
+        lines
+            .inspect(|line| say(line))
+            .filter_map(|line| Some(line.strip_prefix(TARGET)?.to_owned()))
+            .collect::<Vec<_>>()
+    });
+    let output = bench.wait_with_output().context("wait for the bench")?;
+    *targets = listener.join().unwrap_or_default();
     ensure!(output.status.success(), "it ended with {}", output.status);
     serde_json::from_slice(&output.stdout).context("its output is no JSON")
 }
@@ -226,11 +269,13 @@ mod tests {
                 found: Ok(json!({ "machine": {}, "rows": [
                     { "name": "x", "unit": "ms", "ours": 1.0, "peers": { "p": 2.0 }, "ratio": 0.5 },
                 ] })),
+                targets: vec!["met: x: 1.00, at most 2.00".to_owned()],
             },
             Part {
                 command: "cargo xtask bench b".to_owned(),
                 when: "today".to_owned(),
                 found: Err("no disk".to_owned()),
+                targets: Vec::new(),
             },
         ];
         fs::create_dir_all(folder.join("benchmarks")).expect("a folder");
@@ -240,6 +285,7 @@ mod tests {
         assert!(!folder.join("benchmarks/old.svg").exists());
         let page = fs::read_to_string(folder.join("benchmarks.md")).expect("a page");
         assert!(page.contains("| x | ms | 1 | 2 | 0.5 |"), "{page}");
+        assert!(page.contains("| x | 1.00, at most 2.00 | met |"), "{page}");
         assert!(page.contains("no disk"), "{page}");
         fs::remove_dir_all(&folder).expect("removed");
         for part in &parts {

@@ -68,6 +68,7 @@ impl Page {
         };
         let rows: Vec<&Value> = found["rows"].as_array().into_iter().flatten().collect();
         self.table(&rows);
+        self.targets(&part.targets);
         let settings = found["machine"].as_object().into_iter().flatten();
         let settings = settings
             .filter(|(name, _)| !["cpu", "cores", "memory", "kernel"].contains(&name.as_str()))
@@ -116,6 +117,22 @@ impl Page {
                 plain(&row["ours"]),
                 figures.collect::<String>(),
                 plain(&row["ratio"])
+            ));
+        }
+    }
+
+    /// `met: NAME: FIGURE, at most TARGET`, a row each.
+    fn targets(&mut self, lines: &[String]) {
+        if lines.is_empty() {
+            return;
+        }
+        self.line("\n| target | | |\n|---|---|---|");
+        for line in lines {
+            let (verdict, rest) = line.split_once(": ").unwrap_or(("", line));
+            let (name, figure) = rest.rsplit_once(": ").unwrap_or((rest, ""));
+            self.line(&format!(
+                "| {} | {figure} | {verdict} |",
+                name.replace('|', "/")
             ));
         }
     }
@@ -185,6 +202,7 @@ mod tests {
             command: "cargo xtask bench boot".to_owned(),
             when: "today".to_owned(),
             found: Err("the disk\nis full".to_owned()),
+            targets: Vec::new(),
         };
         let page = of(&json!({}), &[part]);
         assert!(
