@@ -517,6 +517,32 @@ async fn stats_are_the_guests_and_stay_when_it_gives_none() {
 }
 
 #[tokio::test]
+async fn a_growth_that_failed_half_way_can_be_asked_for_again() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.bundle("a");
+    bench.configure("a", |config| {
+        config["annotations"]["seed.loom.farm/max_memory_mib"] = "1024".into();
+    });
+    bench.create("a").await.unwrap();
+    bench.start("a", "").await.unwrap();
+    let told = {
+        let agent = bench.vmm.agent.lock().unwrap();
+        Arc::clone(&agent.as_ref().unwrap().told)
+    };
+    told.lock().unwrap().trips = true;
+    let more = || json!({"memory": {"limit": 768 << 20}});
+    let (_, message) = code(bench.update("a", more()).await);
+    assert!(message.contains("tripped over a processor"), "{message}");
+    // Its guest has the memory already: nothing more will appear.
+    bench.update("a", more()).await.unwrap();
+    let socket = bench.paths("a").management_socket();
+    let client = management::Client::connect(&socket).await.unwrap();
+    let status = client.status(0, Duration::ZERO).await.unwrap();
+    assert_eq!((status.vcpus, status.memory_mib), (1, 768));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn update_gives_more_and_refuses_the_rest_with_the_way_out() {
     let bench = Bench::new(Guest::Good).await;
     bench.bundle("a");

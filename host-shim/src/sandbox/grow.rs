@@ -129,19 +129,25 @@ pub(super) async fn guest_memory(agent: &Agent, id: &ContainerId) -> Result<u64,
     Ok(usage.memory.limit)
 }
 
-/// Returns when the guest uses what was added. `before` is the memory that it had.
+/// The memory that a guest has at least when all that was added to `before` has arrived. Its kernel keeps a part of
+/// what is added for itself, and adds it block by block.
+pub(super) fn whole(before: u64, added_mib: u32) -> u64 {
+    let added = u64::from(added_mib) << 20;
+    before.saturating_add(added - added / 8)
+}
+
+/// Returns when the guest uses what was added, and has this much memory.
 pub(super) async fn bring_online(
     agent: &Agent,
     id: &ContainerId,
     size: MachineSize,
-    memory_grows: bool,
-    before: u64,
+    memory: u64,
 ) -> Result<(), GrowError> {
     let until = Instant::now() + MEMORY_LIMIT;
     loop {
         let online = agent.online(size.vcpus, ANSWER).await;
         online.map_err(GrowError::Guest)?;
-        if !memory_grows || guest_memory(agent, id).await? > before {
+        if guest_memory(agent, id).await? >= memory {
             return Ok(());
         }
         if Instant::now() >= until {
@@ -181,6 +187,13 @@ mod tests {
         assert_eq!(asked(4, 700), size(4, 768));
         assert_eq!(asked(2, 1024), size(2, 1024));
         assert_eq!(asked(2, 600), size(2, 640));
+    }
+
+    #[test]
+    fn memory_is_there_when_nearly_all_of_it_is() {
+        assert_eq!(whole(400 << 20, 0), 400 << 20);
+        assert_eq!(whole(400 << 20, 128), 512 << 20);
+        assert_eq!(whole(400 << 20, 256), 624 << 20);
     }
 
     #[test]

@@ -87,8 +87,9 @@ pub struct Sandbox {
     spec: Arc<VmSpec>,
     log: LogFigures,
     meter: Arc<Meter>,
-    /// Who changes its size.
-    growing: Arc<Mutex<()>>,
+    /// Whoever changes its size holds it. In it, the memory that the guest had before a change that it has not
+    /// finished yet: the next try waits for all of it.
+    growing: Arc<Mutex<Option<u64>>>,
 }
 
 impl Sandbox {
@@ -152,23 +153,30 @@ impl Sandbox {
             .await;
     }
 
-    /// Gives it more processors or memory while it runs, and returns when its guest has them.
+    /// Gives it more processors or memory while it runs, and returns when its guest has them. What failed half-way
+    /// or came too late can be asked for again.
     pub async fn grow(&self, wanted: Wanted) -> Result<(), GrowError> {
-        let _one_at_a_time = self.growing.lock().await;
+        let mut unfinished = self.growing.lock().await;
         let now = self.view().size;
         let size = grow::check(now, wanted, &self.spec)?;
         if size == now {
             return Ok(());
         }
         let (agent, id) = (self.agent.apart(), &self.spec.id);
-        let memory = grow::guest_memory(&agent, id).await?;
+        let before = match *unfinished {
+            Some(before) => before,
+            None => grow::guest_memory(&agent, id).await?,
+        };
+        *unfinished = Some(before);
         let (reply, answer) = oneshot::channel();
         self.inputs
             .send(Input::Control(Control::Grow(size, reply)))
             .map_err(|_| GrowError::Gone)?;
         answer.await.map_err(|_| GrowError::Gone)??;
-        let more = size.memory_mib > now.memory_mib;
-        grow::bring_online(&agent, id, size, more, memory).await?;
+        let added_mib = size.memory_mib.saturating_sub(now.memory_mib);
+        let memory = grow::whole(before, added_mib);
+        grow::bring_online(&agent, id, size, memory).await?;
+        *unfinished = None;
         let _ = self.inputs.send(Input::Grown(size));
         Ok(())
     }

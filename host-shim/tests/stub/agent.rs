@@ -74,6 +74,8 @@ pub(crate) struct Told {
     pub(crate) signals: Vec<u32>,
     /// How many processors it was asked to bring online: memory that was added is there from then on.
     pub(crate) online: Option<u32>,
+    /// It does the next of that, and its answer is an error.
+    pub(crate) trips: bool,
     /// How often it was asked what it uses.
     pub(crate) stats: u32,
     /// How many execs are starting now, and how many ever were at a time.
@@ -460,7 +462,11 @@ impl AgentService for Agent {
         _: &TtrpcContext,
         request: OnlineCPUMemRequest,
     ) -> ttrpc::Result<Empty> {
-        self.told.lock().unwrap().online = Some(request.nb_cpus);
+        let mut told = self.told.lock().unwrap();
+        told.online = Some(request.nb_cpus);
+        if std::mem::take(&mut told.trips) {
+            return Err(seed_protocol::status::internal("tripped over a processor"));
+        }
         Ok(Empty::new())
     }
 
