@@ -12,6 +12,7 @@
 
 use std::{
     fs, io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -177,9 +178,17 @@ impl Instance {
     /// How it was started.
     pub fn record(&self) -> Result<Record, InstanceError> {
         match Record::read(&self.paths.record()) {
+            Err(RecordError::Absent(_)) if self.is_served() => {
+                Err(InstanceError::Foreign(self.id.clone()))
+            }
             Err(RecordError::Absent(_)) => Err(self.unknown()),
             other => Ok(other?),
         }
+    }
+
+    /// A shim serves it, whoever started it.
+    fn is_served(&self) -> bool {
+        UnixStream::connect(self.paths.management_socket()).is_ok()
     }
 
     fn unknown(&self) -> InstanceError {
@@ -227,8 +236,7 @@ impl Instance {
         let record = match Record::read(&self.paths.record()) {
             Ok(record) => Some(record),
             Err(RecordError::Absent(_)) => {
-                let socket = self.paths.management_socket();
-                if crate::management::Client::connect(&socket).await.is_ok() {
+                if self.is_served() {
                     return Err(InstanceError::Foreign(self.id.clone()));
                 }
                 None

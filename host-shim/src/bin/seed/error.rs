@@ -153,7 +153,7 @@ impl From<InstanceError> for CliError {
             InstanceError::Hung(id) => {
                 format!("Try again later, or end it and its guest at once: seed stop {id} --kill")
             }
-            InstanceError::Foreign(_) => "Stop it where it was started.".into(),
+            InstanceError::Foreign(_) => "Use what started it: ctr, crictl or kubectl.".into(),
             InstanceError::Unknown { .. } => "'seed ps' lists what there is.".into(),
             InstanceError::StillRunning(id) => format!("Stop it first: seed stop {id}"),
             InstanceError::Io { source, .. } => permission(&source).into(),
