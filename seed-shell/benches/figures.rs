@@ -133,8 +133,10 @@ impl OpenSsh {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = port.local_addr().unwrap().port();
         let config = host.path("sshd_config");
+        // SHLVL: bash, when sshd starts it for a command, reads ~/.bashrc at the first level of shells alone. What a
+        // machine's owner has in there is no part of the server.
         let text = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nSetEnv SHLVL=5\n\
              PidFile none\nPermitRootLogin prohibit-password\nMaxStartups 100\n",
             server_key.display(),
             authorized.display()

@@ -23,12 +23,16 @@ use crate::{
         Cid, CidError,
         keyfile::{KeyFile, KeyFileError},
         signature::{self, SignError},
+        statement::Statement,
     },
     source::{Source, SourceError},
 };
 
 /// The identity's private key, in the repository's folder. Never committed.
 pub const KEY_FILE: &str = ".seed-identity-key";
+
+/// Where git reads what it leaves alone.
+pub const IGNORE_FILE: &str = ".gitignore";
 
 /// The identity. Committed.
 pub const IDENTITY_FILE: &str = ".seed-identity";
@@ -89,9 +93,42 @@ pub fn identity(key: &Path) -> Result<Cid, ToolError> {
     Ok(Cid::of(KeyFile::read(key)?.public())?)
 }
 
-/// An invite code, signed: one line of base64.
-pub async fn sign(code: &str, key: &Path) -> Result<String, ToolError> {
-    Ok(signature::sign(code, key, &KeyFile::read(key)?).await?)
+/// A text, signed: one line of base64.
+pub async fn sign(text: &str, key: &Path) -> Result<String, ToolError> {
+    Ok(signature::sign(text, key, &KeyFile::read(key)?).await?)
+}
+
+/// What `seed-sign` is asked for.
+#[derive(Debug, Default)]
+pub struct Signing {
+    /// The source; without one the invite code alone is signed.
+    pub uri: Option<String>,
+    /// `.authorized_keys`.
+    pub keys: Option<PathBuf>,
+    /// Instances that are named.
+    pub instances: Vec<ContainerId>,
+}
+
+/// What is planted with a code, signed; or the code alone.
+pub async fn sign_for(code: &str, key: &Path, signing: &Signing) -> Result<String, ToolError> {
+    let Some(uri) = &signing.uri else {
+        return sign(code, key).await;
+    };
+    Source::try_from(uri.as_str())?;
+    let keys = match &signing.keys {
+        None => None,
+        Some(path) => Some(fs::read(path).map_err(|source| ToolError::File {
+            path: path.clone(),
+            source,
+        })?),
+    };
+    let statement = Statement {
+        code,
+        uri,
+        keys: keys.as_deref(),
+        instances: &signing.instances,
+    };
+    sign(&statement.text(), key).await
 }
 
 /// What `seed-plant` is asked for.
@@ -128,11 +165,17 @@ pub async fn plant(dir: &Path, plant: &Plant) -> Result<u8, ToolError> {
     };
     let cid = identity(&key)?;
     write_identity(dir, &cid, &key)?;
-    let signature = sign(&plant.code, &key).await?;
     let instances = match plant.instances.as_slice() {
         [] => in_flake(dir),
         named => named.to_vec(),
     };
+    let statement = Statement {
+        code: &plant.code,
+        uri: &plant.uri,
+        keys: list.as_deref().map(str::as_bytes),
+        instances: &instances,
+    };
+    let signature = sign(&statement.text(), &key).await?;
     let mut line = format!("plant {} {} {signature}", plant.uri, plant.code);
     for name in instances {
         line += &format!(" --instance {name}");
@@ -146,6 +189,7 @@ pub async fn plant(dir: &Path, plant: &Plant) -> Result<u8, ToolError> {
 /// The key in the repository's folder; made where there is none.
 fn own_key(dir: &Path) -> Result<PathBuf, ToolError> {
     let path = dir.join(KEY_FILE);
+    ignore(dir)?;
     if path.exists() {
         return Ok(path);
     }
@@ -161,6 +205,38 @@ fn own_key(dir: &Path) -> Result<PathBuf, ToolError> {
         0o644,
     )?;
     Ok(path)
+}
+
+/// Has git leave the private key alone, before there is one.
+fn ignore(dir: &Path) -> Result<(), ToolError> {
+    let path = dir.join(IGNORE_FILE);
+    let fault = |source| ToolError::File {
+        path: path.clone(),
+        source,
+    };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(fault(error)),
+    };
+    if text
+        .lines()
+        .any(|line| line.trim().trim_start_matches('/') == KEY_FILE)
+    {
+        return Ok(());
+    }
+    let begin = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(fault)?;
+    file.write_all(format!("{begin}/{KEY_FILE}\n").as_bytes())
+        .map_err(fault)
 }
 
 fn write_identity(dir: &Path, cid: &Cid, key: &Path) -> Result<(), ToolError> {

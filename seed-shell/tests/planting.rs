@@ -66,6 +66,9 @@ fn the_deploy_sequence_of_an_owner() {
         fs::metadata(&key).unwrap().permissions().mode() & 0o777,
         0o600
     );
+    // Not to be committed by mistake, and named once.
+    let ignored = || fs::read_to_string(dir.join(".gitignore")).unwrap();
+    assert_eq!(ignored(), "/.seed-identity-key\n");
     let identity = fs::read_to_string(dir.join(".seed-identity")).unwrap();
     let cid = Cid::try_from(identity.trim()).unwrap();
     assert!(planted.contains(identity.trim()) && planted.contains(cid.namespace().as_str()));
@@ -84,8 +87,10 @@ fn the_deploy_sequence_of_an_owner() {
         String::from_utf8_lossy(&again.stderr).contains("is planted already"),
         "{again:?}"
     );
+    assert_eq!(ignored().lines().count(), 1);
     let other = host.path("other");
     fs::create_dir(&other).unwrap();
+    fs::write(other.join(".gitignore"), "target").unwrap();
     let again = seed_plant(&host, &me, &other, &["silo:other", &code]);
     assert!(
         String::from_utf8_lossy(&again.stderr).contains("was used already"),
@@ -314,4 +319,87 @@ fn what_cannot_be_planted_says_why() {
     }
     // Nothing of all that has used the code up.
     assert_eq!(host.ssh(&me, &format!("plant silo:app {code}")).status, 0);
+}
+
+#[test]
+fn a_signature_holds_for_what_was_signed_and_nothing_else() {
+    let host = Host::start();
+    let (me, thief) = (
+        host.key("me", &["ed25519"]),
+        host.key("thief", &["ed25519"]),
+    );
+    let identity = host.key("identity", &["ed25519"]);
+    let (code, list) = (host.invite(), host.path("list"));
+    fs::write(&list, format!("{}\n", public(&me))).unwrap();
+    let mut args = vec!["--uri", "silo:app", "--instance", "web"];
+    args.extend(["--authorized-keys", path(&list), &code, path(&identity)]);
+    let signature = text(tool(SIGN, &args));
+    let plant = |uri: &str, options: &str, keys: &str| {
+        let line = format!("plant {uri} {code} {signature} {options}");
+        let mut ssh = host.client(&me);
+        ssh.stdin(Stdio::piped()).args(["127.0.0.1", &line]);
+        let mut child = ssh.spawn().unwrap();
+        // Who is refused early does not take all of it.
+        let _ = child.stdin.take().unwrap().write_all(keys.as_bytes());
+        common::Answer::of(common::finish(child))
+    };
+    let keys = fs::read_to_string(&list).unwrap();
+    let whole = "--authorized-keys --instance web";
+    let stolen = format!("{keys}{}\n", public(&thief));
+    for (uri, options, keys) in [
+        ("silo:other", whole, keys.as_str()),
+        ("silo:app", whole, stolen.as_str()),
+        ("silo:app", "--instance web", ""),
+        ("silo:app", "--authorized-keys", keys.as_str()),
+        ("silo:app", "--authorized-keys --instance db", keys.as_str()),
+    ] {
+        let refused = plant(uri, options, keys);
+        assert!(
+            refused
+                .err
+                .contains("does not fit this invite code, source, keys"),
+            "{uri} {options}: {refused:?}"
+        );
+    }
+    assert!(
+        plant("silo:app", whole, &keys)
+            .good()
+            .contains("is planted")
+    );
+}
+
+#[test]
+fn a_server_that_is_killed_while_it_plants_has_planted_all_or_nothing() {
+    let mut host = Host::start();
+    let me = host.key("me", &["ed25519"]);
+    let mut planted = 0;
+    for round in 0..12u64 {
+        let (code, name) = (host.invite(), format!("app{round}"));
+        let identity = host.key(&name, &["ed25519"]);
+        let signature = text(tool(SIGN, &[&code, path(&identity)]));
+        let line = format!("plant silo:{name} {code} {signature} --instance web --instance db");
+        let mut ssh = host.client(&me);
+        let mut child = ssh.args(["127.0.0.1", &line]).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20 * round));
+        host.crash();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let registry = host.registry();
+        let there = registry.repo(&name).ok();
+        if let Some(repo) = &there {
+            planted += 1;
+            assert_eq!(registry.instances(repo).unwrap().len(), 2);
+            let again = host.ssh(&me, &line);
+            assert!(again.err.contains("is planted already"), "{again:?}");
+        } else {
+            host.ssh(&me, &line).good();
+        }
+        let status = host.ssh(&me, &format!("status {name}")).good();
+        assert!(status.contains("web") && status.contains("db"), "{status}");
+    }
+    assert_eq!(
+        host.registry().repos().unwrap().len(),
+        12,
+        "{planted} at once"
+    );
 }

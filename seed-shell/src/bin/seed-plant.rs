@@ -12,13 +12,13 @@ const USAGE: &str = "\
 Usage: seed-plant [--host HOST] [--instance NAME]... URI CODE [KEY]
 
 To be run in the checkout of a repository. Makes .seed-identity-key and .seed-identity unless they are there (KEY names
-another key), signs the invite code, and registers the repository: ssh HOST plant URI CODE SIGNATURE.
+another key), signs what is planted, and registers the repository: ssh HOST plant URI CODE SIGNATURE.
 
   URI         silo:NAME, github:USER/REPO or git+https://HOST/PATH
   --host      the host; SEED_HOST, else seed.loom.farm
   --instance  an instance of the flake, where nix is not there to say
 
-Commit .seed-identity and .authorized_keys. Keep .seed-identity-key out of the repository.
+Commit .seed-identity and .authorized_keys. .seed-identity-key stays out of the repository: it is added to .gitignore.
 ";
 
 fn main() -> ExitCode {

@@ -8,7 +8,11 @@ use tokio::time::timeout;
 use super::{Context, Failure, parse::Plant};
 use crate::{
     authorized_keys,
-    identity::{Cid, signature},
+    identity::{
+        Cid,
+        signature::{self, VerifyError},
+        statement::Statement,
+    },
     registry::{Planting, Repo},
     source::Source,
     ssh::channel::Input,
@@ -23,9 +27,14 @@ pub(super) async fn plant(context: &Context<'_>, plant: &Plant) -> Result<u8, Fa
         session.want_input();
     }
     let source = source(&plant.uri)?;
-    let cid = identity(context, plant)?;
-    let keys = if plant.keys {
-        read_keys(context).await?
+    let sent = if plant.keys {
+        Some(read_keys(context).await?)
+    } else {
+        None
+    };
+    let cid = identity(context, plant, sent.as_deref())?;
+    let keys = if let Some(sent) = sent {
+        sent
     } else {
         let key = session.who.key.to_openssh();
         key.map_err(|_| Failure::new("your key cannot be written down", "Use another key."))?
@@ -103,17 +112,27 @@ fn source(uri: &str) -> Result<Source, Failure> {
     Source::try_from(uri).map_err(|error| Failure::usage(error.to_string()))
 }
 
-/// Whose repository it is: who signed the invite, else whose key the connection has.
-fn identity(context: &Context<'_>, plant: &Plant) -> Result<Cid, Failure> {
+/// Whose repository it is: who signed what is planted (or the invite alone), else whose key the connection has.
+fn identity(context: &Context<'_>, plant: &Plant, keys: Option<&str>) -> Result<Cid, Failure> {
     let refused = |what: String| {
         Failure::new(
             what,
-            "Sign the invite code with the identity's key: seed-sign CODE KEY.",
+            "Have seed-plant sign it, or seed-sign with just what is planted here.",
         )
     };
     match &plant.signature {
         Some(text) => {
-            signature::verify(&plant.code, text).map_err(|error| refused(error.to_string()))
+            let statement = Statement {
+                code: &plant.code,
+                uri: &plant.uri,
+                keys: keys.map(str::as_bytes),
+                instances: &plant.instances,
+            };
+            let signer = match signature::verify(&statement.text(), text) {
+                Err(VerifyError::Wrong) => signature::verify(&plant.code, text),
+                other => other,
+            };
+            signer.map_err(|error| refused(error.to_string()))
         }
         None => Cid::of(&context.session.who.key).map_err(|error| refused(error.to_string())),
     }

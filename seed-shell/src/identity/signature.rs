@@ -1,4 +1,4 @@
-//! Signatures over invite codes, in the format of `ssh-keygen -Y sign` (openssh-portable, `PROTOCOL.sshsig`), with
+//! Signatures to plant, over a [`super::statement`] or an invite code alone, in the format of `ssh-keygen -Y sign` (openssh-portable, `PROTOCOL.sshsig`), with
 //! a namespace of their own, so that one made for anything else does not plant a repository and the other way
 //! round.
 //!
@@ -39,8 +39,8 @@ pub enum VerifyError {
     /// Made for something else.
     #[error("the signature was made for {0:?}, not for {NAMESPACE:?}")]
     Namespace(String),
-    /// Not by that key, or not over that code.
-    #[error("the signature does not fit this invite code")]
+    /// Not by that key, or not over that.
+    #[error("the signature does not fit this invite code, source, keys and instances")]
     Wrong,
     /// A hardware key that nobody touched.
     #[error("the signature was made by a hardware key that nobody touched")]
@@ -81,15 +81,15 @@ pub enum SignError {
     Format(#[source] ssh_key::Error),
 }
 
-/// Checks a signature over an invite code; who made it.
-pub fn verify(code: &str, signature: &str) -> Result<Cid, VerifyError> {
+/// Checks a signature over a text; who made it.
+pub fn verify(text: &str, signature: &str) -> Result<Cid, VerifyError> {
     let signature = parse(signature).ok_or(VerifyError::Form)?;
     if signature.namespace() != NAMESPACE {
         return Err(VerifyError::Namespace(signature.namespace().to_owned()));
     }
     let cid = Cid::of_data(signature.public_key())?;
     let key = ssh_key::PublicKey::from(signature.public_key().clone());
-    key.verify(NAMESPACE, code.as_bytes(), &signature)
+    key.verify(NAMESPACE, text.as_bytes(), &signature)
         .map_err(|_| VerifyError::Wrong)?;
     if signature.algorithm() == Algorithm::SkEd25519 && !was_touched(signature.signature_bytes()) {
         return Err(VerifyError::Untouched);
@@ -119,16 +119,16 @@ fn parse(text: &str) -> Option<SshSig> {
     SshSig::from_pem(format!("{BEGIN}\n{}\n{END}\n", lines.join("\n"))).ok()
 }
 
-/// Signs an invite code: with the key of the file, or through the SSH agent where the file does not hold it
+/// Signs a text: with the key of the file, or through the SSH agent where the file does not hold it
 /// (hardware, a passphrase). One line of base64.
-pub async fn sign(code: &str, path: &std::path::Path, key: &KeyFile) -> Result<String, SignError> {
+pub async fn sign(text: &str, path: &std::path::Path, key: &KeyFile) -> Result<String, SignError> {
     Cid::of(key.public())?;
     let signature = match key {
         KeyFile::Private(private) if can_sign(private) => {
-            SshSig::sign(&**private, NAMESPACE, HashAlg::Sha512, code.as_bytes())
+            SshSig::sign(&**private, NAMESPACE, HashAlg::Sha512, text.as_bytes())
                 .map_err(SignError::Format)?
         }
-        key => by_agent(code, path, key).await?,
+        key => by_agent(text, path, key).await?,
     };
     let pem = signature
         .to_pem(LineEnding::LF)
@@ -140,14 +140,14 @@ fn can_sign(key: &PrivateKey) -> bool {
     !key.is_encrypted() && key.algorithm() == Algorithm::Ed25519
 }
 
-async fn by_agent(code: &str, path: &std::path::Path, key: &KeyFile) -> Result<SshSig, SignError> {
+async fn by_agent(text: &str, path: &std::path::Path, key: &KeyFile) -> Result<SshSig, SignError> {
     let mut agent = AgentClient::connect_env().await.map_err(|_| match key {
         KeyFile::Private(private) if private.is_encrypted() => {
             SignError::Encrypted { path: path.into() }
         }
         _ => SignError::NoAgent { path: path.into() },
     })?;
-    let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, code.as_bytes())
+    let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, text.as_bytes())
         .map_err(SignError::Format)?;
     let signature = agent
         .sign_request_signature(key.public(), None, &data)

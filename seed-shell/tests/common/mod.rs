@@ -104,6 +104,13 @@ impl Host {
         self.dir.path().join(name)
     }
 
+    /// SIGKILL to the server; another one on the same folders.
+    pub(crate) fn crash(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        (self.server, self.port) = serve(self.dir.path());
+    }
+
     /// The server's pid.
     pub(crate) fn pid(&self) -> u32 {
         self.server.id()
