@@ -95,8 +95,13 @@ fn bad_volumes(lab: &Lab) -> Result<()> {
     let owner = instance
         .sh("stat -c '%U' /seed/storage/orphan && findmnt -no FSTYPE /seed/storage/orphan")?;
     ensure!(owner == "root\next4", "the orphan is {owner:?}");
-    let mounted = instance.exec(&["findmnt", "/seed/storage/broken"])?;
-    ensure!(!mounted.status.success(), "the damaged volume is mounted");
+    let source = instance.sh("findmnt -no SOURCE /seed/storage/broken")?;
+    ensure!(
+        source == "seed-volume-missing",
+        "in the damaged volume's place is {source}"
+    );
+    let write = instance.exec(&["touch", "/seed/storage/broken/lost"])?;
+    ensure!(!write.status.success(), "its place can be written");
     instance.stop()?;
     let after = fs::read(&damaged)?;
     ensure!(

@@ -18,6 +18,18 @@ pub(crate) fn a_new_volume_is_made_and_owned(instance: &Instance<'_>) -> Result<
     );
     let unit = instance.sh("systemctl is-active seed-storage-data.mount")?;
     ensure!(unit == "active", "seed-storage-data.mount is {unit}");
+    // A service that wants the mount is ordered after it, and so ends before it goes.
+    instance.sh(&format!(
+        "systemd-run -q --unit=writes-last -p RequiresMountsFor={MOUNT_POINT}/deeper \
+         -p RemainAfterExit=yes -p ExecStop='/bin/sh -c \"echo last > {MOUNT_POINT}/last\"' true"
+    ))?;
+    let after = instance.sh("systemctl show -P After writes-last")?;
+    ensure!(
+        after
+            .split(' ')
+            .any(|unit| unit == "seed-storage-data.mount"),
+        "it is ordered after {after}"
+    );
     let status = instance.status()?;
     let volume = &status["volumes"][0];
     ensure!(
@@ -33,6 +45,11 @@ pub(crate) fn a_new_volume_is_made_and_owned(instance: &Instance<'_>) -> Result<
 pub(crate) fn still_there(instance: &Instance<'_>) -> Result<()> {
     let text = instance.sh(&format!("cat {MOUNT_POINT}/kept"))?;
     ensure!(text == "kept", "the file says {text:?}");
+    let last = instance.sh(&format!("cat {MOUNT_POINT}/last"))?;
+    ensure!(
+        last == "last",
+        "the service that wants the mount wrote {last:?}"
+    );
     let status = instance.status()?;
     ensure!(
         status["volumes"][0]["created"] == false,

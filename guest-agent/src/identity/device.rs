@@ -44,13 +44,9 @@ mod tests {
 
     #[test]
     fn without_a_sign_of_a_tpm_nothing_is_waited_for() {
-        let begin = Instant::now();
-        assert!(!appears_within(
-            Path::new("/nonexistent"),
-            &["/nonexistent"],
-            DRIVER_LIMIT
-        ));
-        assert!(begin.elapsed() < Duration::from_secs(1));
+        // A wait would have no end.
+        let nothing = Path::new("/nonexistent");
+        assert!(!appears_within(nothing, &["/nonexistent"], Duration::MAX));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::{process::Command, sync::Arc, time::Duration};
 use seed_agent::{
     agent::Context,
     config::{Config, Host, Instance, Listen, Paths},
+    console::{Console, End, render},
+    journal,
     server::{self, Server},
 };
 use seed_protocol::{
@@ -316,4 +318,45 @@ pub(crate) fn take(batch: &v1::JournalBatch, messages: &mut Vec<String>) -> v1::
         messages.push(String::from_utf8_lossy(message).into_owned());
     }
     position
+}
+
+#[test]
+fn the_containers_output_goes_on_at_its_position_under_the_next_agent() {
+    with_systemd(|_| async {
+        let directory = tempfile::tempdir().unwrap();
+        let journals = || Paths::default().journal_dirs;
+        let console = |name: &str| {
+            let journal = journal::Service::spawn(journals());
+            let console = Console::new(journal, End::default(), render::human);
+            console.remembering(directory.path().join(name))
+        };
+        let last = format!("last line of {}", std::process::id());
+        let talk = format!("(seq 3000; echo {last}) | systemd-cat && journalctl --sync");
+        let talked = Command::new("sh").args(["-c", &talk]).status().unwrap();
+        assert!(talked.success());
+        let has_last = |text: &[u8]| text.windows(last.len()).any(|part| part == last.as_bytes());
+
+        let (mut all, mut life) = (Vec::new(), 0);
+        while !has_last(&all) {
+            // Each agent ends when it has answered; its last answer does not arrive.
+            let agent = console("restarted");
+            life += 1;
+            // Behind the last line there may be nothing more to wait for.
+            for call in 0..5 {
+                if !has_last(&all) {
+                    all.extend(agent.read(1 + 1009 * life % 20_011 + call).await);
+                }
+            }
+            if !has_last(&all) {
+                agent.read(7777).await;
+            }
+        }
+        assert!(life > 3, "{life}");
+        let (calm, mut whole) = (console("calm"), Vec::new());
+        while whole.len() < all.len() {
+            whole.extend(calm.read(64 * 1024).await);
+        }
+        let same = whole.iter().zip(&all).take_while(|(a, b)| a == b).count();
+        assert_eq!(same, all.len(), "not the same bytes");
+    });
 }
