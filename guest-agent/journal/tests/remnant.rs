@@ -252,3 +252,48 @@ fn the_last_lines_are_counted_across_the_kill() {
         assert_eq!(got, all[all.len().saturating_sub(lines)..], "{lines}");
     }
 }
+
+#[test]
+fn damage_behind_the_header_invents_and_doubles_nothing() {
+    let mut machine = Machine::new();
+    killed(&mut machine);
+    let path = machine.path("var", "system.journal");
+    let whole = fs::read(&path).unwrap();
+    let message = b"MESSAGE=boot 1 entry 31";
+    let behind = whole
+        .windows(message.len())
+        .position(|window| window == message)
+        .unwrap();
+    let known = expected(1, 1..=40);
+    // SplitMix64, as in `cargo xtask chaos`.
+    let mut state = 5_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        usize::try_from(mixed >> 32).unwrap() % below
+    };
+    let mut most = 0;
+    for _ in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random(4) {
+            let at = behind + random(whole.len() - behind);
+            let length = (1 + random(200)).min(whole.len() - at);
+            let value = [0, 0xff, u8::try_from(random(256)).unwrap()][random(3)];
+            bytes[at..at + length].fill(value);
+        }
+        fs::write(&path, &bytes).unwrap();
+        let (got, _) = read(&mut machine.journal(), &mut Position::START.clone());
+        assert_eq!(got[..30], known[..30]);
+        let mut of_remnant = got[30..].to_vec();
+        assert!(
+            of_remnant
+                .iter()
+                .all(|message| known[30..].contains(message))
+        );
+        of_remnant.sort();
+        of_remnant.dedup();
+        assert_eq!(of_remnant.len(), got.len() - 30, "{got:?}");
+        most = most.max(got.len());
+    }
+    assert!(most >= 37, "{most} of 40 at best");
+}
