@@ -59,7 +59,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         )?;
     }
     write!(out, "], \"searches\": [")?;
-    for (index, (name, query, lines)) in searches().into_iter().enumerate() {
+    let unit = unit_of_corpus(parent, id)?;
+    for (index, (name, query, lines)) in searches(&unit).into_iter().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let (found, milliseconds) = search(parent, id, &query, lines)?;
         write!(
@@ -71,8 +72,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn searches() -> Vec<(&'static str, Query, usize)> {
-    let unit = || Query::new().units(["nat1.service"]);
+/// The first unit in the journal that is one of the corpus.
+fn unit_of_corpus(parent: &str, id: &str) -> Result<String, Box<dyn Error>> {
+    let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
+    let mut position = Position::START;
+    loop {
+        let mut batch = BatchEncoder::new(BATCH_BYTES);
+        let outcome = journal.read_after(&position, &mut batch)?;
+        position = journal.end().unwrap_or(position);
+        let block = batch.finish();
+        let mut fields = Vec::new();
+        let mut decoder = BatchDecoder::new(&block)?;
+        while decoder.read_into(&mut fields)?.is_some() {
+            let unit = |bytes: &[u8]| {
+                let unit = bytes.strip_prefix(b"_SYSTEMD_UNIT=")?;
+                unit.starts_with(b"corpus@").then(|| unit.to_vec())
+            };
+            if let Some(unit) = fields.iter().find_map(|field| unit(field.bytes)) {
+                return Ok(String::from_utf8(unit)?);
+            }
+        }
+        if outcome.caught_up {
+            return Err("the corpus has no unit of its own".into());
+        }
+    }
+}
+
+fn searches(unit: &str) -> Vec<(&'static str, Query, usize)> {
+    let unit = || Query::new().units([unit]);
     vec![
         ("last 10", Query::new(), 10),
         ("last 10 of a unit", unit(), 10),
