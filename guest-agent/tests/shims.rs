@@ -132,8 +132,23 @@ async fn the_rust_shims_order_without_check_and_destroy() {
     if !in_namespaces("the_rust_shims_order_without_check_and_destroy") {
         return;
     }
-    let lab = Lab::make().await;
+    let mut lab = Lab::make().await;
+    // With its VM elsewhere it names its root by an image, and nothing may be fetched or mounted for that.
+    let root = lab.agent.at("shared").join(WORK).join("rootfs");
+    let place = root.display().to_string();
+    let image = storage(
+        "image_guest_pull",
+        "localhost/instance:1",
+        "overlay",
+        &place,
+        &[],
+    );
+    lab.pod.storages.push(image);
+    // What it takes back when a container could not be made.
+    let (code, _) = refusal(lab.kata.remove(WORK).await);
+    assert_eq!(code, Code::INVALID_ARGUMENT);
     let running = lab.pod.rs_up(&lab.kata).await.unwrap();
+    assert!(!root.exists());
     lab.check_guest();
     assert!(running.is_whole());
     let waiters: Vec<_> = (0..3)

@@ -34,8 +34,8 @@ pub use block::{Settings, Volume, provision};
 pub use share::Share;
 pub use spec::{VolumeSpec, join, split, without_host};
 
-/// Kata's names for the kinds of storage that are mounted here.
-pub const DRIVERS: [&str; 7] = [
+/// Kata's names for the kinds of storage that are taken here.
+pub const DRIVERS: [&str; 8] = [
     "blk",
     "virtio-fs",
     "ephemeral",
@@ -43,7 +43,12 @@ pub const DRIVERS: [&str; 7] = [
     "bind",
     "overlayfs",
     "watchable-bind",
+    ROOT_IMAGE,
 ];
+
+/// A container's root as the name of an image, from a shim whose VM is elsewhere. The guest is that root already, so
+/// nothing is fetched or mounted for it.
+pub const ROOT_IMAGE: &str = "image_guest_pull";
 
 /// The longest mount point, `PATH_MAX` of `linux/limits.h` less the terminating zero.
 const MAX_PATH_BYTES: usize = 4095;

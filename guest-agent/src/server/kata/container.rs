@@ -24,7 +24,7 @@ use crate::{
     sandbox::{self, Action, Container, ContainerId, Event, Order, Pause, SandboxError},
     server::error::RequestError,
     storage::{
-        self,
+        self, ROOT_IMAGE,
         group::{FsGroup, Policy},
         oci::{self, RawMount},
         spec::RawStorage,
@@ -98,6 +98,15 @@ pub(super) fn order(
     let mut environment = Environment::parse(&process.Env)?;
     environment.add_default(INSTANCE, &closure.name);
     let mut mounts = oci::parse(spec.Mounts.into_iter().map(raw_mount).collect())?;
+    let (root, storages): (Vec<_>, Vec<_>) = storages
+        .into_iter()
+        .partition(|storage| storage.driver == ROOT_IMAGE);
+    for image in root {
+        info!(
+            image = image.source,
+            "the guest is the root that the image names"
+        );
+    }
     let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
     oci::straighten(&mut disks, &mut mounts);
     let volumes = storage::join(disks, &closure.volumes)?;
