@@ -18,6 +18,8 @@ const SOURCES: [&str; 4] = [
     "age-tpm/src",
     "seed-shell/src",
 ];
+/// How far the parts of a message may be from each other in the source, in bytes: what is filled in stands there by name.
+const NEAR: usize = 80;
 /// The head of a table of messages.
 const MESSAGES: &str = "| message |";
 
@@ -41,14 +43,34 @@ pub(super) fn check(places: &Places, document: &str, text: &str) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let said = sources(places)?;
+    let said = sources(&places.root)?;
     for message in wanted {
-        let known = message
-            .split('…')
-            .all(|part| said.contains(&squeezed(part)));
-        ensure!(known, "{document}: no program says {message:?}");
+        ensure!(
+            says(&said, &message),
+            "{document}: no program says {message:?}"
+        );
     }
     Ok(())
+}
+
+/// Whether the parts of a message stand in one place of the sources, in their order.
+fn says(said: &str, message: &str) -> bool {
+    let parts: Vec<_> = message.split('…').map(squeezed).collect();
+    let mut parts = parts.iter().filter(|part| !part.is_empty());
+    let Some(first) = parts.next() else {
+        return false;
+    };
+    let rest: Vec<_> = parts.collect();
+    said.match_indices(first.as_str()).any(|(at, found)| {
+        let mut after = &said[at + found.len()..];
+        rest.iter().all(|part| {
+            let Some(place) = after.find(part.as_str()).filter(|place| *place <= NEAR) else {
+                return false;
+            };
+            after = &after[place + part.len()..];
+            true
+        })
+    })
 }
 
 /// Words after `cargo xtask`: the first is a command in the usage text.
@@ -62,7 +84,7 @@ pub(super) fn xtask(words: &str) -> Result<()> {
     Ok(())
 }
 
-/// Words after `seed`: the first is a command of the program.
+/// Words after `seed`: the first is a command of the program, and what looks like an option is one of that command.
 fn seed(places: &Places, words: &str) -> Result<()> {
     let word = words.split(' ').next().unwrap_or_default();
     if word.starts_with('-') || word.chars().all(|c| c.is_ascii_uppercase()) {
@@ -73,7 +95,25 @@ fn seed(places: &Places, words: &str) -> Result<()> {
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    let help = String::from_utf8_lossy(&output.stdout);
+    match unknown_option(words, &help) {
+        Some(option) => bail!("'seed {word}' has no option {option}"),
+        None => Ok(()),
+    }
+}
+
+/// The first option among the words, up to a lone `--` or another program, that the help does not name.
+fn unknown_option<'a>(words: &'a str, help: &str) -> Option<&'a str> {
+    let known = |option: &str| {
+        help.split(|c: char| c.is_whitespace() || ",[]=|".contains(c))
+            .any(|word| word == option)
+    };
+    words
+        .split_whitespace()
+        .take_while(|word| !["--", "|"].contains(word))
+        .filter(|word| word.starts_with('-') && word.len() > 1)
+        .map(|word| word.split('=').next().unwrap_or(word))
+        .find(|option| !known(option))
 }
 
 fn without_blocks(text: &str) -> String {
@@ -115,12 +155,9 @@ fn messages(prose: &str) -> Vec<String> {
 }
 
 /// All sources as one text, as a message in it would be: strings that go over several lines are joined.
-fn sources(places: &Places) -> Result<String> {
+fn sources(root: &Path) -> Result<String> {
     let mut text = String::new();
-    let mut open: Vec<PathBuf> = SOURCES
-        .iter()
-        .map(|folder| places.root.join(folder))
-        .collect();
+    let mut open: Vec<PathBuf> = SOURCES.iter().map(|folder| root.join(folder)).collect();
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -161,6 +198,39 @@ mod tests {
         }
         assert!(xtask("deploy").is_err());
         assert!(xtask("Each").is_err());
+    }
+
+    #[test]
+    fn an_option_is_one_that_the_help_names() {
+        let help = "Usage: seed ps [--quiet]\n  -A, --all-namespaces  of every namespace\n  --size SIZE  how large";
+        assert_eq!(unknown_option("ps -A --all-namespaces", help), None);
+        assert_eq!(unknown_option("ps --all", help), Some("--all"));
+        assert_eq!(unknown_option("run --size=xs -- --odd", help), None);
+        assert_eq!(unknown_option("tpm backup db - | age -r KEY", help), None);
+    }
+
+    #[test]
+    fn the_parts_of_a_message_stand_in_one_place_and_in_order() {
+        let said = format!(
+            "\"volume {{name}} is in use by another VM\" {} \"socket path {{}} has {{}} bytes\"",
+            "x".repeat(NEAR)
+        );
+        let said = said.as_str();
+        assert!(says(said, "volume … is in use by another VM"));
+        assert!(says(said, "socket path … has … bytes"));
+        assert!(!says(said, "socket path … is in use by another VM"));
+        assert!(!says(said, "volume … bytes") && !says(said, "…"));
+    }
+
+    #[test]
+    fn a_program_says_each_message_of_the_operators_page() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let said = sources(&root).expect("sources");
+        let page = fs::read_to_string(root.join("docs/operator.md")).expect("a page");
+        let wanted = messages(&without_blocks(&page));
+        assert!(wanted.len() > 5, "{wanted:?}");
+        let unsaid: Vec<_> = wanted.iter().filter(|text| !says(&said, text)).collect();
+        assert!(unsaid.is_empty(), "{unsaid:?}");
     }
 
     #[test]
