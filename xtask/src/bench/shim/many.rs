@@ -18,6 +18,9 @@ use crate::{
 /// Several guests on few cores, without KVM.
 const BOOTS: Duration = Duration::from_secs(1800);
 
+/// What is left behind of them all.
+pub(super) const LEFT: &str = "left behind";
+
 pub(in crate::bench) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>> {
     let count = names.len();
     say(&format!("  {count} instances at once"));
@@ -57,7 +60,8 @@ pub(in crate::bench) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>>
         row(name("an exec in each"), "s", execs, &[]),
         row(name("its line in each log"), "s", logs, &[]),
         row(name("all stopped"), "s", stops, &[]),
-        row(name("left behind"), "", 0.0, &[]),
+        // Anything else has ended this above.
+        row(name(LEFT), "", 0.0, &[]),
     ])
 }
 

@@ -14,7 +14,7 @@ use std::{fs, path::Path, path::PathBuf, process::Command, thread, time::Duratio
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{Options, Results, Row, machine, median};
+use super::{Options, Results, Row, judge, machine, median};
 use crate::{
     containerd,
     lab::{self, BOOT, COMMAND, Lab, STOP, until},
@@ -33,6 +33,16 @@ const APART: Duration = Duration::from_millis(500);
 /// What flows into a log: some lines a second.
 const FLOW: &str =
     "i=0; while :; do i=$((i+1)); echo \"line $i of a steady flow\"; sleep 0.2; done";
+/// The most that these may be, in the units of their rows.
+const TARGETS: [(&str, f64); 6] = [
+    ("shim, logs flowing: RSS", 6.0),
+    ("shim, logs flowing: PSS", 4.0),
+    ("binary", 4.0),
+    (launch::BEYOND_DAEMONS, 60.0),
+    (EXEC_RATIO, 1.5),
+    ("100 execs at once: lost", 0.0),
+];
+const EXEC_RATIO: &str = "  of systemd-run's time inside";
 /// A unit that runs [`FLOW`] in the guest.
 const FLOW_UNIT: &str = "bench-flow";
 /// A busy machine without KVM boots several guests at once in minutes.
@@ -95,6 +105,8 @@ pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
     let mut machine = machine();
     machine.insert("accel".to_owned(), accel);
     machine.insert("runs".to_owned(), json!(options.runs));
+    let left = format!("{} at once: {}", vms.len(), many::LEFT);
+    judge(&rows, &[&TARGETS[..], &[(&left, 0.0)]].concat(), options)?;
     Ok(Results { machine, rows })
 }
 
@@ -209,8 +221,12 @@ fn execs(lab: &Lab, runs: usize) -> Result<Vec<Row>> {
         theirs.push(nanoseconds / 1e6);
     }
     let middle = |values: &[f64]| median(values).context("no exec was measured");
-    let peers = [("systemd-run inside", middle(&theirs)?)];
-    Ok(vec![row("exec of /bin/true", "ms", middle(&ours)?, &peers)])
+    let (ours, theirs) = (middle(&ours)?, middle(&theirs)?);
+    let peers = [("systemd-run inside", theirs)];
+    Ok(vec![
+        row("exec of /bin/true", "ms", ours, &peers),
+        row(EXEC_RATIO, "", ours / theirs, &[]),
+    ])
 }
 
 /// Many at once, each with an output of its own.
