@@ -434,6 +434,10 @@ async fn a_log_outlives_its_instance() {
         block: encoder.finish(),
     };
     store.append(&frame).unwrap();
+    let web = dir.join("namespaces/web");
+    let mut of_web = Store::open(&web, Limits::default()).unwrap();
+    of_web.append(&line(1, 1, "in a namespace")).unwrap();
+    drop(of_web);
     lab.check("logs").await;
     drop(store);
     lab.check("rm").await;
