@@ -141,6 +141,11 @@ impl InstancePaths {
         self.run.join("instance.json")
     }
 
+    /// Says under which name the instance keeps what stays, where that is not its id: for who knows the id alone.
+    pub fn kept_name(&self) -> PathBuf {
+        self.run.join("kept-as")
+    }
+
     /// The management socket.
     pub fn management_socket(&self) -> PathBuf {
         self.run.join("management.sock")

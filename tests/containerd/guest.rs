@@ -7,14 +7,15 @@ use std::{
     net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::{Child, Command},
 };
 
 use anyhow::{Context, Result, ensure};
 use seed_tests::{
     Containerd, Cri, Runner, Version,
     containerd::{Options, Programs, image::Image},
-    cri::api::Mount,
-    lab::{ACCEL_VARIABLE, GUEST_VARIABLE},
+    cri::api::{Device, Mount},
+    lab::{ACCEL_VARIABLE, GUEST_VARIABLE, output},
     limit,
 };
 
@@ -37,7 +38,8 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
         };
         let mut containerd = Containerd::make(programs, version, &options)?;
         let accel = env::var(ACCEL_VARIABLE).unwrap_or_else(|_| "auto".to_owned());
-        containerd.write_shim_config(&format!("accel = {accel:?}"))?;
+        let allowed = "enable_annotations = [\"tpm_socket\"]";
+        containerd.write_shim_config(&format!("accel = {accel:?}\n{allowed}"))?;
         containerd.run()?;
         containerd.import_busybox()?;
         containerd.import(&Image {
@@ -72,6 +74,18 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         mount("/etc/seed-map", &config_map, true),
         mount("/srv/claim", &claim, false),
     ];
+    container.mounts.extend(many_binds(containerd)?);
+    let disk = LoopDevice::make(&containerd.dir().join("raw.img"))?;
+    container.devices = vec![Device {
+        container_path: "/dev/raw".to_owned(),
+        host_path: disk.node.clone(),
+        permissions: "rwm".to_owned(),
+        ..Default::default()
+    }];
+    let tpm = Tpm::start(containerd.dir())?;
+    container
+        .annotations
+        .insert(TPM_SOCKET.to_owned(), tpm.socket.display().to_string());
     let id = cri.create(&pod, &container, &config)?;
     cri.start(&id)?;
     let sh = |line: &str| -> Result<String> {
@@ -106,6 +120,39 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         "the host name"
     );
 
+    let listed = format!("cat $(seq -f {BINDS_AT}/%g/file -s ' ' 1 {BINDS})");
+    let wanted: Vec<_> = (1..=BINDS).map(|number| number.to_string()).collect();
+    ensure!(
+        sh(&listed)?.split_whitespace().eq(&wanted),
+        "the {BINDS} binds"
+    );
+
+    // A raw block volume: what the guest writes to the device is on the host's.
+    sh("test -b /dev/raw && echo -n straight through | dd of=/dev/raw conv=fsync 2>/dev/null")?;
+    ensure!(
+        fs::read(containerd.dir().join("raw.img"))?.starts_with(b"straight through"),
+        "the raw volume"
+    );
+
+    // The TPM is the one that somebody else runs: the identity is in its state, and none is made by the shim.
+    ensure!(
+        sh("cat /seed/tpm/age-identity")?.contains("AGE-PLUGIN-TPM"),
+        "no identity"
+    );
+    let own = containerd.state_dir().join("tpm/k8s.io/test_guest_app");
+    ensure!(
+        tpm.has_state()? && !own.join("tpm2-00.permall").exists(),
+        "the annotation's TPM was not used"
+    );
+
+    // A process that the guest's kernel kills for lack of memory is the container's reason.
+    sh(
+        "systemd-run --quiet --wait --property=MemoryMax=16M --property=MemorySwapMax=0 tail /dev/zero; test $? != 0",
+    )?;
+    limit::until("the reason", limit::COMMAND, || {
+        Ok((cri.status(&id)?.reason == "OOMKilled").then_some(()))
+    })?;
+
     // The pod's address is the guest's, and TCP goes both ways over the wire.
     let address = cri.pod_status(&pod)?.network.ip.clone();
     let links = sh("ip -o addr show dev eth0")?;
@@ -139,6 +186,89 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
     ensure!(claim.join("file").exists(), "the claim's file is gone");
     ensure!(config_map.join("..data").exists(), "the ConfigMap is gone");
     pod::end(containerd, &cri, &pod)
+}
+
+/// The annotation that names the TPM of somebody else.
+const TPM_SOCKET: &str = "io.katacontainers.config.hypervisor.tpm_socket";
+
+/// How many folders the pod has mounted, and below what: Kata is known to drop most of so many.
+const BINDS: usize = 70;
+const BINDS_AT: &str = "/srv/binds";
+
+fn many_binds(containerd: &Containerd) -> Result<Vec<Mount>> {
+    let bind = |number: usize| {
+        let folder = containerd.dir().join("binds").join(number.to_string());
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("file"), format!("{number}\n"))?;
+        Ok(mount(&format!("{BINDS_AT}/{number}"), &folder, true))
+    };
+    (1..=BINDS).map(bind).collect()
+}
+
+/// A block device over a file, until this is dropped.
+struct LoopDevice {
+    node: String,
+}
+
+impl LoopDevice {
+    fn make(image: &Path) -> Result<Self> {
+        fs::write(image, vec![0; 8 << 20])?;
+        let mut command = Command::new("losetup");
+        command.args(["--find", "--show"]).arg(image);
+        let made = output(command, limit::COMMAND)?;
+        ensure!(made.status.success(), "losetup: {made:?}");
+        let node = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        Ok(Self { node })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .args(["--detach", &self.node])
+            .status();
+    }
+}
+
+/// A swtpm of our own, until this is dropped.
+struct Tpm {
+    child: Child,
+    socket: PathBuf,
+    state: PathBuf,
+}
+
+impl Tpm {
+    fn start(dir: &Path) -> Result<Self> {
+        let (socket, state) = (dir.join("tpm.sock"), dir.join("own-tpm"));
+        fs::create_dir(&state)?;
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", state.display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={}", socket.display()))
+            .spawn()
+            .context("start swtpm")?;
+        let tpm = Self {
+            child,
+            socket,
+            state,
+        };
+        limit::until("swtpm's socket", limit::COMMAND, || {
+            Ok(tpm.socket.exists().then_some(()))
+        })?;
+        Ok(tpm)
+    }
+
+    fn has_state(&self) -> Result<bool> {
+        Ok(self.state.join("tpm2-00.permall").metadata()?.len() > 0)
+    }
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn mount(to: &str, from: &Path, readonly: bool) -> Mount {

@@ -224,6 +224,21 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let by_file = by_file.iter().all(|part| told.contains(part));
     ensure!(by_words != by_file, "DNS in {told}");
 
+    // What stays has the pod's name; while it runs the container's id leads there, too.
+    for name in [id.as_str(), "test_life_app"] {
+        let said = seed(containerd, &["logs", name])?;
+        ensure!(
+            said.contains("stub guest is up"),
+            "seed logs {name}: {said}"
+        );
+    }
+    let refused = seed(containerd, &["rm", "test_life_app", "--yes"]);
+    let said = format!(
+        "{:#}",
+        refused.err().context("removed under a running pod")?
+    );
+    ensure!(said.contains("is running"), "{said}");
+
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
     let none = cri.exec_sync(&id, &["nonesuch"]);
@@ -258,7 +273,24 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
         kept.display(),
         kept_names()
     );
-    end(containerd, cri, &pod)
+    end(containerd, cri, &pod)?;
+    let said = seed(containerd, &["logs", "test_life_app"])?;
+    ensure!(said.contains("stub guest is up"), "seed logs: {said}");
+    seed(containerd, &["rm", "test_life_app", "--yes"])?;
+    ensure!(!kept.exists(), "{} was not removed", kept.display());
+    Ok(())
+}
+
+/// `seed ARGS` in CRI's namespace, which must succeed; what it printed.
+fn seed(containerd: &Containerd, args: &[&str]) -> Result<String> {
+    let mut command = containerd.seed(&["--namespace", "k8s.io"]);
+    let output = command.args(args).output()?;
+    ensure!(
+        output.status.success(),
+        "seed {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn streams(containerd: &mut Containerd, cri: &Cri) -> Result<()> {

@@ -14,7 +14,8 @@ use crate::{
     agent::Context,
     env::{self, EnvError, Environment},
     storage::{
-        self, Settings, Share, Volume, VolumeSpec,
+        self, Device, Settings, Share, Volume, VolumeSpec,
+        device::DeviceError,
         oci::Mount,
         owner::{self, OwnerNames},
         share::{self, ShareError},
@@ -40,6 +41,8 @@ pub struct Order {
     pub shares: Vec<Share>,
     /// What the host wants to have in its place, of these shares or of others.
     pub mounts: Vec<Mount>,
+    /// Disks that are wanted as they are.
+    pub devices: Vec<Device>,
 }
 
 /// Why an order cannot be carried out.
@@ -51,6 +54,9 @@ pub enum ProvisionError {
     /// A mount of the host's. An instance without its files is not what was asked for.
     #[error(transparent)]
     Mount(#[from] ShareError),
+    /// A disk. An instance without it is not what was asked for, either.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A thread ended early.
     #[error("the thread that mounts ended early")]
     Thread(#[source] io::Error),
@@ -63,11 +69,13 @@ pub async fn provision(ctx: &Arc<Context>, order: Order) -> Result<(), Provision
         volumes,
         shares,
         mounts,
+        devices,
     } = order;
     write_environment(ctx, environment).await?;
     let storage = async {
         bring_up(ctx, volumes, DEVICE_LIMIT).await;
         bring_up_shares(ctx, shares).await;
+        bring_up_devices(ctx, devices).await?;
         bring_up_mounts(ctx, mounts).await
     };
     // Disks and TPM know nothing of each other, and each takes its time.
@@ -129,14 +137,7 @@ async fn bring_up(ctx: &Context, specs: Vec<VolumeSpec>, device_limit: Duration)
     if specs.is_empty() {
         return;
     }
-    let paths = &ctx.config.paths;
-    let settings = Settings {
-        sys_block: paths.sys_block.clone(),
-        sys_devices: paths.sys_devices(),
-        dev: paths.dev.clone(),
-        etc: paths.etc.clone(),
-        device_limit,
-    };
+    let settings = settings(ctx, device_limit);
     let done = task::spawn_blocking(move || storage::provision(&specs, &settings)).await;
     let volumes = match done {
         Ok(volumes) => volumes,
@@ -176,6 +177,32 @@ pub async fn bring_up_shares(ctx: &Context, shares: Vec<Share>) {
         let message = format!("their thread ended early: {error}");
         ctx.status.problem("storage", message);
     }
+}
+
+fn settings(ctx: &Context, device_limit: Duration) -> Settings {
+    let paths = &ctx.config.paths;
+    Settings {
+        sys_block: paths.sys_block.clone(),
+        sys_devices: paths.sys_devices(),
+        dev: paths.dev.clone(),
+        etc: paths.etc.clone(),
+        device_limit,
+    }
+}
+
+async fn bring_up_devices(ctx: &Context, devices: Vec<Device>) -> Result<(), ProvisionError> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let settings = settings(ctx, DEVICE_LIMIT);
+    let work = move || {
+        devices
+            .iter()
+            .try_for_each(|device| device.bring_up(&settings))
+    };
+    let done = task::spawn_blocking(work).await;
+    done.map_err(|error| ProvisionError::Thread(error.into()))??;
+    Ok(())
 }
 
 /// Mounts in the host's order: one may be below another.

@@ -16,7 +16,7 @@ use crate::{
     journal::JournalError,
     network::NetworkError,
     sandbox::{ProvisionError, SandboxError},
-    storage::{SpecError, online::OnlineError, share::ShareError},
+    storage::{SpecError, device::DeviceError, online::OnlineError, share::ShareError},
     sys::modules::ModuleError,
     systemd::SystemdError,
 };
@@ -77,6 +77,9 @@ pub enum RequestError {
     /// Units and power.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
+    /// A disk at a path of its own.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A kernel module.
     #[error(transparent)]
     Module(#[from] ModuleError),
@@ -87,6 +90,7 @@ impl From<ProvisionError> for RequestError {
         match error {
             ProvisionError::Env(error) => error.into(),
             ProvisionError::Mount(error) => error.into(),
+            ProvisionError::Device(error) => error.into(),
             ProvisionError::Thread(source) => Self::internal("mounting", source),
         }
     }
@@ -119,6 +123,8 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Online(error) => online(&error, message),
             RequestError::Network(error) => network(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
+            RequestError::Device(DeviceError::Missing { .. }) => status::unavailable(message),
+            RequestError::Device(DeviceError::Link { .. }) => status::failed_precondition(message),
             RequestError::Module(error) => module(&error, message),
         }
     }

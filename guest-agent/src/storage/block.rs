@@ -89,7 +89,8 @@ pub struct Volume {
 
 /// Why a volume is not mounted, or not as it should be.
 #[derive(Debug, Error)]
-enum BlockError {
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BlockError {
     #[error("the host attached no device for it")]
     NoDevice,
     #[error("{device} did not appear within {} s", limit.as_secs())]
@@ -273,7 +274,7 @@ fn bring_up(spec: &VolumeSpec, settings: &Settings, volume: &mut Volume) -> Resu
 }
 
 /// The node of the device, as soon as there is one.
-fn wait_for(device: &DeviceRef, settings: &Settings) -> Result<PathBuf, BlockError> {
+pub(super) fn wait_for(device: &DeviceRef, settings: &Settings) -> Result<PathBuf, BlockError> {
     let deadline = Instant::now() + settings.device_limit;
     loop {
         let node = match device {

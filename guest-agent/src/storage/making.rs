@@ -58,7 +58,7 @@ const NEW_NAME: &str = "/proc/sys/kernel/random/uuid";
 
 /// Why there is no new file system.
 #[derive(Debug, Error)]
-pub(super) enum MakeError {
+pub enum MakeError {
     #[error("{} cannot be marked: {source}", node.display())]
     Mark { node: PathBuf, source: io::Error },
     #[error("no file system could be made: {0}")]

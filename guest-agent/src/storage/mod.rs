@@ -4,10 +4,12 @@
 //!
 //! [`spec`] turns the host's and the closure's words into a [`VolumeSpec`]; [`block`] does the work;
 //! [`probe`] decides what a device holds; `making` makes a file system where there is none; [`owner`] sets owner and mode of the mount point, [`group`] the
-//! group of all files. [`share`] is storage that is no disk, [`oci`] what a container engine wants to have in
+//! group of all files. [`device`] is a disk
+//! without a file system, [`share`] is storage that is no disk, [`oci`] what a container engine wants to have in
 //! its place, [`watch`] copies that follow their originals; [`online`] and [`swap`] are for later.
 
 pub mod block;
+pub mod device;
 pub mod group;
 mod making;
 pub mod oci;
@@ -31,6 +33,7 @@ use thiserror::Error;
 use crate::sys::pci::PciPath;
 
 pub use block::{Settings, Volume, provision};
+pub use device::Device;
 pub use share::Share;
 pub use spec::{VolumeSpec, join, split, without_host};
 

@@ -2,13 +2,13 @@
 
 use seed_protocol::{
     kata::{
-        agent::{CreateContainerRequest, Storage},
+        agent::{CreateContainerRequest, Device, Storage},
         oci,
     },
     paths,
 };
 
-use crate::spec::{EnvVar, SharedMount, VmSpec, VolumeSpec};
+use crate::spec::{BlockDevice, EnvVar, SharedMount, VmSpec, VolumeSpec};
 
 /// The order that a guest gets: environment and volumes.
 pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
@@ -33,6 +33,7 @@ pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
             .into_iter()
             .chain(spec.volumes.iter().map(storage))
             .collect(),
+        devices: spec.devices.iter().map(device).collect(),
         OCI: Some(oci).into(),
         ..Default::default()
     }
@@ -56,6 +57,15 @@ fn mount(shared: &SharedMount) -> oci::Mount {
         source: format!("{}/{}", paths::SHARE_DIR, shared.name),
         type_: "bind".into(),
         options: shared.options.clone(),
+        ..Default::default()
+    }
+}
+
+fn device(device: &BlockDevice) -> Device {
+    Device {
+        type_: "blk".into(),
+        container_path: device.path.to_string_lossy().into_owned(),
+        options: vec![format!("serial={}", device.serial())],
         ..Default::default()
     }
 }

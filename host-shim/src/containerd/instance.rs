@@ -32,6 +32,7 @@ use super::{
 use crate::{
     names::{ContainerId, Namespace},
     paths::{InstancePaths, Paths},
+    tpm::{StateDir, StateDirError},
 };
 
 /// How long another command may hold the instance: the time that a shim may take to start, and some more.
@@ -152,6 +153,12 @@ impl Instance {
     pub fn named(paths: &Paths, namespace: Namespace, id: ContainerId) -> Self {
         let socket = paths.task_socket(&namespace, &id, "");
         let paths = paths.instance(&namespace, &id);
+        // A pod's container keeps what stays under its pod's name. Only a name is taken for one.
+        let kept = fs::read_to_string(paths.kept_name()).ok();
+        let paths = match kept.and_then(|name| name.parse::<ContainerId>().ok()) {
+            Some(name) => paths.kept_as(name.as_str()),
+            None => paths,
+        };
         Self {
             namespace,
             id,
@@ -376,6 +383,14 @@ impl Instance {
         if belongings.is_empty() {
             return Err(self.unknown());
         }
+        // A pod's container runs under another name than it keeps these under.
+        let _free = match StateDir::lock(&self.paths) {
+            Err(StateDirError::InUse(_)) => {
+                return Err(InstanceError::StillRunning(self.id.clone()));
+            }
+            // Whatever is wrong with it, it is to be deleted.
+            locked => locked.ok(),
+        };
         for dir in &belongings {
             fs::remove_dir_all(dir).map_err(|source| InstanceError::Io {
                 path: dir.clone(),

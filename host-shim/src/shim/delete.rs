@@ -141,6 +141,7 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
 
 fn remove(paths: &InstancePaths, socket: Option<&Path>) {
     let _ = fs::remove_file(paths.management_socket());
+    let _ = fs::remove_file(paths.kept_name());
     // A pod's shim goes on when one container of it is gone.
     if let Some(socket) = socket
         && UnixStream::connect(socket).is_err()
@@ -182,6 +183,7 @@ mod tests {
         let socket = dir.path().join("task.sock");
         fs::create_dir_all(paths.vm_dir()).unwrap();
         fs::create_dir_all(paths.tpm_dir()).unwrap();
+        fs::write(paths.kept_name(), "prod_web-0_app").unwrap();
         fs::write(&socket, "").unwrap();
         StateFile {
             config,

@@ -120,8 +120,9 @@ impl Task {
         let id = ContainerId::try_from(id.as_str())?;
         let bundle = Bundle::read(&bundle_path)?;
         let paths = Paths::new(config).instance(namespace, &id);
-        let paths = match spec::state_name(&bundle.annotations) {
-            Some(name) => paths.kept_as(&name),
+        let kept = spec::state_name(&bundle.annotations);
+        let paths = match &kept {
+            Some(name) => paths.kept_as(name),
             None => paths,
         };
         let wires = match &bundle.network_namespace {
@@ -152,6 +153,13 @@ impl Task {
         };
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         make_dir(paths.run_dir())?;
+        if let Some(name) = &kept {
+            let path = paths.kept_name();
+            fs::write(&path, name).map_err(|source| TaskError::File {
+                what: path.display().to_string(),
+                source,
+            })?;
+        }
         let group = config.group.as_deref().map(access::group).transpose()?;
         if let Some(group) = group {
             access::share(&Paths::new(config), &paths, group)?;
@@ -263,6 +271,7 @@ impl Task {
         if let Some(server) = server {
             server.stop().await;
         }
+        let _ = fs::remove_file(self.paths.kept_name());
         // `seed run` keeps its own files there; containerd's instances have none, and leave no folder.
         let _ = fs::remove_dir(self.paths.run_dir());
         Ok(ended)

@@ -14,10 +14,11 @@ use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, InsideError, KernelFormat, Network, PodSpec, Sizing, VmSpec, VolumeError, accel,
+    Cpu, DeviceError, InsideError, KernelFormat, Network, PodSpec, Sizing, VmSpec, VolumeError,
+    accel,
     bootspec::{self, FILE},
     bundle::Mount,
-    cri, environment, inside, shares, sizing, volumes,
+    cri, devices, environment, inside, shares, sizing, volumes,
 };
 use crate::{
     config::Config,
@@ -53,6 +54,9 @@ pub enum SpecError {
     /// A volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A socket path.
     #[error(transparent)]
     Socket(#[from] SocketPathError),
@@ -224,6 +228,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     };
     check_mounts(&bundle.mounts)?;
     let volumes = volumes::from_mounts(&bundle.mounts)?;
+    let devices = devices::disks(&bundle.devices, &bundle.device_rules)?;
+    volumes::check_with(&volumes, &devices)?;
     let beacon_port = ports::BEACON;
     paths.check_sockets(beacon_port)?;
     let network = annotations.network.unwrap_or(Network::None);
@@ -259,6 +265,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         tpm_socket: kata.tpm_socket,
         rootfs: rootfs.to_owned(),
         volumes,
+        devices,
         network,
         forwards: annotations.publish,
         nics: nics.to_vec(),

@@ -10,7 +10,10 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::Resources;
+use super::{
+    Resources,
+    devices::{Device, Rule},
+};
 
 /// The file's name in a bundle.
 pub(super) const FILE: &str = "config.json";
@@ -66,7 +69,17 @@ struct Linux {
     #[serde(default)]
     namespaces: Vec<LinuxNamespace>,
     #[serde(default)]
-    resources: Option<Resources>,
+    resources: Option<LinuxResources>,
+    #[serde(default)]
+    devices: Vec<Device>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct LinuxResources {
+    #[serde(flatten)]
+    limits: Resources,
+    #[serde(default)]
+    devices: Vec<Rule>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -125,8 +138,12 @@ pub struct Bundle {
     pub annotations: BTreeMap<String, String>,
     /// The network namespace that it shall be in, where it names one that exists.
     pub network_namespace: Option<PathBuf>,
-    /// `linux.resources`.
+    /// `linux.resources`: limits.
     pub resources: Resources,
+    /// `linux.devices`.
+    pub devices: Vec<Device>,
+    /// `linux.resources.devices`.
+    pub device_rules: Vec<Rule>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -169,6 +186,7 @@ impl Bundle {
             .into_iter()
             .find(|one| one.kind == "network" && !one.path.as_os_str().is_empty())
             .map(|one| one.path);
+        let resources = linux.resources.unwrap_or_default();
         let root = path.join(root.map_or_else(|| PathBuf::from("rootfs"), |root| root.path));
         Ok(Self {
             path: path.to_owned(),
@@ -179,7 +197,9 @@ impl Bundle {
             mounts,
             annotations,
             network_namespace,
-            resources: linux.resources.unwrap_or_default(),
+            resources: resources.limits,
+            devices: linux.devices,
+            device_rules: resources.devices,
         })
     }
 }

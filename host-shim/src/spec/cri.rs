@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::Resources;
-use crate::names::{ContainerId, NameError};
+use crate::names::{ContainerId, MAX_NAME_BYTES, NameError};
 
 const TYPE: [&str; 2] = [
     "io.kubernetes.cri.container-type",
@@ -35,8 +35,8 @@ const CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 const CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 const MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
-/// A longer name of a folder is cut, and told from others by its hash. `NAME_MAX` is 255.
-const MAX_STATE_NAME_BYTES: usize = 180;
+/// A longer name is cut, and told from others by its hash: each is one that `seed` takes for an instance's.
+const MAX_STATE_NAME_BYTES: usize = MAX_NAME_BYTES;
 
 /// What a container is to its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,6 +119,8 @@ mod tests {
             annotations: annotations.iter().map(pair).collect(),
             network_namespace: None,
             resources: Resources::default(),
+            devices: Vec::new(),
+            device_rules: Vec::new(),
         };
         let namespace = Namespace::try_from("default").unwrap();
         let id = ContainerId::try_from("web").unwrap();

@@ -13,6 +13,7 @@ mod bootspec;
 mod builder;
 mod bundle;
 mod cri;
+mod devices;
 mod environment;
 mod forward;
 mod inside;
@@ -22,7 +23,10 @@ mod shares;
 mod sizing;
 mod volumes;
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 pub use accel::{AccelUnavailable, Cpu, host_accel, resolve as resolve_accel};
 pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX};
@@ -30,6 +34,7 @@ pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse
 pub use builder::{Inputs, SpecError, build, read_boot_spec};
 pub use bundle::{Bundle, BundleError};
 pub use cri::{Role, pod, pod_limits, pod_name, state_name};
+pub use devices::{BlockDevice, DeviceError};
 pub use environment::host_address;
 pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};
@@ -213,6 +218,8 @@ pub struct VmSpec {
     pub tpm_socket: Option<PathBuf>,
     /// Volumes, in the order of their device names.
     pub volumes: Vec<VolumeSpec>,
+    /// Disks that the guest gets as they are, after the volumes.
+    pub devices: Vec<BlockDevice>,
     /// The network card.
     pub network: Network,
     /// Ports of the host that lead into the guest, over the user-mode network.
@@ -235,7 +242,37 @@ pub struct VmSpec {
     pub annotations: std::collections::BTreeMap<String, String>,
 }
 
+/// A disk of the machine, whatever it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk<'a> {
+    /// The image file or block device on the host.
+    pub source: &'a Path,
+    /// It is a block device.
+    pub is_device: bool,
+    /// The guest may only read it.
+    pub read_only: bool,
+    /// How the guest knows it.
+    pub serial: String,
+}
+
 impl VmSpec {
+    /// All disks: volumes, then devices.
+    pub fn disks(&self) -> impl Iterator<Item = Disk<'_>> {
+        let volumes = self.volumes.iter().map(|volume| Disk {
+            source: &volume.source,
+            is_device: volume.is_device,
+            read_only: volume.read_only,
+            serial: volume.serial(),
+        });
+        let devices = self.devices.iter().map(|device| Disk {
+            source: &device.source,
+            is_device: true,
+            read_only: device.read_only,
+            serial: device.serial(),
+        });
+        volumes.chain(devices)
+    }
+
     /// Whether memory can be added while it runs.
     pub fn memory_grows(&self) -> bool {
         self.max_memory.get() > self.memory.get()
@@ -285,6 +322,7 @@ pub(crate) mod tests {
                 "data",
                 "/var/lib/seed/volumes/default/demo/data.img",
             )],
+            devices: Vec::new(),
             network: Network::None,
             forwards: Vec::new(),
             nics: Vec::new(),

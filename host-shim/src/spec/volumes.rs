@@ -19,7 +19,7 @@ use rustix::{
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::bundle::Mount;
+use super::{BlockDevice, bundle::Mount};
 use crate::{
     locks,
     names::{NameError, VolumeName},
@@ -159,13 +159,7 @@ impl VolumeSpec {
         if name.len() <= SERIAL_BYTES {
             return name.to_owned();
         }
-        Sha256::digest(name)
-            .iter()
-            .take(SERIAL_BYTES / 2)
-            .fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })
+        short_serial(name)
     }
 
     /// `mount` as a volume; `None` where it is none.
@@ -233,6 +227,17 @@ impl VolumeSpec {
     }
 }
 
+/// The start of a name's hash, as long as a serial may be.
+pub(super) fn short_serial(name: &str) -> String {
+    Sha256::digest(name)
+        .iter()
+        .take(SERIAL_BYTES / 2)
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
 /// All volumes among `mounts`.
 pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeError> {
     let mut volumes: Vec<VolumeSpec> = Vec::new();
@@ -256,6 +261,28 @@ pub(super) fn from_mounts(mounts: &[Mount]) -> Result<Vec<VolumeSpec>, VolumeErr
         return Err(VolumeError::TooMany(volumes.len()));
     }
     Ok(volumes)
+}
+
+/// Devices are disks, too: no more than there may be, and none that a volume is on.
+pub(super) fn check_with(
+    volumes: &[VolumeSpec],
+    devices: &[BlockDevice],
+) -> Result<(), VolumeError> {
+    let count = volumes.len() + devices.len();
+    if count > MAX_VOLUMES {
+        return Err(VolumeError::TooMany(count));
+    }
+    for device in devices {
+        let identity = fs::metadata(&device.source)
+            .ok()
+            .and_then(|metadata| Identity::of(&metadata));
+        let same = |volume: &&VolumeSpec| Some(volume.identity) == identity;
+        if let Some(volume) = volumes.iter().find(same) {
+            let (name, path) = (volume.name.clone(), device.source.clone());
+            return Err(VolumeError::SameImage { name, path });
+        }
+    }
+    Ok(())
 }
 
 fn check_mount_point(name: &VolumeName, path: &Path) -> Result<(), VolumeError> {

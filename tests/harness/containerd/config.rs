@@ -93,8 +93,8 @@ default_runtime_name = "runc"
 runtime_type = "io.containerd.runc.v2"
 [plugins."{runtime}".containerd.runtimes.seed]
 runtime_type = "io.containerd.seed.v2"
-pod_annotations = ["seed.loom.farm/*"]
-container_annotations = ["seed.loom.farm/*"]
+pod_annotations = ["seed.loom.farm/*", "io.katacontainers.*"]
+container_annotations = ["seed.loom.farm/*", "io.katacontainers.*"]
 {own}
 "#
     )

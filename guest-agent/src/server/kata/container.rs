@@ -24,7 +24,8 @@ use crate::{
     sandbox::{self, Action, Container, ContainerId, Event, Order, Pause, SandboxError},
     server::error::RequestError,
     storage::{
-        self, ROOT_IMAGE,
+        self, ROOT_IMAGE, SpecError,
+        device::RawDevice,
         group::{FsGroup, Policy},
         oci::{self, RawMount},
         spec::RawStorage,
@@ -47,6 +48,7 @@ pub(super) async fn create_container(
     let CreateContainerRequest {
         container_id,
         storages,
+        devices,
         OCI: spec,
         ..
     } = request;
@@ -59,6 +61,7 @@ pub(super) async fn create_container(
         return Ok(Empty::default());
     }
     let mut order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
+    order.devices = order_devices(devices)?;
     // Neither host nor closure gave a name.
     order.environment.add_default(INSTANCE, id.as_str());
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
@@ -67,6 +70,7 @@ pub(super) async fn create_container(
         variables = order.environment.len(),
         volumes = order.volumes.len(),
         mounts = order.mounts.len(),
+        devices = order.devices.len(),
         "provisioning"
     );
     // On a task of its own: a caller that hangs up does not leave the work half done.
@@ -116,7 +120,31 @@ pub(super) fn order(
         volumes,
         shares,
         mounts,
+        devices: Vec::new(),
     })
+}
+
+fn order_devices(devices: Vec<Device>) -> Result<Vec<storage::Device>, SpecError> {
+    let raw = |device: Device| {
+        let Device {
+            id,
+            type_: kind,
+            vm_path: _,
+            container_path: path,
+            options,
+            special_fields: _,
+        } = device;
+        RawDevice {
+            id,
+            kind,
+            path,
+            options,
+        }
+    };
+    devices
+        .into_iter()
+        .map(|device| raw(device).try_into())
+        .collect()
 }
 
 pub(super) async fn start_container(

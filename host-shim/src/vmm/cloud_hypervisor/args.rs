@@ -71,12 +71,12 @@ pub fn args(
     pair("--vsock", format!("cid={GUEST_CID},socket={vsock}").into());
     let tpm = quoted(&spec.tpm_control())?;
     pair("--tpm", format!("socket={tpm}").into());
-    for (index, volume) in spec.volumes.iter().enumerate() {
+    for (index, disk) in spec.disks().enumerate() {
         if index == 0 {
             args.push("--disk".into());
         }
-        let (path, serial) = (quoted(&volume.source)?, volume.serial());
-        let read_only = if volume.read_only { ",readonly=on" } else { "" };
+        let (path, serial) = (quoted(disk.source)?, disk.serial);
+        let read_only = if disk.read_only { ",readonly=on" } else { "" };
         // What the guest writes must not decide what its next start takes the image for.
         let disk = format!("path={path},image_type=raw,serial={serial}{read_only}");
         args.push(disk.into());

@@ -132,18 +132,14 @@ fn devices(args: &mut Args, spec: &VmSpec) {
 }
 
 fn disks(args: &mut Args, spec: &VmSpec) {
-    for (index, volume) in spec.volumes.iter().enumerate() {
-        let driver = if volume.is_device {
+    for (index, disk) in spec.disks().enumerate() {
+        let driver = if disk.is_device {
             "host_device"
         } else {
             "file"
         };
-        let read_only = if volume.read_only {
-            ",read-only=on"
-        } else {
-            ""
-        };
-        let source = escaped(&volume.source);
+        let read_only = if disk.read_only { ",read-only=on" } else { "" };
+        let source = escaped(disk.source);
         args.pair(
             "-blockdev",
             format!(
@@ -151,7 +147,7 @@ fn disks(args: &mut Args, spec: &VmSpec) {
                  file.driver={driver},file.filename={source}"
             ),
         );
-        let serial = volume.serial();
+        let serial = disk.serial;
         args.pair(
             "-device",
             format!("virtio-blk-pci,drive=disk{index},serial={serial}"),

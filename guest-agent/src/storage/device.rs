@@ -1,0 +1,189 @@
+//! Disks that the host wants to be found as they are, at a path of the container's: a raw block volume. No file
+//! system is made or mounted; a symbolic link leads from the path to the disk's node, whose owner is udev's business.
+
+use std::{fs, io, os::unix::fs::symlink, path::PathBuf};
+
+use thiserror::Error;
+use tracing::info;
+
+use super::{
+    DeviceRef, MountPoint, SpecError,
+    block::{self, BlockError, Settings},
+};
+use crate::sys::{file, pci::PciPath};
+
+/// Kata's name for a disk.
+const DISK: &str = "blk";
+
+/// An entry of the host, as it came.
+#[derive(Debug, Clone, Default)]
+pub struct RawDevice {
+    /// The place on the PCI bus, when there is no serial.
+    pub id: String,
+    /// Kata's name for the kind of device; `blk` is ours.
+    pub kind: String,
+    /// Where it is wanted.
+    pub path: String,
+    /// `serial=`.
+    pub options: Vec<String>,
+}
+
+/// A disk at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    device: DeviceRef,
+    path: PathBuf,
+}
+
+/// Why it is not there.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// There is no such disk.
+    #[error("{}: {source}", path.display())]
+    Missing {
+        /// Where it is wanted.
+        path: PathBuf,
+        /// Why.
+        source: BlockError,
+    },
+    /// Something else is at its path.
+    #[error("{} cannot be a link to {}", path.display(), node.display())]
+    Link {
+        /// Where it is wanted.
+        path: PathBuf,
+        /// The disk.
+        node: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl TryFrom<RawDevice> for Device {
+    type Error = SpecError;
+
+    fn try_from(raw: RawDevice) -> Result<Self, SpecError> {
+        let RawDevice {
+            id,
+            kind,
+            path,
+            options,
+        } = raw;
+        if kind != DISK {
+            return Err(SpecError::Driver(kind));
+        }
+        let serial = options.iter().find_map(|o| o.strip_prefix("serial="));
+        let device = match (serial, PciPath::parse(&id)) {
+            (Some(serial), _) if !serial.is_empty() => DeviceRef::Serial(serial.to_owned()),
+            (_, Some(place)) => DeviceRef::Pci(place),
+            _ => return Err(SpecError::NoDevice(path)),
+        };
+        let refuse = |reason| SpecError::Destination {
+            path: path.clone(),
+            reason,
+        };
+        let plain = MountPoint::plain(&path).map_err(refuse)?;
+        if plain.file_name().is_none() {
+            return Err(refuse("a device has a name"));
+        }
+        Ok(Self {
+            device,
+            path: plain,
+        })
+    }
+}
+
+impl Device {
+    /// Waits for the disk and makes the link. Blocks. Twice is harmless.
+    pub fn bring_up(&self, settings: &Settings) -> Result<(), DeviceError> {
+        let missing = |source| DeviceError::Missing {
+            path: self.path.clone(),
+            source,
+        };
+        let node = block::wait_for(&self.device, settings).map_err(missing)?;
+        if node == self.path || fs::read_link(&self.path).is_ok_and(|to| to == node) {
+            return Ok(());
+        }
+        let made = match self.path.parent() {
+            Some(parent) => file::make_directories(parent),
+            None => Ok(()),
+        };
+        let linked = made.and_then(|()| symlink(&node, &self.path));
+        linked.map_err(|source| DeviceError::Link {
+            path: self.path.clone(),
+            node: node.clone(),
+            source,
+        })?;
+        info!(path = %self.path.display(), node = %node.display(), "block device is there");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn raw(path: &str, options: &[&str]) -> RawDevice {
+        RawDevice {
+            kind: "blk".into(),
+            path: path.into(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            ..RawDevice::default()
+        }
+    }
+
+    #[test]
+    fn a_disk_is_linked_to_where_it_is_wanted_and_nothing_is_written_over() {
+        let root = tempfile::tempdir().unwrap();
+        let (sys, dev) = (root.path().join("block"), root.path().join("dev"));
+        fs::create_dir_all(sys.join("vdc")).unwrap();
+        fs::write(sys.join("vdc/serial"), "abc").unwrap();
+        fs::create_dir(&dev).unwrap();
+        fs::write(dev.join("vdc"), "").unwrap();
+        let settings = Settings {
+            sys_block: sys,
+            sys_devices: root.path().join("devices"),
+            dev: dev.clone(),
+            etc: root.path().to_owned(),
+            device_limit: Duration::ZERO,
+        };
+        let place = root.path().join("below/raw");
+        let text = place.to_str().unwrap();
+        let device = Device::try_from(raw(text, &["serial=abc"])).unwrap();
+        for _ in 0..2 {
+            device.bring_up(&settings).unwrap();
+            assert_eq!(fs::read_link(&place).unwrap(), dev.join("vdc"));
+        }
+        let other = root.path().join("taken");
+        fs::write(&other, "content").unwrap();
+        let device = Device::try_from(raw(other.to_str().unwrap(), &["serial=abc"])).unwrap();
+        assert!(matches!(
+            device.bring_up(&settings),
+            Err(DeviceError::Link { .. })
+        ));
+        assert_eq!(fs::read_to_string(&other).unwrap(), "content");
+        let device = Device::try_from(raw(text, &["serial=none"])).unwrap();
+        let error = device.bring_up(&settings).unwrap_err().to_string();
+        assert!(error.contains("below/raw"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (path, options) in [
+            ("relative", &["serial=a"][..]),
+            ("/", &["serial=a"]),
+            ("/a/../b", &["serial=a"]),
+            ("/dev/x", &[]),
+            ("/dev/x", &["serial="]),
+        ] {
+            assert!(Device::try_from(raw(path, options)).is_err(), "{path}");
+        }
+        let mut other = raw("/dev/x", &["serial=a"]);
+        other.kind = "vfio".into();
+        assert!(matches!(Device::try_from(other), Err(SpecError::Driver(_))));
+        let mut kata = raw("/dev/x", &[]);
+        kata.id = "02/03".into();
+        assert!(Device::try_from(kata).is_ok());
+    }
+}
