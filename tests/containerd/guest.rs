@@ -180,7 +180,7 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         stats.memory.working_set_bytes.value > 0 && stats.cpu.usage_core_nano_seconds.value > 0,
         "{stats:?}"
     );
-    cri.stop(&id, 90)?;
+    cri.stop(&id, 200)?;
     let status = cri.status(&id)?;
     ensure!(status.exit_code == 0, "{status:?}");
     ensure!(claim.join("file").exists(), "the claim's file is gone");

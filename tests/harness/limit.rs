@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 /// From `seed run` until systemd says `running` or `degraded`.
 pub const BOOT: Duration = Duration::from_secs(240);
 /// An orderly poweroff with everything drained.
-pub const STOP: Duration = Duration::from_secs(120);
+pub const STOP: Duration = Duration::from_secs(240);
 /// A command on the host, or one in the guest that ends by itself.
 pub const COMMAND: Duration = Duration::from_secs(60);
 /// Until a line that was logged in the guest stands in the log on the host.
