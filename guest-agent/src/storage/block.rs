@@ -356,7 +356,7 @@ fn prepare(spec: &VolumeSpec, node: &Path, volume: &mut Volume) -> Result<Filesy
         Contents::Filesystem(filesystem) => {
             filesystem.name().clone_into(&mut volume.filesystem);
             if !spec.options.read_only() {
-                making::unmark(node).map_err(|source| BlockError::Unmark {
+                making::unmark(filesystem, node).map_err(|source| BlockError::Unmark {
                     node: node_buf(),
                     source,
                 })?;

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use super::{
     Filesystem,
-    probe::{ext4_copies_of_others, xfs_is_unfinished},
+    probe::{ext4_copies_of_others, is_new, xfs_is_unfinished},
 };
 use crate::sys::command::{self, CommandError};
 
@@ -83,7 +83,7 @@ pub(super) fn make(filesystem: Filesystem, node: &Path) -> Result<(), MakeError>
         let (node, words) = (node.to_owned(), ended.words);
         return Err(MakeError::Failed { node, words });
     }
-    unmark(node).map_err(marking)
+    unmark(filesystem, node).map_err(marking)
 }
 
 /// All three know `-q` as "quiet"; without `-F` or `-f` they refuse a device that is in use. What is blank is not
@@ -91,7 +91,8 @@ pub(super) fn make(filesystem: Filesystem, node: &Path) -> Result<(), MakeError>
 fn arguments(filesystem: Filesystem, node: &Path, name: &str) -> Vec<String> {
     let own: &[&str] = match filesystem {
         Filesystem::Ext4 => &["-E", "nodiscard", "-U", name],
-        Filesystem::Xfs | Filesystem::Btrfs => &["-K"],
+        Filesystem::Xfs => &["-K", "-m", &format!("uuid={name}")],
+        Filesystem::Btrfs => &["-K", "-U", name],
         Filesystem::Erofs => &[],
     };
     let words = ["-q"].iter().chain(own).map(|&word| word.to_owned());
@@ -124,12 +125,15 @@ fn mark(node: &Path, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the marks off, for good. Without marks nothing is written.
-pub(super) fn unmark(node: &Path) -> io::Result<()> {
+/// Takes the marks of this file system off, for good: only as long as it was never mounted, since what looks like
+/// a mark later is in somebody's file. Without marks nothing is written.
+pub(super) fn unmark(filesystem: Filesystem, node: &Path) -> io::Result<()> {
     let reader = File::open(node)?;
     let mut marked = Vec::new();
     for place in places(&reader)? {
-        if name_at(&reader, place)?.is_some() {
+        if let Some(name) = name_at(&reader, place)?
+            && is_new(&reader, filesystem, &name)?
+        {
             marked.push(place);
         }
     }
@@ -303,12 +307,29 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_taken_off_once_and_then_nothing_is_written() {
+    fn marks_are_taken_off_before_the_first_mount_and_never_later() {
         let file = image(64 * MIB);
         mark(file.path(), NAME).unwrap();
-        assert_eq!(probe(file.path()).unwrap(), Contents::Unfinished);
-        unmark(file.path()).unwrap();
-        unmark(file.path()).unwrap();
-        assert_eq!(probe(file.path()).unwrap(), Contents::Blank);
+        let marks = || {
+            let places = places(file.as_file()).unwrap();
+            let names = places.iter().map(|place| name_at(file.as_file(), *place));
+            names
+                .filter(|name| name.as_ref().unwrap().is_some())
+                .count()
+        };
+        assert!(mkfs(file.path(), NAME).status().unwrap().success());
+        // It was mounted since, as its superblock says: this is in somebody's file.
+        let mut mounted = [0; 4];
+        let at = 1024 + 0x2c;
+        file.as_file().read_exact_at(&mut mounted, at).unwrap();
+        file.as_file().write_all_at(b"now!", at).unwrap();
+        unmark(Filesystem::Ext4, file.path()).unwrap();
+        assert_eq!(marks(), 2);
+        file.as_file().write_all_at(&mounted, at).unwrap();
+        for _ in 0..2 {
+            unmark(Filesystem::Ext4, file.path()).unwrap();
+            assert_eq!(marks(), 0);
+        }
+        assert!(is_good(file.path()));
     }
 }

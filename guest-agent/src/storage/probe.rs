@@ -124,6 +124,32 @@ pub fn probe(path: &Path) -> io::Result<Contents> {
     }
 }
 
+/// Whether the file system on the device is the one with this name, and as far as it says was never mounted.
+pub(super) fn is_new(file: &File, filesystem: Filesystem, name: &str) -> io::Result<bool> {
+    // s_uuid, sb_uuid, fsid
+    let at = match filesystem {
+        Filesystem::Ext4 => 1024 + 0x68,
+        Filesystem::Xfs => 32,
+        Filesystem::Btrfs => 65_536 + 0x20,
+        Filesystem::Erofs => return Ok(false),
+    };
+    let mut uuid = [0; 16];
+    file.read_exact_at(&mut uuid, at)?;
+    // s_mtime; s_mnt_count
+    let unused = filesystem != Filesystem::Ext4
+        || (superblock_word(file, 0x2c)? == 0 && superblock_word(file, 0x34)? & 0xffff == 0);
+    Ok(unused && hex(&uuid) == digits(name))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A UUID's text without its dashes.
+fn digits(name: &str) -> String {
+    name.chars().filter(|c| *c != '-').collect()
+}
+
 /// Whether a copy of an ext2-4 superblock is there that is not of the file system with this name.
 pub(super) fn ext4_copies_of_others(file: &File, name: &str) -> io::Result<bool> {
     /// `s_magic` and `s_uuid` of a superblock.
@@ -135,9 +161,7 @@ pub(super) fn ext4_copies_of_others(file: &File, name: &str) -> io::Result<bool>
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             read => read?,
         }
-        let digits: String = name.chars().filter(|c| *c != '-').collect();
-        let uuid: String = copy[UUID_AT..].iter().map(|b| format!("{b:02x}")).collect();
-        if copy[MAGIC_AT..].starts_with(b"\x53\xef") && uuid != digits {
+        if copy[MAGIC_AT..].starts_with(b"\x53\xef") && hex(&copy[UUID_AT..]) != digits(name) {
             return Ok(true);
         }
     }
