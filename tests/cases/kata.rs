@@ -195,6 +195,16 @@ async fn second(lab: &Lab, disks: &[PathBuf]) -> Result<()> {
 /// One more boot without volumes, for the order's end.
 async fn third(lab: &Lab) -> Result<()> {
     let mut guest = Guest::boot(lab, "kata-3", &[], &[]).await?;
+    // A Rust shim whose VM is elsewhere names the root by an image.
+    let place = format!("/run/kata-containers/{WORK}/rootfs");
+    let root = storage(
+        "image_guest_pull",
+        "localhost/demo:1",
+        "overlay",
+        &place,
+        &[],
+    );
+    guest.pod.storages.push(root);
     let up = guest.pod.rs_up(&guest.kata).await;
     let running = guest.explain(up)?;
     guest.is_driven_by_kata().await?;

@@ -223,10 +223,18 @@ fn refusals_have_katas_codes() {
         };
         agent.exec("done", &["true"]).await.unwrap();
         agent.wait("done").await.unwrap();
+        // The Rust shim does both after each process: it kills it, and closes its input by writing nothing.
         assert_eq!(
             code(agent.kata.signal_process(calm(), &signal).await),
             Code::NOT_FOUND
         );
+        let nothing = WriteStreamRequest {
+            container_id: CONTAINER.into(),
+            exec_id: "done".into(),
+            ..Default::default()
+        };
+        let written = agent.kata.write_stdin(calm(), &nothing).await;
+        assert_eq!(written.unwrap().len, 0);
         let resize = TtyWinResizeRequest {
             container_id: CONTAINER.into(),
             exec_id: "done".into(),

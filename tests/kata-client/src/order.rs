@@ -1,5 +1,5 @@
-//! Both shims' orders of calls, from the first to the last (Kata 4.1: `src/runtime` is the Go shim's,
-//! `src/runtime-rs` the Rust shim's). They end where something has to happen in between: a test looks at the guest
+//! Both shims' orders of calls, from the first to the last (`src/runtime` is the Go shim's, of Kata 3.30, and
+//! `src/runtime-rs` the Rust shim's, of 4.1; both were also watched while each drove a guest). They end where something has to happen in between: a test looks at the guest
 //! then, and lets the guest end before it goes on.
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,8 @@ use crate::{
 };
 
 const SIGKILL: u32 = 9;
-const SIGTERM: u32 = 15;
+/// What the Rust shim gives a removal.
+const REMOVE_S: u32 = 10;
 
 /// A pod with one container, and the network that it gets.
 #[derive(Debug, Clone, Default)]
@@ -247,13 +248,19 @@ impl Pod {
     /// The Rust shim, from a container that ends to the last call, which is no DestroySandbox: its output.
     pub async fn rs_down(&self, kata: &Kata, running: Running) -> Result<Vec<u8>> {
         let id = self.container.as_str();
-        ensure!(kata.wait(id, "").await.context("WaitProcess")? == 0);
         let output = joined(running.stdout).await.context("ReadStdout")?;
         joined(running.stderr).await.context("ReadStderr")?;
-        kata.signal(id, "", SIGTERM)
+        ensure!(kata.wait(id, "").await.context("WaitProcess")? == 0);
+        kata.signal(id, "", SIGKILL)
             .await
             .context("SignalProcess")?;
-        kata.remove(id).await.context("RemoveContainer")?;
+        let remove = RemoveContainerRequest {
+            container_id: id.into(),
+            timeout: REMOVE_S,
+            ..Default::default()
+        };
+        let removed = kata.agent.remove_container(limit(), &remove).await;
+        removed.context("RemoveContainer")?;
         running.oom.abort();
         Ok(output)
     }
