@@ -266,8 +266,8 @@ fn host_full(lab: &Lab, length: Duration) -> Result<Outcome> {
 fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outcome> {
     let name = subject.name.as_str();
     let mut qemu = subject.processes.get("qemu").copied();
+    lab::signal(qemu.context("there is no qemu")?, "KILL")?;
     for time in 1..=times {
-        lab::signal(qemu.context("there is no qemu")?, "KILL")?;
         let old = qemu;
         let mut seed = lab.command("seed");
         seed.args(["restart", name]);
