@@ -34,7 +34,7 @@ use crate::{
 
 /// The corpus's size unless told otherwise, and what can be told.
 pub(super) const ENTRIES: u32 = 200_000;
-pub(super) const SIZES: RangeInclusive<u32> = 1_000..=10_000_000;
+pub(super) const SIZES: RangeInclusive<u32> = 8_000..=10_000_000;
 /// The corpus's machine id, which names its folder.
 const MACHINE_ID: &str = "5eed5eed5eed5eed5eed5eed5eed5eed";
 /// The name of the instance whose log the segments are.
