@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     config::Config,
     names::{ContainerId, Namespace, VolumeName},
+    text::hex,
 };
 
 /// What `sockaddr_un.sun_path` holds, less the final zero byte (unix(7)).
@@ -79,13 +80,8 @@ impl Paths {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
-        let hex: String = hash
-            .finalize()
-            .iter()
-            .take(16)
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        self.run_dir.join(SOCKETS).join(hex)
+        let name = hex(&hash.finalize()[..16]);
+        self.run_dir.join(SOCKETS).join(name)
     }
 
     /// The paths of one instance.

@@ -17,6 +17,11 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Without the number that the standard library adds to errors of the system.
 fn plain(error: &dyn Error) -> String {
     let text = error.to_string();

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::Resources;
-use crate::names::{ContainerId, MAX_NAME_BYTES, NameError};
+use crate::{
+    names::{ContainerId, MAX_NAME_BYTES, NameError},
+    text::hex,
+};
 
 const TYPE: [&str; 2] = [
     "io.kubernetes.cri.container-type",
@@ -89,11 +92,7 @@ pub fn state_name(annotations: &BTreeMap<String, String>) -> Option<String> {
         return Some(whole);
     }
     let hash = Sha256::digest(&whole);
-    let hash: String = hash
-        .iter()
-        .take(12)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hex(&hash[..12]);
     let kept: String = whole.chars().take(MAX_STATE_NAME_BYTES - 25).collect();
     Some(format!("{kept}_{hash}"))
 }

@@ -5,7 +5,6 @@
 //! always mounts with `nodev,nosuid`.
 
 use std::{
-    fmt::Write as _,
     fs::{self, Metadata, OpenOptions},
     io,
     os::unix::fs::{FileTypeExt, MetadataExt},
@@ -23,6 +22,7 @@ use super::{BlockDevice, bundle::Mount};
 use crate::{
     locks,
     names::{NameError, VolumeName},
+    text::hex,
 };
 
 /// What a virtio-blk serial holds (virtio 1.3, 5.2.6.1: 20 bytes).
@@ -229,13 +229,7 @@ impl VolumeSpec {
 
 /// The start of a name's hash, as long as a serial may be.
 pub(super) fn short_serial(name: &str) -> String {
-    Sha256::digest(name)
-        .iter()
-        .take(SERIAL_BYTES / 2)
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    hex(&Sha256::digest(name)[..SERIAL_BYTES / 2])
 }
 
 /// All volumes among `mounts`.

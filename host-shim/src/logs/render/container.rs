@@ -8,8 +8,11 @@
 
 use jiff::Timestamp;
 
-use super::human::{hex, sender, time_us, words};
-use crate::logs::entry::{Entry, Record};
+use super::human::{sender, time_us, words};
+use crate::{
+    logs::entry::{Entry, Record},
+    text::hex,
+};
 
 /// The least important level that goes to stderr.
 const ERR: u8 = 3;

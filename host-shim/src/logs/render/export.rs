@@ -5,10 +5,13 @@
 use std::io::Write;
 
 use super::{
-    human::{hex, words},
+    human::words,
     json::{is_plain, printable},
 };
-use crate::logs::entry::{Entry, Record};
+use crate::{
+    logs::entry::{Entry, Record},
+    text::hex,
+};
 
 /// Appends the record and the empty line that ends it.
 pub fn render(record: &Record<'_>, out: &mut Vec<u8>) {

@@ -3,7 +3,10 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::logs::entry::{Entry, Record};
+use crate::{
+    logs::entry::{Entry, Record},
+    text::hex,
+};
 
 /// A renderer. It remembers the last boot, so one goes with one stream.
 #[derive(Debug)]
@@ -213,11 +216,6 @@ pub fn escaped(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     escape(text.as_bytes(), &mut out);
     String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

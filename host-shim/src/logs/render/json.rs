@@ -5,8 +5,10 @@
 
 use std::{collections::HashMap, io::Write};
 
-use super::human::hex;
-use crate::logs::entry::{Entry, Record};
+use crate::{
+    logs::entry::{Entry, Record},
+    text::hex,
+};
 
 /// Up to this many fields a name that comes twice is found by comparing each with each.
 const FEW_FIELDS: usize = 64;
