@@ -63,6 +63,9 @@ fn an_owner_sees_and_manages_what_is_his() {
     assert!(restarted.out.starts_with("web is running ("));
     assert_eq!(restarted.err, "web is being restarted\n");
     assert_eq!(web.restarts.load(Ordering::SeqCst), 1);
+    let json = host.ssh(&key, "restart web --json").good();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["state"], "running");
 
     let help = host.ssh(&key, "help").good();
     for verb in [

@@ -11,7 +11,11 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use common::{Answer, Host, Played, finish, public, until};
+use common::{Answer, Host, LIMIT, Played, finish, public, until};
+use russh::{
+    client,
+    keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key},
+};
 
 const ON: &str = "exec = true\n[limits]\nnew_per_minute = 100000\n";
 
@@ -76,6 +80,64 @@ fn much_input_comes_back_whole_although_nobody_reads_it_at_first() {
             .all(|name| !name.to_string_lossy().starts_with('#')),
         "{names:?}"
     );
+}
+
+/// A client that has no room for a byte of output: OpenSSH's always has some.
+struct Deaf;
+
+impl client::Handler for Deaf {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        Ok(true)
+    }
+}
+
+/// The files without a name that the server has open in its state folder.
+fn nameless(host: &Host) -> usize {
+    let state = host.path("state");
+    let open = fs::read_dir(format!("/proc/{}/fd", host.pid())).unwrap();
+    let files = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    files
+        .filter(|file| file.starts_with(&state) && file.to_string_lossy().ends_with("(deleted)"))
+        .count()
+}
+
+#[test]
+fn what_a_stranger_sends_and_does_not_read_is_kept_nowhere() {
+    let (host, me, _) = host(ON);
+    let stranger = host.key("stranger", &["ed25519"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let connect = async |key: &std::path::Path| {
+        let config = client::Config {
+            window_size: 0,
+            ..client::Config::default()
+        };
+        let address = ("127.0.0.1", host.port);
+        let mut ssh = client::connect(Arc::new(config), address, Deaf)
+            .await
+            .unwrap();
+        let key = PrivateKeyWithHashAlg::new(Arc::new(load_secret_key(key, None).unwrap()), None);
+        let told = ssh.authenticate_publickey("me", key).await.unwrap();
+        assert!(told.success());
+        let channel = ssh.channel_open_session().await.unwrap();
+        channel.exec(true, "exec web -- cat").await.unwrap();
+        channel.data_bytes(vec![7; 3 << 20]).await.unwrap();
+        (ssh, channel)
+    };
+    runtime.block_on(async {
+        let sent = async {
+            let _stranger = connect(&stranger).await;
+            assert_eq!(nameless(&host), 0);
+            // An owner's is kept, until he goes.
+            let owner = connect(&me).await;
+            assert_eq!(nameless(&host), 1);
+            drop(owner);
+        };
+        tokio::time::timeout(LIMIT, sent).await.unwrap();
+    });
+    drop(runtime);
+    until("it is given up", || nameless(&host) == 0);
 }
 
 #[test]

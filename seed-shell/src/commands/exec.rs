@@ -30,9 +30,6 @@ pub(super) async fn exec(
 async fn run(context: &Context<'_>, which: &str, args: Vec<String>) -> Result<u8, Failure> {
     let session = context.session;
     let config = &session.shared.config;
-    if config.exec {
-        session.want_much_input(&config.state_dir)?;
-    }
     let target = context.pick(which)?;
     if !config.exec {
         return Err(Failure::new(
@@ -40,6 +37,8 @@ async fn run(context: &Context<'_>, which: &str, args: Vec<String>) -> Result<u8
             "Ask whoever runs it, or look at 'logs' and 'status'.",
         ));
     }
+    // Nothing has been waited for yet, so nothing of it was thrown away.
+    session.want_much_input()?;
     let size = session.size.as_ref().filter(|_| !context.json);
     let (rows, columns) = size.map_or((0, 0), |size| {
         let size = *size.borrow();

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
     sync::{
         Arc, Mutex as Lock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -117,10 +116,12 @@ impl Session {
         self.wants_input.store(true, Ordering::Relaxed);
     }
 
-    /// As [`Session::want_input`], much of it: what memory does not hold is kept in this folder.
-    pub fn want_much_input(&self, dir: &Path) -> Result<(), InboxError> {
+    /// As [`Session::want_input`], much of it: what memory does not hold is kept in a file. For those alone who may do
+    /// what they ask for.
+    pub fn want_much_input(&self) -> Result<(), InboxError> {
         self.want_input();
-        Ok(self.inbox.spill(dir)?)
+        let Shared { config, spool, .. } = &self.shared;
+        Ok(self.inbox.spill(&config.state_dir, spool)?)
     }
 }
 

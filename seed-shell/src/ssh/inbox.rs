@@ -10,7 +10,10 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat};
@@ -22,6 +25,9 @@ const MEMORY_BYTES: usize = 256 << 10;
 
 /// Input in a file.
 const FILE_BYTES: u64 = 1 << 30;
+
+/// Input in all files of a server: the registry is on the same disk.
+const ALL_FILES_BYTES: u64 = 4 << 30;
 
 /// One piece that is taken.
 const PIECE_BYTES: usize = 32 << 10;
@@ -49,6 +55,36 @@ pub enum Input {
     Eof,
 }
 
+/// What the files of all inboxes may hold together.
+#[derive(Debug, Clone)]
+pub struct Spool(Arc<AtomicU64>);
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self::new(ALL_FILES_BYTES)
+    }
+}
+
+impl Spool {
+    /// Room for so many bytes.
+    fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    /// Whether there was room for so many bytes, which are taken then.
+    fn take(&self, bytes: u64) -> bool {
+        let less = |left: u64| left.checked_sub(bytes);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// A queue of bytes with an end.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -59,8 +95,8 @@ pub struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     memory: VecDeque<u8>,
-    /// Newer than what is in memory.
-    file: Option<File>,
+    /// Newer than what is in memory; and where its room comes from.
+    file: Option<(File, Spool)>,
     written: u64,
     read: u64,
     ended: bool,
@@ -71,11 +107,11 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What memory does not hold goes into a file in this folder, which has no name there.
-    pub fn spill(&self, dir: &Path) -> io::Result<()> {
+    /// What memory does not hold goes into a file in this folder, which has no name there, as far as there is room.
+    pub fn spill(&self, dir: &Path, spool: &Spool) -> io::Result<()> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = openat(CWD, dir, flags, Mode::RUSR | Mode::WUSR)?;
-        self.lock().file = Some(file.into());
+        self.lock().file = Some((file.into(), spool.clone()));
         Ok(())
     }
 
@@ -111,13 +147,15 @@ impl State {
             self.memory.extend(bytes);
             return Ok(());
         }
-        let Some(file) = &self.file else {
+        let Some((file, spool)) = &self.file else {
             return Err(InboxError::Full);
         };
-        if (self.written - self.read).saturating_add(length) > FILE_BYTES {
+        let too_long = (self.written - self.read).saturating_add(length) > FILE_BYTES;
+        if too_long || !spool.take(length) {
             return Err(InboxError::Full);
         }
-        file.write_all_at(bytes, self.written)?;
+        let written = file.write_all_at(bytes, self.written);
+        written.inspect_err(|_| spool.give_back(length))?;
         self.written += length;
         Ok(())
     }
@@ -127,12 +165,13 @@ impl State {
             let count = self.memory.len().min(PIECE_BYTES);
             return Ok(Some(Input::Data(self.memory.drain(..count).collect())));
         }
-        if let Some(file) = self.file.as_ref().filter(|_| self.written > self.read) {
+        if let Some((file, spool)) = self.file.as_ref().filter(|_| self.written > self.read) {
             let left = usize::try_from(self.written - self.read).unwrap_or(usize::MAX);
             let mut piece = vec![0; left.min(PIECE_BYTES)];
             file.read_exact_at(&mut piece, self.read)?;
             let before = self.read / HOLE_BYTES;
             self.read += piece.len() as u64;
+            spool.give_back(piece.len() as u64);
             if self.read == self.written {
                 file.set_len(0)?;
                 (self.read, self.written) = (0, 0);
@@ -144,6 +183,14 @@ impl State {
             return Ok(Some(Input::Data(piece)));
         }
         Ok(self.ended.then_some(Input::Eof))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some((_, spool)) = &self.file {
+            spool.give_back(self.written - self.read);
+        }
     }
 }
 
@@ -163,7 +210,8 @@ mod tests {
     async fn order_is_kept_through_memory_and_file() {
         let dir = tempfile::tempdir().unwrap();
         let inbox = Inbox::default();
-        inbox.spill(dir.path()).unwrap();
+        let spool = Spool::new(8 << 20);
+        inbox.spill(dir.path(), &spool).unwrap();
         let bytes: Vec<u8> = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
         let mut taken = Vec::new();
         for (at, part) in bytes.chunks(30_001).enumerate() {
@@ -185,6 +233,28 @@ mod tests {
         assert!(taken == bytes);
         assert_eq!(inbox.take().await.unwrap(), Input::Eof);
         assert_eq!(dir.path().read_dir().unwrap().count(), 0, "it has no name");
+        assert!(spool.take(8 << 20), "all of the room was given back");
+    }
+
+    #[tokio::test]
+    async fn files_have_a_bound_together_and_give_their_room_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::new(1000);
+        let inbox = || {
+            let inbox = Inbox::default();
+            inbox.spill(dir.path(), &spool).unwrap();
+            inbox.put(&vec![1; MEMORY_BYTES]).unwrap();
+            inbox
+        };
+        let (one, other) = (inbox(), inbox());
+        one.put(&[2; 900]).unwrap();
+        assert!(matches!(other.put(&[3; 101]), Err(InboxError::Full)));
+        other.put(&[3; 100]).unwrap();
+        drop(one);
+        other.put(&[4; 900]).unwrap();
+        other.end();
+        assert_eq!(all(&other).await.len(), MEMORY_BYTES + 1000);
+        assert!(spool.take(1000));
     }
 
     #[tokio::test]

@@ -27,4 +27,6 @@ pub struct Shared {
     pub instances: Instances,
     /// The followed logs.
     pub bells: Bells,
+    /// Room for input that waits.
+    pub spool: inbox::Spool,
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use seed_shell::{
     config::Config, follow::Bells, instances::Instances, registry::Registry, ssh::Shared,
-    ssh::server::Server,
+    ssh::inbox::Spool, ssh::server::Server,
 };
 use seed_shim::{config::Config as ShimConfig, text::chain};
 use tokio::{
@@ -65,6 +65,7 @@ fn serve(config: Config) -> Result<()> {
         registry: Arc::new(Registry::open(&config.registry())?),
         instances: Instances::new(&shim),
         bells: Bells::default(),
+        spool: Spool::default(),
         config: Arc::new(config),
     };
     tokio::runtime::Builder::new_multi_thread()
