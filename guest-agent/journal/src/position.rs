@@ -127,6 +127,15 @@ pub struct ReadOutcome {
     pub skipped: Skipped,
 }
 
+impl ReadOutcome {
+    /// Entries were given or passed over: [`crate::Journal::end`] is this read's. The numbers do not tell, because those that
+    /// a killed machine gave out are given out again.
+    #[must_use]
+    pub fn is_moved(&self) -> bool {
+        self.count > 0 || !self.caught_up
+    }
+}
+
 /// A journal file that is there and is not read.
 #[derive(Debug)]
 pub struct FileProblem<'j> {

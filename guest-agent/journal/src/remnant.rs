@@ -15,7 +15,12 @@
 
 use std::fs;
 
-use crate::{file::JournalFile, header::Header, journal::parse_id};
+use crate::{
+    file::JournalFile, hash::entry_hash, header::Header, journal::parse_id, object::EntryRef,
+};
+
+/// No machine writes as many entries between two of one file: a number that says so is damaged.
+const MAX_STEP: u64 = 1 << 32;
 
 /// A remnant: where it is, and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,8 @@ impl Remnant {
                 break;
             }
             file.advance();
-            if head.seqnum <= floor {
+            let before = found.map_or(floor, |header| header.tail_seqnum);
+            if head.seqnum <= floor || head.seqnum - before > MAX_STEP {
                 continue;
             }
             let header = found.get_or_insert(Header {
@@ -78,6 +84,27 @@ impl Remnant {
             from,
             floor,
             header,
+        })
+    }
+}
+
+impl JournalFile {
+    /// All values are there and are those that the entry was written with. One that journald was given twice is in the hash
+    /// twice, which is as if it were not, and in the entry once.
+    pub(crate) fn is_whole(&mut self, entry: &EntryRef) -> bool {
+        let hashes = self.load_items(entry).and_then(|count| {
+            let hashes = (0..count).map(|index| {
+                let value = self.value(self.item_offset(index))?;
+                let is_all = value.true_length == value.bytes.len() as u64;
+                is_all.then(|| entry_hash(value.bytes))
+            });
+            hashes.collect::<Option<Vec<_>>>()
+        });
+        hashes.is_some_and(|hashes| {
+            let rest = hashes
+                .iter()
+                .fold(entry.head.xor_hash, |rest, hash| rest ^ hash);
+            !hashes.is_empty() && (rest == 0 || hashes.contains(&rest))
         })
     }
 }

@@ -126,9 +126,14 @@ fn of_stream(seqnum_id: [u8; 16], slots: &[Slot]) -> Vec<Part> {
         .filter_map(|slot| Some((slot.floor()?, slot.header)))
         .collect();
     remnants.sort_by_key(|(floor, header)| (*floor, header.head_realtime_us, header.file_id));
-    let mut parts = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     let mut done = None;
     for (floor, header) in remnants {
+        let is_known = |part: &Part| part.key.remnant == Some(header.file_id);
+        if parts.iter().any(is_known) {
+            // A copy of a file beside it: the same entries.
+            continue;
+        }
         if done != Some(floor) {
             parts.extend(Part::gather(linked, done.unwrap_or(0), floor, slots));
         }

@@ -13,8 +13,8 @@ use common::{
     read_from,
     writer::Writer,
 };
-use seed_journal::{Journal, Position, Query, ReadOutcome};
-use seed_protocol::journal::BatchEncoder;
+use seed_journal::{Journal, Position, Query, ReadOutcome, entry_hash};
+use seed_protocol::journal::{BatchEncoder, EntryHead};
 
 /// Boot 1 wrote 40 entries, and the header on the disk knows 30.
 fn killed(machine: &mut Machine) {
@@ -76,14 +76,20 @@ fn entries_that_the_header_does_not_know_come_before_those_that_have_their_numbe
 
 /// Each read by a reader of its own, from a caller's position that moves by one entry: the agent starts again between.
 fn one_by_one(machine: &Machine) -> Vec<String> {
+    step_by_step(|after, batch| machine.journal().read_after(after, batch).unwrap())
+}
+
+/// One entry after the other, and no more than a thousand.
+fn step_by_step(
+    mut read_after: impl FnMut(&Position, &mut BatchEncoder) -> ReadOutcome,
+) -> Vec<String> {
     let mut position = Position::START;
     let mut all = Vec::new();
-    loop {
-        let mut journal = machine.journal();
+    while all.len() < 1000 {
         let mut batch = BatchEncoder::new(1);
-        let outcome = journal.read_after(&position, &mut batch).unwrap();
+        let outcome = read_after(&position, &mut batch);
         if outcome.count == 0 {
-            return all;
+            break;
         }
         let block = batch.finish();
         let mut entries = seed_protocol::journal::BatchDecoder::new(&block).unwrap();
@@ -96,6 +102,7 @@ fn one_by_one(machine: &Machine) -> Vec<String> {
         position = Position::after(outcome.seqnum_id, &entry.head);
         assert_eq!(position.seqnum, outcome.last);
     }
+    all
 }
 
 #[test]
@@ -296,4 +303,116 @@ fn damage_behind_the_header_invents_and_doubles_nothing() {
         most = most.max(got.len());
     }
     assert!(most >= 37, "{most} of 40 at best");
+}
+
+#[test]
+fn a_copy_of_a_file_beside_it_doubles_nothing_and_reading_ends() {
+    for copies in [1, 3] {
+        let mut machine = Machine::new();
+        killed(&mut machine);
+        let mut writer = replace(&mut machine, "system@1.journal~", 30);
+        for copy in 0..copies {
+            let name = format!("system@copy{copy}.journal~");
+            fs::copy(
+                machine.path("var", "system@1.journal~"),
+                machine.path("var", &name),
+            )
+            .unwrap();
+        }
+        write(&mut writer, 31, 2, 1..=5);
+        let both = [expected(1, 1..=40), expected(2, 1..=5)].concat();
+        assert_eq!(one_by_one(&machine), both, "{copies}: by readers");
+        let mut journal = machine.journal();
+        let got = step_by_step(|after, batch| journal.read_after(after, batch).unwrap());
+        assert_eq!(got, both, "{copies}: by one reader");
+    }
+}
+
+#[test]
+fn a_damaged_number_behind_the_header_is_not_taken_for_a_gap() {
+    for damaged in [31_u64, 36, 40] {
+        let mut machine = Machine::new();
+        killed(&mut machine);
+        let path = machine.path("var", "system.journal");
+        let mut bytes = fs::read(&path).unwrap();
+        // Where an entry has its number, and its times behind that.
+        let head: Vec<u8> = [damaged, 1_000_000 + damaged, damaged]
+            .iter()
+            .flat_map(|number: &u64| number.to_le_bytes())
+            .collect();
+        let at = bytes
+            .windows(head.len())
+            .position(|window| window == head)
+            .unwrap();
+        bytes[at + 6] = 0x7f;
+        fs::write(&path, &bytes).unwrap();
+        let mut writer = replace(&mut machine, "system@1.journal~", 30);
+        write(&mut writer, 31, 2, 1..=2);
+        let (got, outcomes) = read(&mut machine.journal(), &mut Position::START.clone());
+        let missing = [
+            expected(1, (1..=40).filter(|number| *number != damaged)),
+            expected(2, 1..=2),
+        ]
+        .concat();
+        assert_eq!(got, missing, "{damaged}");
+        assert!(
+            gaps(&outcomes).iter().all(|gap| gap.count() == 1),
+            "{damaged}: {:?}",
+            gaps(&outcomes)
+        );
+    }
+}
+
+#[test]
+fn whoever_wants_only_some_entries_gets_past_numbers_that_are_given_out_again() {
+    let mut machine = Machine::new();
+    killed(&mut machine);
+    let mut writer = replace(&mut machine, "system@1.journal~", 30);
+    // Up to the very number that the remnant ends with.
+    write(&mut writer, 31, 2, 1..=10);
+    let query = Query::new().text("boot 1 entry 3");
+    let mut journal = machine.journal();
+    let mut position = Position::START;
+    let mut got = 0;
+    let mut reads = 0;
+    loop {
+        let mut batch = BatchEncoder::new(4096);
+        let outcome = journal
+            .read_matching(&position, &query, &mut batch)
+            .unwrap();
+        got += outcome.count;
+        reads += 1;
+        assert!(reads < 20, "{outcome:?}");
+        if !outcome.is_moved() {
+            break;
+        }
+        position = journal.end().unwrap();
+    }
+    // 3, and 30 to 39.
+    assert_eq!(got, 11);
+    write(&mut writer, 41, 2, 11..=12);
+    let (more, _) = read(&mut journal, &mut position);
+    assert_eq!(more, expected(2, 11..=12));
+}
+
+#[test]
+fn an_entry_that_was_given_a_value_twice_is_whole() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    write(&mut writer, 1, 1, 1..=30);
+    writer.lose_header();
+    let fields: [&[u8]; 3] = [b"MESSAGE=boot 1 entry 31", b"TWICE=x", b"_UID=0"];
+    // journald hashes what it is given, and then keeps one of two.
+    let given = [&fields[..], &[b"TWICE=x"]].concat();
+    let head = EntryHead {
+        xor_hash: given.iter().fold(0, |sum, field| sum ^ entry_hash(field)),
+        ..machine::head(31, 1, 31)
+    };
+    writer.append(&head, &fields);
+    write(&mut writer, 32, 1, 32..=40);
+    let mut writer = replace(&mut machine, "system@1.journal~", 30);
+    write(&mut writer, 31, 2, 1..=2);
+    let (got, outcomes) = read(&mut machine.journal(), &mut Position::START.clone());
+    let both = [expected(1, 1..=40), expected(2, 1..=2)].concat();
+    assert_eq!((got, gaps(&outcomes)), (both, vec![]));
 }

@@ -97,8 +97,8 @@ impl Source {
             return self.read_by_journalctl(request, after);
         }
         let outcome = outcome?;
-        let is_moved = (outcome.seqnum_id, outcome.last) != (after.seqnum_id, after.seqnum);
-        let end = self.journal.end().filter(|_| is_moved).unwrap_or(*after);
+        let end = self.journal.end().filter(|_| outcome.is_moved());
+        let end = end.unwrap_or(*after);
         Ok(Batch {
             outcome,
             block,

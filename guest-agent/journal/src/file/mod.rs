@@ -20,7 +20,6 @@ use thiserror::Error;
 use crate::{
     arrays::{Arrays, Step},
     compress::Unpacker,
-    hash::entry_hash,
     header::{HEADER_BYTES, Header, HeaderError},
     object::{
         Compression, DATA_HEADER_BYTES, DataHead, ENTRY_HEADER_BYTES, EntryRef, data_payload_at,
@@ -380,20 +379,6 @@ impl JournalFile {
         )
         .filter(|next| next.head.seqnum > self.last.seqnum)
         .is_none_or(|next| next.head.seqnum > entry.head.seqnum)
-    }
-
-    /// All values are there and are those that the entry was written with. One that journald was given twice hides
-    /// itself from the hash, so such an entry is not known to be whole.
-    fn is_whole(&mut self, entry: &EntryRef) -> bool {
-        let Some(count) = self.load_items(entry) else {
-            return false;
-        };
-        let hash = (0..count).try_fold(0, |sum, index| {
-            let value = self.value(self.item_offset(index))?;
-            let is_all = value.true_length == value.bytes.len() as u64;
-            is_all.then(|| sum ^ entry_hash(value.bytes))
-        });
-        count > 0 && hash == Some(entry.head.xor_hash)
     }
 
     /// The places of an entry's values, which [`Self::value`] reads. None when the entry is damaged.
