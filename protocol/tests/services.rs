@@ -129,7 +129,10 @@ fn every_service_has_the_methods_that_its_callers_know() {
         5
     );
     let management = management_ttrpc::create_management(Arc::new(Shim));
-    assert_eq!(management["seed.management.v1.Management"].methods.len(), 6);
+    assert_eq!(
+        management["seed.management.v1.Management"].methods.len(),
+        11
+    );
 }
 
 #[test]
