@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     fs::File,
     io::{IoSlice, Write},
     mem::MaybeUninit,
@@ -17,16 +16,12 @@ use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 use seed_protocol::journal::MAX_VALUE_BYTES;
-use seed_shim::logs::{
-    entry::{Record, for_each},
-    reader::{Item, Reader},
-    render::Json,
-};
+use seed_shim::logs::{entry::Record, render::Json};
 use tokio::time::sleep;
 
 use super::{
     boot, boot_with,
-    held::exported,
+    held::{exported, records},
     host::{Host, Writer, wait_for_entries},
 };
 
@@ -52,22 +47,15 @@ pub(crate) fn send_long(socket: &UnixDatagram, entry: &[u8]) {
 
 /// Every field, with its true length, of the entries that have this one.
 fn entries_with(dir: &Path, wanted: &[u8]) -> Vec<Vec<(Vec<u8>, u64)>> {
-    let mut reader = Reader::from_start(dir);
     let mut found = Vec::new();
-    while let Some(item) = reader.next().unwrap() {
-        let Item::Frame(frame) = item else {
-            panic!("segments are missing")
-        };
-        let Ok(()) = for_each(&frame, |record| {
-            if let Record::Entry(entry) = record
-                && entry.fields.iter().any(|field| field.bytes == wanted)
-            {
-                let fields = entry.fields.iter();
-                found.push(fields.map(|f| (f.bytes.to_vec(), f.true_length)).collect());
-            }
-            Ok::<(), Infallible>(())
-        });
-    }
+    records(dir, |record| {
+        if let Record::Entry(entry) = record
+            && entry.fields.iter().any(|field| field.bytes == wanted)
+        {
+            let fields = entry.fields.iter();
+            found.push(fields.map(|f| (f.bytes.to_vec(), f.true_length)).collect());
+        }
+    });
     found
 }
 
@@ -256,16 +244,7 @@ async fn the_hosts_json_has_field_by_field_what_journalctl_prints() {
 
     let mut json = Json::default();
     let mut ours = Vec::new();
-    let mut reader = Reader::from_start(&host.logs());
-    while let Some(item) = reader.next().unwrap() {
-        let Item::Frame(frame) = item else {
-            panic!("segments are missing")
-        };
-        let Ok(()) = for_each(&frame, |record| {
-            json.render(record, &mut ours);
-            Ok::<(), Infallible>(())
-        });
-    }
+    records(&host.logs(), |record| json.render(record, &mut ours));
     let lines = ours
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());

@@ -90,30 +90,35 @@ pub(crate) struct Held {
     pub(crate) resets: usize,
 }
 
-pub(crate) fn held(dir: &Path) -> Held {
-    let hex = |id: [u8; 16]| format!("{:032x}", u128::from_be_bytes(id));
+/// Every record of these segments, from the first.
+pub(crate) fn records(dir: &Path, mut each: impl FnMut(&Record<'_>)) {
     let mut reader = Reader::from_start(dir);
-    let mut held = Held::default();
     while let Some(item) = reader.next().unwrap() {
         let Item::Frame(frame) = item else {
             panic!("segments are missing")
         };
         let Ok(()) = for_each(&frame, |record| {
-            match record {
-                Record::Entry(entry) => held.entries.push(Identity {
-                    stream: hex(entry.seqnum_id),
-                    seqnum: entry.head.seqnum,
-                    realtime: entry.head.realtime_us,
-                    monotonic: entry.head.monotonic_us,
-                    fields: digest(entry.fields.iter().map(|field| field.bytes).collect()),
-                }),
-                Record::Gap { seqnum_id, gap } => held.gaps.push((hex(*seqnum_id), *gap)),
-                Record::Reset => held.resets += 1,
-                other => panic!("{other:?}"),
-            }
+            each(record);
             Ok::<(), Infallible>(())
         });
     }
+}
+
+pub(crate) fn held(dir: &Path) -> Held {
+    let hex = |id: [u8; 16]| format!("{:032x}", u128::from_be_bytes(id));
+    let mut held = Held::default();
+    records(dir, |record| match record {
+        Record::Entry(entry) => held.entries.push(Identity {
+            stream: hex(entry.seqnum_id),
+            seqnum: entry.head.seqnum,
+            realtime: entry.head.realtime_us,
+            monotonic: entry.head.monotonic_us,
+            fields: digest(entry.fields.iter().map(|field| field.bytes).collect()),
+        }),
+        Record::Gap { seqnum_id, gap } => held.gaps.push((hex(*seqnum_id), *gap)),
+        Record::Reset => held.resets += 1,
+        other => panic!("{other:?}"),
+    });
     held
 }
 

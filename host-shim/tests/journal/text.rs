@@ -1,19 +1,13 @@
 //! What the host holds, and what it prints for people, against what the guest's journalctl prints of the same journal.
 
-use std::convert::Infallible;
-
 use jiff::Zoned;
-use seed_shim::logs::{
-    entry::for_each,
-    reader::{Item, Reader},
-    render::Human,
-};
+use seed_shim::logs::render::Human;
 
 use super::{
     boot, boot_with,
     container::Container,
     forms::{send_long, strange_entries},
-    held::{exported, held},
+    held::{exported, held, records},
     host::{Host, wait_for_entries},
 };
 
@@ -74,16 +68,7 @@ async fn the_form_for_people_is_journalctls_short_byte_for_byte() {
 
     let mut human = Human::new(false);
     let mut ours = Vec::new();
-    let mut reader = Reader::from_start(&host.logs());
-    while let Some(item) = reader.next().unwrap() {
-        let Item::Frame(frame) = item else {
-            panic!("segments are missing")
-        };
-        let Ok(()) = for_each(&frame, |record| {
-            human.render(record, &mut ours);
-            Ok::<(), Infallible>(())
-        });
-    }
+    records(&host.logs(), |record| human.render(record, &mut ours));
     let lines = |text: &[u8]| -> Vec<String> {
         let text = String::from_utf8_lossy(text);
         text.lines().map(str::to_owned).collect()

@@ -62,12 +62,7 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
     ensure!(output.status.success(), "journal_pull: {}", output.status);
     let idle = used(container)?.cpu_seconds - quiet.cpu_seconds;
     let idle_percent = 100.0 * idle / quiet_from.elapsed().as_secs_f64().max(0.1);
-    let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
-    let number = |name: &str| {
-        found[name]
-            .as_f64()
-            .with_context(|| format!("no {name} in {text}"))
-    };
+    let number = numbers(&text)?;
     let entries = number("entries")?;
     ensure!(number("missing")? == 0.0, "entries are missing: {text}");
     ensure!(number("live")? > 100.0, "hardly a live line: {text}");
@@ -113,6 +108,15 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
     ])
 }
 
+/// What journal_pull printed, by its names.
+fn numbers(text: &str) -> Result<impl Fn(&str) -> Result<f64>> {
+    let found: Value = serde_json::from_str(text).context("read what journal_pull printed")?;
+    Ok(move |name: &str| {
+        let number = found[name].as_f64();
+        number.with_context(|| format!("no {name} in {found}"))
+    })
+}
+
 /// What a whole corpus costs for each entry.
 struct Pulled {
     cpu_us: f64,
@@ -124,12 +128,7 @@ fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &str) -> Resul
     let mut puller = Command::new(places.programs().join("examples/journal_pull"));
     puller.args([socket, folder]).args(["0", how]);
     let text = util::read(&mut puller)?;
-    let found: Value = serde_json::from_str(&text).context("read what journal_pull printed")?;
-    let number = |name: &str| {
-        found[name]
-            .as_f64()
-            .with_context(|| format!("no {name} in {text}"))
-    };
+    let number = numbers(&text)?;
     let entries = number("entries")?;
     Ok(Pulled {
         cpu_us: 1e6 * number("cpu_s")? / entries,
