@@ -322,6 +322,15 @@ async fn processes_and_devices_that_cannot_be_meant_are_refused() {
             p.Env = vec!["A=b".repeat(1 << 20)]
         }),
         ("no sign", |p| p.Env.push("A".into())),
+        ("a value that is no text", |p| {
+            p.Env.push("A=\u{ffff}".into())
+        }),
+        ("an argument that is no text", |p| {
+            p.Args.push("\u{fdd0}".into())
+        }),
+        ("a user that is no text", |p| {
+            p.User.mut_or_insert_default().Username = "\u{fffe}".into();
+        }),
         ("a folder that goes up", |p| p.Cwd = "../..".into()),
         ("a terminal of 70,000 rows", |p| {
             p.Terminal = true;

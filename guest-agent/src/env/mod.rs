@@ -15,6 +15,8 @@ use thiserror::Error;
 pub use render::render;
 pub use writer::write;
 
+use crate::systemd;
+
 /// Names that describe an image's process and not the instance.
 const DROPPED: [&str; 6] = ["PATH", "HOME", "TERM", "HOSTNAME", "PWD", "SHLVL"];
 
@@ -150,14 +152,19 @@ impl Environment {
         self.variables.is_empty()
     }
 
-    /// The names that are left out of the file: with a value that is no UTF-8 in it, systemd refuses the whole file
-    /// (`check_utf8ness_and_warn` of systemd 257), and no service that names it would start.
+    /// The names that are left out of the file: a value in it that systemd does not take for text ([`is_text`]), and it
+    /// refuses the whole file, and no service that names it would start.
     pub fn left_out(&self) -> Vec<&str> {
         self.iter()
-            .filter(|(_, value)| std::str::from_utf8(value).is_err())
+            .filter(|(_, value)| !is_text(value))
             .map(|(key, _)| key.as_str())
             .collect()
     }
+}
+
+/// True for what systemd passes on, whichever way it is given an environment.
+fn is_text(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(systemd::is_text)
 }
 
 fn assignment(index: usize, entry: &[u8]) -> Result<Option<(EnvKey, Vec<u8>)>, EnvError> {
@@ -222,5 +229,7 @@ mod tests {
     fn values_that_would_spoil_the_whole_file_are_known() {
         let environment = Environment::parse(&[&b"A=\r"[..], b"B=\xff", b"C=\t\n ok"]).unwrap();
         assert_eq!(environment.left_out(), ["B"]);
+        let environment = Environment::parse(&["A=a\u{ffff}", "B=\u{fffd}"]).unwrap();
+        assert_eq!(environment.left_out(), ["A"]);
     }
 }

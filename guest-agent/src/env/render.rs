@@ -6,14 +6,12 @@
 //! characters inside double quotes and, for this file, expands nothing. Single quotes are read
 //! differently by the two.
 
-use super::Environment;
+use super::{Environment, is_text};
 
 /// The whole file, without what no service could be started with ([`Environment::left_out`]).
 pub fn render(environment: &Environment) -> Vec<u8> {
     let mut text = Vec::new();
-    let readable = environment
-        .iter()
-        .filter(|(_, value)| std::str::from_utf8(value).is_ok());
+    let readable = environment.iter().filter(|(_, value)| is_text(value));
     for (key, value) in readable {
         text.extend_from_slice(key.as_str().as_bytes());
         text.extend_from_slice(b"=\"");

@@ -7,9 +7,11 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    slice,
 };
 
 use super::{ExecError, Size};
+use crate::systemd;
 
 /// Where programs are, after the directories of the given `PATH`: an image's `PATH` need not fit the
 /// guest. NixOS first, then other distributions.
@@ -101,6 +103,10 @@ impl ProcessSpec {
         let name = name.ok_or_else(|| invalid("there is no command".to_owned()))?;
         check_strings("arguments", &self.arguments).map_err(&invalid)?;
         check_strings("environment", &self.environment).map_err(&invalid)?;
+        check_strings("working directory", slice::from_ref(&self.directory)).map_err(&invalid)?;
+        if let User::Name(name) = &self.user {
+            check_strings("user", slice::from_ref(name)).map_err(&invalid)?;
+        }
 
         let directory = if self.directory.is_empty() {
             "/"
@@ -137,17 +143,12 @@ impl ProcessSpec {
     fn environment(&self, path: &[String]) -> Result<Vec<String>, String> {
         let mut environment = Vec::with_capacity(self.environment.len() + 2);
         for entry in &self.environment {
-            let (name, value) = entry
+            let (name, _) = entry
                 .split_once('=')
                 .ok_or("an environment entry has no '='")?;
             // `env_assignment_is_valid()` in systemd: it would refuse the whole unit.
             if name.is_empty() || name.contains(|c: char| c.is_ascii_control()) {
                 return Err(format!("{name:?} is no environment name"));
-            }
-            if value.contains(|c: char| c.is_ascii_control() && c != '\t' && c != '\n') {
-                return Err(format!(
-                    "the value of {name} has a control character, which systemd does not take"
-                ));
             }
             if name != "PATH" {
                 environment.push(entry.clone());
@@ -178,6 +179,11 @@ impl User {
 fn check_strings(what: &str, strings: &[String]) -> Result<(), String> {
     if strings.iter().any(|string| string.contains('\0')) {
         return Err(format!("NUL in the {what}"));
+    }
+    if !strings.iter().all(|string| systemd::is_text(string)) {
+        return Err(format!(
+            "in the {what} is what Unicode knows as no character, and systemd takes none of these"
+        ));
     }
     let bytes: usize = strings.iter().map(|string| string.len() + 1).sum();
     if bytes > MAX_STRINGS_BYTES {
@@ -294,8 +300,12 @@ mod tests {
             "exec e: NUL in the arguments"
         );
         assert!(refused(&spec(&["sh"], &["A"])).contains("no '='"));
-        let value = refused(&spec(&["sh"], &["A=secret\x1b"]));
-        assert!(value.contains("value of A") && !value.contains("secret"));
+        let value = refused(&spec(&["sh"], &["A=secret\u{ffff}"]));
+        assert!(value.contains("in the environment") && !value.contains("secret"));
+        assert!(refused(&spec(&["sh", "\u{fdd0}"], &[])).contains("in the arguments"));
+        let mut named = spec(&["sh"], &[]);
+        named.user = User::Name("\u{fffe}".to_owned());
+        assert!(refused(&named).contains("in the user"));
         let mut relative = spec(&["sh"], &[]);
         relative.directory = "tmp".to_owned();
         assert!(refused(&relative).contains("not absolute"));

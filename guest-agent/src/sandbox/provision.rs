@@ -104,7 +104,7 @@ pub async fn alone(ctx: &Arc<Context>) {
 async fn write_environment(ctx: &Context, environment: Environment) -> Result<(), EnvError> {
     for name in environment.left_out() {
         let message = format!(
-            "{name} is no UTF-8 and is left out: systemd would start no service with such a file"
+            "{name} is no text and is left out: systemd would start no service with such a file"
         );
         ctx.status.problem("environment", message);
     }

@@ -11,6 +11,7 @@ mod follow;
 mod jobs;
 mod power;
 mod proxy;
+mod text;
 mod transient;
 mod unit;
 
@@ -19,13 +20,13 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{sync::watch, time::timeout};
 
-pub(crate) use self::unit::complete_patterns;
 use self::{bus::Bus, follow::Follower};
 pub use self::{
     bus::HELD_CONNECTION,
     transient::{Exit, ServiceSpec, Standard, Transient},
     unit::{Action, Unit, UnitName},
 };
+pub(crate) use self::{text::is_text, unit::complete_patterns};
 use crate::{status::Board, sys::descriptors::Keeper};
 
 /// Where the system bus listens, D-Bus specification, "Well-known Message Bus Instances".

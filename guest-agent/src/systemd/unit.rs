@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::info;
 use zbus::OwnedObjectPath;
 
-use super::{Handle, SystemdError, bus::Bus};
+use super::{Handle, SystemdError, bus::Bus, is_text};
 
 /// The longest wait for the end of a job. A unit's own limits end it sooner: 90 s by default.
 const JOB_LIMIT: Duration = Duration::from_mins(10);
@@ -301,6 +301,9 @@ pub(crate) fn complete_patterns(patterns: &[String]) -> Result<Vec<String>, Syst
         if pattern.is_empty() || pattern.len() > MAX_NAME_BYTES || pattern.contains('\0') {
             return Err(bad(pattern, "a pattern has 1 to 255 bytes and no NUL"));
         }
+        if !is_text(pattern) {
+            return Err(bad(pattern, "a pattern has characters only"));
+        }
         let as_it_is = has_kind(pattern) || pattern.contains(['*', '?', '[']);
         Ok(if as_it_is {
             pattern.clone()
@@ -349,7 +352,9 @@ mod tests {
     fn patterns_are_completed_and_bounded() {
         let completed = complete_patterns(&["app".into(), "se*".into(), "a.timer".into()]).unwrap();
         assert_eq!(completed, ["app.service", "se*", "a.timer"]);
-        assert!(complete_patterns(&[String::new()]).is_err());
+        for bad in ["", "a\0", "\u{ffff}*"] {
+            assert!(complete_patterns(&[bad.to_owned()]).is_err(), "{bad:?}");
+        }
         assert!(complete_patterns(&vec!["a".to_owned(); MAX_PATTERNS + 1]).is_err());
     }
 

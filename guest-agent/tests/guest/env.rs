@@ -89,17 +89,21 @@ fn a_value_that_is_no_text_is_left_out_and_keeps_no_service_from_the_others() {
             b"c1 \xc2\x85",
             b"last \t\n ok",
             b"\xff\xfe no text",
+            "\u{fdd0} no character".as_bytes(),
+            "\u{10ffff} nor this".as_bytes(),
         ]
         .map(<[u8]>::to_vec)
         .into();
         let (environment, mut entries) = write(&values);
-        assert_eq!(environment.left_out(), ["V_7"]);
-        entries.pop();
+        assert_eq!(environment.left_out(), ["V_7", "V_8", "V_9"]);
+        entries.truncate(7);
         assert_eq!(by_shell(), Ok(entries.clone()));
         assert_eq!(by_systemd(), Ok(entries));
         // What is avoided: one such value, and no service starts.
-        fs::write(FILE, b"V_0=\"plain\"\nV_1=\"\xff\"\n").unwrap();
-        assert!(by_systemd().is_err());
+        for value in [&b"\xff"[..], "\u{ffff}".as_bytes()] {
+            fs::write(FILE, [b"V_0=\"plain\"\nV_1=\"", value, b"\"\n"].concat()).unwrap();
+            assert!(by_systemd().is_err());
+        }
         fs::remove_file(FILE).unwrap();
     });
 }

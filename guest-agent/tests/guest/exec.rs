@@ -259,15 +259,16 @@ fn arguments_environment_directory_and_user_are_taken_as_they_are() {
     with_systemd(|guest| async move {
         let script =
             "printf '%s|' \"$1\" \"$V\" \"$PWD\" \"$(id -u):$(id -g)\"; echo x > /dev/stdout";
-        let mut process = spec(&["sh", "-c", script, "sh", "$HOME ${V} %n %% a\nb 'q\" \\"]);
-        process.environment = vec!["V=$X %i \"'\\\n\tend".to_owned()];
+        let mut process = spec(&["sh", "-c", script, "sh", "$HOME ${V} %n %% a\nb\r 'q\" \\"]);
+        process.environment = vec!["V=$X %i \"'\\\n\tend \x1b[0m\r\x07".to_owned()];
         process.directory = "/var".to_owned();
         process.user = User::Number {
             uid: 65534,
             gid: Some(65534),
         };
         let (status, output, error) = guest.run(&process).await;
-        let expected = "$HOME ${V} %n %% a\nb 'q\" \\|$X %i \"'\\\n\tend|/var|65534:65534|x\n";
+        let expected =
+            "$HOME ${V} %n %% a\nb\r 'q\" \\|$X %i \"'\\\n\tend \x1b[0m\r\x07|/var|65534:65534|x\n";
         assert_eq!((status, output.as_str(), error.as_str()), (0, expected, ""));
 
         let mut named = spec(&["sh", "-c", "echo $USER > /dev/stdout"]);
