@@ -102,13 +102,16 @@ fn options_of_a_line_are_honoured_or_the_line_is_refused() {
     let repo = host.plant("app", &list.join("\n"), &["web"]);
     host.run(&repo, "web");
     // Whatever is asked for.
-    for line in ["keys web", "logs web", "restart web", "", "plant silo:x y"] {
+    for line in ["keys web", "logs web", "restart web", ""] {
         assert_eq!(
             host.ssh(&forced, line).good(),
             format!("{RECIPIENT}\n"),
             "{line}"
         );
     }
+    // Any key may plant.
+    let plant = host.ssh(&forced, "plant silo:x y");
+    assert!(plant.err.contains("invite code is unknown"), "{plant:?}");
     for key in [&there, &over, &refused] {
         assert_eq!(host.ssh(key, "keys web").status, 1);
     }
@@ -135,6 +138,33 @@ fn options_of_a_line_are_honoured_or_the_line_is_refused() {
         host.ssh(&forced, "keys web").good(),
         format!("{RECIPIENT}\n")
     );
+}
+
+#[test]
+fn a_strangers_list_does_nothing_in_the_name_of_the_keys_on_it() {
+    let host = Host::with("exec = true\n");
+    let victim = host.key("victim", &["ed25519"]);
+    let (code, own) = (host.invite(), host.invite());
+    for command in [
+        format!("plant silo:evil {code}"),
+        "exec web -- evil".to_owned(),
+    ] {
+        let list = format!("command=\"{command}\" {}", public(&victim));
+        let repo = host.plant("trap", &list, &["web"]);
+        for line in ["", "status", "help"] {
+            let answer = host.ssh(&victim, line);
+            assert!(
+                !answer.out.contains("planted") && !answer.err.contains("does not run"),
+                "{command}, {line:?}: {answer:?}"
+            );
+        }
+        host.registry()
+            .authorize(&repo, &public(&host.key(&repo.cid, &["ed25519"])))
+            .unwrap();
+    }
+    let repos = host.registry().repos().unwrap();
+    assert!(repos.iter().all(|repo| repo.name == "trap"), "{repos:?}");
+    host.ssh(&victim, &format!("plant silo:mine {own}")).good();
 }
 
 #[test]

@@ -216,6 +216,9 @@ fn it_is_off_unless_the_host_says_otherwise_and_a_line_may_allow_one_command_alo
     let list = format!("command=\"exec web -- echo backup\" {}", public(&me));
     let repo = host.plant("app", &list, &["web"]);
     host.run(&repo, "web");
-    // Whatever is asked for.
-    assert_eq!(host.ssh(&me, "exec web -- rm -rf /").good(), "backup\n");
+    assert_eq!(host.ssh(&me, "exec web -- echo backup").good(), "backup\n");
+    for line in ["exec web -- rm -rf /", "keys web", "status"] {
+        let refused = host.ssh(&me, line);
+        assert!(refused.status != 0 && refused.out.is_empty(), "{refused:?}");
+    }
 }

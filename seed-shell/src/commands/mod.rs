@@ -224,13 +224,22 @@ async fn dashboard(session: &Session) -> Result<u8, Failure> {
 }
 
 /// What is to be run: the forced command, else what was asked for.
+///
+/// Whoever plants may list anybody's key. So another's line neither plants in its name, nor takes planting away, nor
+/// brings a guest's bytes to a terminal that did not ask for them.
 fn line(session: &Session, request: &Request) -> Result<Option<String>, Failure> {
     let access = Access::of(&session.shared.registry, &session.who)?;
-    Ok(match (access.forced(), request) {
-        (Some(forced), _) => Some(forced.to_owned()),
-        (None, Request::Exec(line)) => Some(line.clone()),
-        (None, Request::Shell) => None,
-    })
+    let asked = match request {
+        Request::Exec(line) => Some(line.as_str()),
+        Request::Shell => None,
+    };
+    let meant = |line: &str| parse::line(line).ok().map(|meant| meant.command);
+    let plants = matches!(asked.and_then(meant), Some(Command::Plant(_)));
+    let forced = access.forced().filter(|line| {
+        let own = matches!(meant(line), Some(Command::Plant(_) | Command::Exec { .. }));
+        !own && !plants
+    });
+    Ok(forced.or(asked).map(str::to_owned))
 }
 
 async fn fail(session: &Session, failure: &Failure) -> u8 {

@@ -20,8 +20,8 @@ use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, openat};
 use thiserror::Error;
 use tokio::sync::Notify;
 
-/// Input in memory.
-const MEMORY_BYTES: usize = 256 << 10;
+/// Input in memory: somewhat more than the longest `.authorized_keys`, so that a longer one gets its own refusal.
+const MEMORY_BYTES: usize = 320 << 10;
 
 /// Input in a file.
 const FILE_BYTES: u64 = 1 << 30;
