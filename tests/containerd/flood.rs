@@ -1,4 +1,4 @@
-//! A guest that logs without a pause while containerd is killed and started again. What must hold: the instance's log has
+//! A guest that logs 20,000 entries a second while containerd is killed and started again. What must hold: the instance's log has
 //! every entry once and in order, it grows while there is no containerd, and the container's log goes on where
 //! it was but for what the killed containerd had in its hands.
 
@@ -10,7 +10,7 @@ use seed_tests::{Containerd, Cri, lab, limit};
 use crate::pod::{end, run_again, started};
 
 /// Entries of the stub's flood.
-const FLOOD: u64 = 10_000;
+const FLOOD: u64 = 200_000;
 
 /// How often containerd is killed.
 const KILLS: u64 = 2;
@@ -68,7 +68,7 @@ pub(crate) fn containerd_killed(containerd: &mut Containerd, cri: &Cri) -> Resul
         shown.is_sorted_by(|one, next| one < next),
         "the container's log has lines twice or in another order"
     );
-    let line = "2023-11-14T22:13:20.000000Z stub: flood 10000\n".len() as u64;
+    let line = "2023-11-14T22:13:20.000000Z stub: flood 200000\n".len() as u64;
     let missing = (FLOOD - shown.len() as u64) * line;
     ensure!(
         missing <= KILLS * IN_HANDS_BYTES,

@@ -49,11 +49,11 @@ use tokio::{
 use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
 
 /// Lines of a flood, in the journal behind those that are there, and how many come in a second.
-const FLOOD: u64 = 10_000;
-const FLOOD_RATE: u64 = 4000;
+const FLOOD: u64 = 200_000;
+const FLOOD_RATE: u64 = 20_000;
 
 /// Entries of one batch.
-const BATCH: u64 = 200;
+const BATCH: u64 = 1000;
 
 /// How often a journal with nothing new is looked at.
 const LOOK: Duration = Duration::from_millis(10);
