@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    DeviceRef, Filesystem, MountPoint, Share, SpecError, VolumeName,
+    DeviceRef, Filesystem, MAX_ENTRIES, MountPoint, Share, SpecError, VolumeName,
     group::FsGroup,
     options::MountOptions,
     owner::{Mode, OwnerNames},
@@ -18,6 +18,12 @@ use crate::{config::BakedVolume, sys::pci::PciPath};
 
 /// Kata's name for a disk.
 const DISK: &str = "blk";
+
+/// What a Kata shim adds to a disk that is new, and shall have a file system. A blank one gets it here in any case.
+const CREATE_FILESYSTEM: &str = "create_filesystem";
+
+/// How much of a place goes into the name of a volume that nobody named, so that a number finds room.
+const NAME_OF_PLACE_BYTES: usize = 56;
 
 /// The longest serial that a virtio-blk disk has, `VIRTIO_BLK_ID_BYTES` of `linux/virtio_blk.h`.
 const MAX_SERIAL_BYTES: usize = 20;
@@ -97,7 +103,14 @@ pub fn join(
     let mut specs = Vec::new();
     let (mut names, mut places) = (BTreeSet::new(), BTreeSet::new());
     for storage in storages {
-        let spec = Offer::try_from(storage)?.join(baked)?;
+        let offer = Offer::try_from(storage)?;
+        let named = offer.name.is_some();
+        let mut spec = offer.join(baked)?;
+        let declared = baked.get(&spec.name).map(|volume| &volume.mount_point);
+        if !named && declared != Some(&spec.mount_point) {
+            let taken = |name: &VolumeName| names.contains(name) || baked.contains_key(name);
+            spec.name = another(spec.name, taken);
+        }
         if !names.insert(spec.name.clone()) {
             return Err(SpecError::Twice(format!("the name {}", spec.name)));
         }
@@ -178,6 +191,9 @@ impl TryFrom<RawStorage> for Offer {
             offer.options.flags |= MountFlags::RDONLY;
         }
         for option in driver_options {
+            if option == CREATE_FILESYSTEM {
+                continue;
+            }
             let (key, value) = option
                 .split_once('=')
                 .ok_or_else(|| SpecError::Option(option.clone()))?;
@@ -282,9 +298,25 @@ fn agrees(host: &OwnerNames, closure: &OwnerNames) -> bool {
     closure.is_empty() || (same(&host.user, &closure.user) && same(&host.group, &closure.group))
 }
 
+/// For a volume that nobody named. The last part of a place may be anything: a Kata shim's is base64.
 fn name_of(mount_point: &MountPoint) -> Result<VolumeName, SpecError> {
     let last = mount_point.as_path().file_name().unwrap_or_default();
-    VolumeName::try_from(last.to_string_lossy().as_ref())
+    let last = last.to_string_lossy();
+    VolumeName::try_from(last.as_ref()).or_else(|_| {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let plain: String = last.chars().map(plain).take(NAME_OF_PLACE_BYTES).collect();
+        VolumeName::try_from(format!("at-{}", plain.trim_matches('-')).as_str())
+    })
+}
+
+/// The name, or where it is taken one with a number.
+fn another(name: VolumeName, taken: impl Fn(&VolumeName) -> bool) -> VolumeName {
+    if !taken(&name) {
+        return name;
+    }
+    let short: String = name.0.chars().take(NAME_OF_PLACE_BYTES).collect();
+    let mut numbered = (2..=MAX_ENTRIES).map(|number| VolumeName(format!("{short}-{number}")));
+    numbered.find(|name| !taken(name)).unwrap_or(name)
 }
 
 fn is_device_node(source: &str) -> bool {
@@ -295,6 +327,7 @@ fn is_device_node(source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MAX_NAME_BYTES;
 
     fn baked() -> BTreeMap<VolumeName, BakedVolume> {
         let volume = BakedVolume {
@@ -393,6 +426,44 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_nobody_named_has_a_name_of_its_own() {
+        // A Kata shim's place for the disk at PCI path 02/03 is in base64, and one for a long path is long.
+        let long = format!("/srv/{}", "L3Zhci9s".repeat(20));
+        let places = [
+            "/run/kata-containers/sandbox/storage/MDIvMDM=",
+            "/run/kata-containers/sandbox/storage/MDIvMDM-",
+            "/srv/a/disk",
+            "/srv/b/disk",
+            "/srv/\u{e4}",
+            &long,
+        ];
+        let disks = places.map(|place| storage(&["serial=x", CREATE_FILESYSTEM], place));
+        let specs = join(disks.into(), &BTreeMap::new()).unwrap();
+        let name = |place: &str| {
+            let spec = specs
+                .iter()
+                .find(|spec| spec.mount_point.to_string() == place);
+            spec.unwrap().name.to_string()
+        };
+        let names = places.map(name);
+        assert_eq!(
+            names[..5],
+            ["at-MDIvMDM", "MDIvMDM-", "disk", "disk-2", "at-"]
+        );
+        assert!(names[5].starts_with("at-L3Zhci9s") && names[5].len() < MAX_NAME_BYTES);
+        // The closure's volume of that name is another one, and it is missing.
+        let specs = join(vec![storage(&["serial=x"], "/srv/data")], &baked()).unwrap();
+        let found = specs
+            .iter()
+            .map(|spec| (spec.name.as_str(), spec.device.is_some()));
+        assert!(found.eq([("data", false), ("data-2", true)]));
+        // A name that was given is nobody else's.
+        let named = ["/srv/a", "/srv/b"].map(|place| storage(&["serial=x", "name=disk"], place));
+        let twice = join(named.into(), &BTreeMap::new());
+        assert!(matches!(twice, Err(SpecError::Twice(_))));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         let refused = |storage| join(vec![storage], &BTreeMap::new()).unwrap_err();
         let error = refused(storage(&["serial=x"], "/proc"));
@@ -401,10 +472,10 @@ mod tests {
             refused(storage(&[], "/srv/a")),
             SpecError::NoDevice(_)
         ));
-        assert!(matches!(
-            refused(storage(&["colour=red"], "/srv/a")),
-            SpecError::Option(_)
-        ));
+        for option in ["colour=red", "colour", "encryption_key=ephemeral"] {
+            let error = refused(storage(&["serial=x", option], "/srv/a"));
+            assert!(matches!(error, SpecError::Option(_)), "{option}");
+        }
         let node = RawStorage {
             source: "/dev/../etc".into(),
             ..storage(&[], "/srv/a")
