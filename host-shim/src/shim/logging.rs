@@ -10,7 +10,12 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing::Level;
+use tracing_subscriber::{
+    filter::Targets,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt as _,
+};
 
 /// The file's name in a bundle.
 const FILE: &str = "log";
@@ -59,13 +64,15 @@ impl<'a> MakeWriter<'a> for Log {
 /// Sends all tracing to `log`. The second call in a process changes nothing.
 pub fn start(log: Log, level: &str) {
     // A crate of the transport logs every frame at debug.
-    let filter = EnvFilter::new(format!("warn,seed_shim={level}"));
-    let subscriber = tracing_subscriber::fmt()
+    let ours = level.parse().unwrap_or(Level::INFO);
+    let filter = Targets::new()
+        .with_default(Level::WARN)
+        .with_target("seed_shim", ours);
+    let lines = fmt::layer()
         .with_writer(log)
         .with_ansi(false)
-        .with_target(false)
-        .with_env_filter(filter)
-        .finish();
+        .with_target(false);
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 

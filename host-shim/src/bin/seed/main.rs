@@ -14,6 +14,10 @@ use std::{
     process::ExitCode,
 };
 
+use tracing_subscriber::{
+    filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
 use crate::{cli::Invocation, error::CliError};
 
 fn main() -> ExitCode {
@@ -49,10 +53,11 @@ fn run() -> Result<ExitCode, CliError> {
 
 /// Off, unless `SEED_LOG` says otherwise (`debug`, `seed_shim=trace`...).
 fn start_logging() {
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("SEED_LOG") {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
+    let wanted = std::env::var("SEED_LOG").ok();
+    if let Some(filter) = wanted.and_then(|text| text.parse::<Targets>().ok()) {
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(fmt::layer().with_writer(io::stderr))
             .init();
     }
 }
