@@ -75,7 +75,7 @@ impl<'b> Field<'b> {
     /// Name and value. None when there is no `=`, which no journal has; a hostile guest may.
     #[must_use]
     pub fn split(&self) -> Option<(&'b [u8], &'b [u8])> {
-        let at = self.bytes.iter().position(|byte| *byte == b'=')?;
+        let at = memchr::memchr(b'=', self.bytes)?;
         Some((&self.bytes[..at], &self.bytes[at + 1..]))
     }
 
