@@ -1,7 +1,7 @@
 //! Who sees what. A key sees the repositories whose `.authorized_keys` list it; a session's command sees those of
 //! them whose line lets it.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use jiff::Timestamp;
 use russh::keys::PublicKey;
@@ -20,6 +20,13 @@ pub struct Who {
     pub key: PublicKey,
     /// Where it comes from.
     pub address: IpAddr,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.fingerprint(Default::default());
+        write!(f, "{key} from {}", self.address)
+    }
 }
 
 /// What somebody may do now.

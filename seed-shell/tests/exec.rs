@@ -55,6 +55,37 @@ fn streams_and_status_are_the_commands_own() {
 }
 
 #[test]
+fn the_log_says_who_did_it_and_nothing_of_what_was_run_or_given() {
+    let (host, me, played) = host(ON);
+    let mut ssh = host.client(&me);
+    ssh.stdin(Stdio::piped())
+        .args(["127.0.0.1", "exec web -- sh -c 'cat; : hidden-word'"]);
+    let mut child = ssh.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"given-word").unwrap();
+    drop(input);
+    assert_eq!(Answer::of(finish(child)).good(), "given-word");
+    host.ssh(&me, "restart web --json").good();
+    assert_eq!(played.restarts.load(Ordering::SeqCst), 1);
+    let code = host.invite();
+    host.ssh(&me, &format!("plant silo:other {code}")).good();
+    let keygen = Command::new("ssh-keygen").arg("-lf").arg(&me).output();
+    let keygen = String::from_utf8(keygen.unwrap().stdout).unwrap();
+    let key = keygen.split(' ').nth(1).unwrap().to_owned();
+    for what in ["command started", "restart asked for", "planted"] {
+        until(what, || {
+            let said = host.said.lock().unwrap();
+            let mut lines = said.iter().filter(|line| line.contains(what));
+            lines.any(|line| line.contains(&key) && line.contains("127.0.0.1"))
+        });
+    }
+    let said = host.said.lock().unwrap().join("\n");
+    for secret in ["hidden-word", "given-word", code.as_str()] {
+        assert!(!said.contains(secret), "{said}");
+    }
+}
+
+#[test]
 fn much_input_comes_back_whole_although_nobody_reads_it_at_first() {
     let (host, me, _) = host(ON);
     let bytes: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();

@@ -58,7 +58,7 @@ async fn run(context: &Context<'_>, which: &str, args: Vec<String>) -> Result<u8
         let instances = &session.shared.instances;
         let command = instances.command(namespace, &target.name, &request).await?;
         // The program and what it is given are the owner's secret.
-        tracing::info!(%namespace, instance = %target.name, address = %session.who.address, "command started");
+        tracing::info!(%namespace, instance = %target.name, who = %session.who, "command started");
         follow(context, &command).await
     };
     context.while_seen(&target.repo, work).await

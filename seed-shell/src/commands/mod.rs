@@ -29,7 +29,7 @@ mod help;
 mod keys;
 pub mod logs;
 mod plant;
-mod restart;
+pub mod restart;
 pub mod status;
 
 pub use parse::{Command, Invocation};

@@ -58,7 +58,7 @@ pub(super) async fn plant(context: &Context<'_>, plant: &Plant) -> Result<u8, Fa
         instances: &plant.instances,
         keys: &keys,
     })?;
-    tracing::info!(namespace = %repo.namespace, uri = %repo.uri, address = %session.who.address, "planted");
+    tracing::info!(namespace = %repo.namespace, uri = %repo.uri, who = %session.who, "planted");
     let text = format!(
         "{} is planted\n  identity   {}\n  namespace  {}\n",
         repo.uri, repo.cid, repo.namespace
@@ -83,7 +83,7 @@ pub(super) async fn replant(
     })?;
     registry.replant(&repo, &source)?;
     let repo = registry.repo(&repo.cid)?;
-    tracing::info!(namespace = %repo.namespace, uri = %repo.uri, "replanted");
+    tracing::info!(namespace = %repo.namespace, uri = %repo.uri, who = %context.session.who, "replanted");
     let text = format!("{} comes from {} now\n", repo.namespace, repo.uri);
     answer(context, &repo, text).await
 }

@@ -7,7 +7,10 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{Context, Failure};
-use crate::{access::Target, instances::Condition};
+use crate::{
+    access::{Target, Who},
+    instances::Condition,
+};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(250);
@@ -17,6 +20,11 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 /// Between the end of the old shim and the first answer of the new one. Nothing takes longer that works.
 const NOBODY: Duration = Duration::from_secs(60);
+
+/// Writes down who asked.
+pub fn note(who: &Who, target: &Target) {
+    tracing::info!(namespace = %target.repo.namespace, instance = %target.name, %who, "restart asked for");
+}
 
 pub(super) async fn restart(context: &Context<'_>, which: &str) -> Result<u8, Failure> {
     let target = context.pick(which)?;
@@ -33,7 +41,7 @@ async fn again(context: &Context<'_>, target: &Target) -> Result<u8, Failure> {
     let before = client.status(0, Duration::ZERO).await?;
     let begun = Instant::now();
     client.restart().await?;
-    tracing::info!(namespace = %target.repo.namespace, instance = %target.name, "restart asked for");
+    note(&context.session.who, target);
     if !context.json {
         output
             .complain(&format!("{} is being restarted", target.name))

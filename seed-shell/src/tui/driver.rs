@@ -8,7 +8,7 @@ use std::{
 
 use seed_shim::{
     logs::{render::human::escaped, show::Form},
-    management::words,
+    management::{ClientError, words},
     text,
 };
 use tokio::{
@@ -26,6 +26,7 @@ use crate::{
     commands::{
         Failure,
         logs::Follower,
+        restart,
         status::{self, Row},
     },
     instances::Condition,
@@ -196,7 +197,9 @@ async fn restart(
         let client = instances
             .client(&target.repo.namespace, &target.name)
             .await?;
-        client.restart().await
+        client.restart().await?;
+        restart::note(&session.who, target);
+        Ok::<_, ClientError>(())
     };
     if let Err(error) = asked.await {
         let failure = Failure::from(error);

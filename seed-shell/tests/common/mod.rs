@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) port: u16,
     server: Child,
+    /// What the server has written to its log.
+    pub(crate) said: Arc<Mutex<Vec<String>>>,
     runtime: Runtime,
     servers: Vec<Box<dyn std::any::Any>>,
 }
@@ -85,7 +87,7 @@ impl Host {
             path("shim.toml"),
         );
         fs::write(path("shell.toml"), config).unwrap();
-        let (server, port) = serve(dir.path());
+        let (server, port, said) = serve(dir.path());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -95,6 +97,7 @@ impl Host {
             dir,
             port,
             server,
+            said,
             runtime,
             servers: Vec::new(),
         }
@@ -108,7 +111,7 @@ impl Host {
     pub(crate) fn crash(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
-        (self.server, self.port) = serve(self.dir.path());
+        (self.server, self.port, self.said) = serve(self.dir.path());
     }
 
     /// The server's pid.
@@ -240,8 +243,8 @@ impl Drop for Host {
     }
 }
 
-/// Starts the server of this folder; its port.
-fn serve(dir: &Path) -> (Child, u16) {
+/// Starts the server of this folder; its port, and what it says.
+fn serve(dir: &Path) -> (Child, u16, Arc<Mutex<Vec<String>>>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_seed-shell"))
         .arg("--config")
         .arg(dir.join("shell.toml"))
@@ -254,9 +257,14 @@ fn serve(dir: &Path) -> (Child, u16) {
     let line = lines.next().unwrap().unwrap();
     let port = line.rsplit(':').next().and_then(|port| port.parse().ok());
     let port = port.unwrap_or_else(|| panic!("the server said {line:?}"));
-    // What it says from now on nobody reads, but it must not stand still.
-    thread::spawn(move || lines.for_each(drop));
-    (child, port)
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&said);
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            heard.lock().unwrap().push(line);
+        }
+    });
+    (child, port, said)
 }
 
 /// Waits for the end, not for ever.
