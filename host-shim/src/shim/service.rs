@@ -20,7 +20,7 @@ use containerd_shim_protos::{
 };
 use tokio::{
     sync::{Mutex, Notify},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use ttrpc::r#async::TtrpcContext;
 
@@ -45,6 +45,9 @@ const SIGKILL: u32 = 9;
 
 /// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
 const MEANINGLESS: [u32; 2] = [28, 18];
+
+/// How long an answer has to be read before its connection ends.
+const ANSWER_READ: Duration = Duration::from_millis(100);
 
 /// How long a VM that was killed may take to be gone, its last journal included.
 const END: Duration = Duration::from_secs(30);
@@ -112,6 +115,16 @@ impl Service {
     /// Nobody has any more use for this shim.
     pub(super) fn shut_down(&self) {
         self.shutdown.notify_one();
+    }
+
+    /// The same, once the answer that is under way was read: containerd 2.1 takes a connection that ends right
+    /// behind the answer to ShutdownSandbox for a failure, now and then.
+    pub(super) fn shut_down_behind_answer(&self) {
+        let shutdown = Arc::clone(&self.shutdown);
+        tokio::spawn(async move {
+            sleep(ANSWER_READ).await;
+            shutdown.notify_one();
+        });
     }
 
     /// The instance that there is.

@@ -170,7 +170,7 @@ impl Sandbox for Pod {
         let pause = self.named(&request.sandbox_id)?;
         pause.kill(SIGKILL);
         self.set(None);
-        self.machine().shut_down();
+        self.machine().shut_down_behind_answer();
         Ok(ShutdownSandboxResponse::default())
     }
 
