@@ -74,6 +74,9 @@ impl Session {
         memory: Option<(&Memory, &Record)>,
     ) -> Result<Arc<Self>, ExecError> {
         let command = spec.resolve(id)?;
+        // systemd serves whoever gives it descriptors before it serves the bus: a host that asks again and again
+        // while the connection is made would keep it from ever being made.
+        systemd.ready().await?;
         let failed = |source| ExecError::Stream {
             id: id.to_owned(),
             what: "making the streams",

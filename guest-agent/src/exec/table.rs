@@ -420,3 +420,35 @@ impl Drop for Reservation<'_> {
         self.sessions.lock().starting.remove(&self.key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{exec::User, status::Board, sys::descriptors::Keeper};
+
+    #[tokio::test]
+    async fn before_the_bus_nothing_is_given_to_systemd_to_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Arc::new(Mutex::new(Held::new()));
+        let keeper = || Keeper::Memory(Arc::clone(&held));
+        let systemd = Handle::spawn_at(folder.path().join("bus"), Board::new(), keeper());
+        let memory = Memory::new(folder.path().to_owned(), keeper());
+        let sessions = Sessions::new(systemd, memory);
+        let key = ExecKey {
+            container: "demo".to_owned(),
+            exec: "e".to_owned(),
+        };
+        let spec = ProcessSpec {
+            arguments: vec!["/bin/sh".to_owned()],
+            environment: Vec::new(),
+            directory: String::new(),
+            user: User::Number { uid: 0, gid: None },
+            no_new_privileges: false,
+            terminal: None,
+        };
+        let error = sessions.start(key, &spec).await.unwrap_err();
+        assert!(error.to_string().contains("not yet"), "{error}");
+        // A map has room once something was in it, also when that was taken out again.
+        assert_eq!(held.lock().unwrap().capacity(), 0);
+    }
+}

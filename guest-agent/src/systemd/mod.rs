@@ -137,6 +137,11 @@ impl Handle {
         Self { link }
     }
 
+    /// Whether systemd can be asked for something: waits a moment where the connection was lost just now.
+    pub async fn ready(&self) -> Result<(), SystemdError> {
+        self.bus().await.map(drop)
+    }
+
     /// The connection. One that was lost a moment ago (systemd executed itself anew, the bus was
     /// restarted) is waited for.
     async fn bus(&self) -> Result<Arc<Bus>, SystemdError> {

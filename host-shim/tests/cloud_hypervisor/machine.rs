@@ -155,7 +155,7 @@ fn stand_in(dir: &Path, name: &str, how: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let script = format!(
         "#!/bin/sh\nexport STAND_IN='{name}' STAND_IN_HOW='{how}'\nfor arg; do STAND_IN_ARGS=\"$STAND_IN_ARGS$arg\n\"; done\n\
-         export STAND_IN_ARGS\nexec '{}' --exact stand_in::program --ignored --nocapture '{}'\n",
+         export STAND_IN_ARGS\nexec '{}' --exact stand_in::program --nocapture '{}'\n",
         this.display(),
         // A second filter that matches nothing: it names the folder for whoever looks at its command line.
         dir.display(),

@@ -35,10 +35,17 @@ const VALUES: [&str; 13] = [
 ];
 const FLAGS: [&str; 2] = ["--pvpanic", "--no-shutdown"];
 
+/// A program for the other tests; by itself, a test of how it reads its command line.
 #[test]
-#[ignore = "a program for the other tests"]
 fn program() {
     let Ok(name) = env::var("STAND_IN") else {
+        let args = [
+            "path=/a,image_type=raw".to_owned(),
+            "tag=b,socket=\"/c\"".to_owned(),
+        ];
+        assert_eq!(value(&args, "path"), Some("/a".into()));
+        assert_eq!(value(&args, "socket"), Some("/c".into()));
+        assert_eq!(value(&args, "fd"), None);
         return;
     };
     let args: Vec<String> = env::var("STAND_IN_ARGS")

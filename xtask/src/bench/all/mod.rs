@@ -23,7 +23,7 @@ use super::{BENCHES, Bench, Options, machine};
 use crate::util::{self, Places, print, read, say};
 
 /// The journal as it grows: tenfold from the least, of which reading costs more than one tick of the kernel's accounts, up to what `--entries` says, and a million unless it does.
-const LEAST: u32 = 10_000;
+const LEAST: u32 = 100_000;
 pub(super) const ENTRIES: u32 = 1_000_000;
 const SHELL_RUNS: &str = "20";
 /// How a bench begins a line about a target.
