@@ -68,7 +68,8 @@ pub struct Limits {
     pub channels: usize,
     /// How long authentication may take.
     pub login_seconds: u64,
-    /// How long a connection without a channel, and a dashboard without a key press, is kept.
+    /// How long a connection without a channel, a dashboard without a key press, and a client that reads nothing of
+    /// what is sent are kept.
     pub idle_seconds: u64,
 }
 
