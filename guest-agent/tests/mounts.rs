@@ -17,7 +17,10 @@ use common::{in_namespaces, run};
 use seed_agent::{
     storage::{
         oci::{self, RawMount},
-        share::ShareError,
+        online,
+        options::MountOptions,
+        share::{self, ShareError},
+        spec::RawStorage,
     },
     sys::{mount, resolver},
 };
@@ -170,6 +173,50 @@ fn name_servers_cover_a_link_and_leave_the_closures_own_word() {
     symlink("/nix/store/hosts-1/resolv.conf", path).unwrap();
     resolver::write(path, copy, "nameserver 192.0.2.1\n").unwrap();
     assert_eq!(text(), "nameserver ::1\n");
+}
+
+#[test]
+fn a_disk_is_at_the_place_that_the_host_knows_too() {
+    if !in_namespaces("a_disk_is_at_the_place_that_the_host_knows_too") {
+        return;
+    }
+    enter_a_root();
+    let place = format!("{SHARED}/sandbox/storage/MDIvMDM=");
+    let mut disks = [RawStorage {
+        driver: "blk".to_owned(),
+        mount_point: place.clone(),
+        ..RawStorage::default()
+    }];
+    let bind = RawMount {
+        destination: "/srv/data".to_owned(),
+        source: place.clone(),
+        kind: "bind".to_owned(),
+        options: vec!["rbind".to_owned()],
+    };
+    let mut mounts = oci::parse(vec![bind]).unwrap();
+    let known = oci::straighten(&mut disks, &mut mounts);
+    // In place of the disk.
+    fs::create_dir_all("/srv/data").unwrap();
+    let flags = MountOptions::default().flags;
+    mount::mount(
+        Path::new("disk"),
+        Path::new(&disks[0].mount_point),
+        "tmpfs",
+        flags,
+        "size=1m",
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let mut shares = known.iter();
+        shares
+            .try_for_each(|share| share::bring_up(share, Path::new(SHARED)))
+            .unwrap();
+    }
+    fs::write("/srv/data/file", "x").unwrap();
+    assert_eq!(fs::read_to_string(format!("{place}/file")).unwrap(), "x");
+    assert_eq!(lines(&place).len(), 1);
+    let usage = online::usage(Path::new(&place)).unwrap();
+    assert_eq!(usage.bytes.total, 1 << 20);
 }
 
 #[test]

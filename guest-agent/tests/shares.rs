@@ -89,7 +89,8 @@ fn memory_is_mounted_once_and_takes_a_new_size() {
     assert!(lab.shown().contains("size=1024k"), "{}", lab.shown());
     let group = run(&format!("stat -c %g {}", lab.at("place").display()));
     assert_eq!(group.trim(), "4711");
-    let large = lab.share("ephemeral", Path::new("tmpfs"), &["size=2m"]);
+    // As the Go shim has it.
+    let large = lab.share("ephemeral", Path::new("tmpfs"), &["remount", "size=2m"]);
     share::update_ephemeral(&large).unwrap();
     assert!(lab.shown().contains("size=2048k"), "{}", lab.shown());
 }

@@ -22,7 +22,7 @@ use super::{
     MountPoint, SpecError, VolumeSpec,
     options::MountOptions,
     real,
-    share::{self, Share, ShareError},
+    share::{self, Kind, Share, ShareError},
     source::{by_descriptor, open_source},
     spec::RawStorage,
 };
@@ -143,7 +143,11 @@ pub fn parse(mounts: Vec<RawMount>) -> Result<Vec<Mount>, SpecError> {
 /// A disk that is mounted at one place and bound to another is mounted at the other at once, with the options of
 /// both: so it is joined to what the closure says of that place. Kata shims do so with volumes. The bind's
 /// propagation is not taken over: the guest's own mounts are shared, as systemd wants them.
-pub fn straighten(disks: &mut [RawStorage], mounts: &mut Vec<Mount>) {
+///
+/// What comes back has it at the first place as well, where the host looks for it later (`GetVolumeStats`,
+/// `ResizeVolume`).
+pub fn straighten(disks: &mut [RawStorage], mounts: &mut Vec<Mount>) -> Vec<Share> {
+    let mut known = Vec::new();
     for disk in disks {
         let Ok(place) = MountPoint::try_from(disk.mount_point.as_str()) else {
             continue;
@@ -162,12 +166,21 @@ pub fn straighten(disks: &mut [RawStorage], mounts: &mut Vec<Mount>) {
         let whole = bind.source == place && !bind.flags.contains(MountFlags::RDONLY);
         let destination = bind.destination.to_string_lossy().into_owned();
         if whole && MountPoint::try_from(destination.as_str()).is_ok() {
-            disk.mount_point = destination;
             // What the engine says of the place comes after what it says of the disk.
             disk.options.extend(bind.words.iter().cloned());
+            known.push(Share {
+                kind: Kind::Bind {
+                    source: bind.destination.clone(),
+                },
+                mount_point: place,
+                options: MountOptions::parse(&disk.options),
+                group: None,
+            });
+            disk.mount_point = destination;
             mounts.remove(index);
         }
     }
+    known
 }
 
 /// No two things at one place, whatever links lead there.
@@ -188,9 +201,10 @@ pub fn check_places(mounts: &[Mount], volumes: &[VolumeSpec]) -> Result<(), Spec
 
 impl Mount {
     fn parse(raw: RawMount) -> Result<Option<Self>, SpecError> {
-        let binds = |word: &String| matches!(word.as_str(), "bind" | "rbind");
-        let is_bind = raw.kind == "bind"
-            || (matches!(raw.kind.as_str(), "" | "none") && raw.options.iter().any(binds));
+        // The word counts and not the kind: to a Kata shim a folder for a pod is of the kind `local`.
+        let mut words = raw.options.iter().flat_map(|word| word.split(','));
+        let bound = words.any(|word| matches!(word, "bind" | "rbind"));
+        let is_bind = raw.kind == "bind" || (bound && raw.kind != "tmpfs");
         let own = raw.kind == "tmpfs" || is_bind;
         if GUESTS_OWN.contains(&raw.kind.as_str()) {
             return Ok(None);
@@ -473,6 +487,13 @@ mod tests {
             odd.to_string(),
             "a mount of type \"nfs\" at \"/mnt\" is not supported: bind and tmpfs are"
         );
+        for (kind, options) in [
+            ("local", &["rbind", "rprivate", "rw"]),
+            ("", &["ro", "bind", "exec"]),
+        ] {
+            let mounts = parse(vec![raw(kind, "/mnt", options)]).unwrap();
+            assert!(matches!(mounts[..], [Mount::Bind(_)]), "{kind}");
+        }
         assert!(parse(vec![raw("bind", "/mnt", &["rro"])]).is_err());
         let mut from = raw("bind", "/mnt", &[]);
         from.source = "/etc".to_owned();
@@ -493,16 +514,20 @@ mod tests {
             parse(vec![mount]).unwrap()
         };
         let (mut disks, mut mounts) = ([disk()], bound(place.to_owned(), &["rbind"]));
-        straighten(&mut disks, &mut mounts);
+        let known = straighten(&mut disks, &mut mounts);
         assert_eq!(
             (disks[0].mount_point.as_str(), mounts.len()),
             ("/seed/storage/data", 0)
         );
+        assert_eq!(known[0].mount_point.to_string(), place);
+        let source = "/seed/storage/data".into();
+        assert_eq!(known[0].kind, Kind::Bind { source });
         // With what the engine says of the place, and nothing that is no flag.
         let mut disks = [disk()];
         disks[0].options = vec!["noatime".to_owned(), "exec".to_owned()];
         let options = ["rbind,rprivate", "noexec", "size=1m"];
-        straighten(&mut disks, &mut bound(place.to_owned(), &options));
+        let known = straighten(&mut disks, &mut bound(place.to_owned(), &options));
+        assert!(known[0].options.flags.contains(MountFlags::NOEXEC));
         assert_eq!(disks[0].options, ["noatime", "exec", "noexec"]);
         // Only read, or only a part of it: both places are needed.
         for mounts in [
@@ -510,7 +535,7 @@ mod tests {
             bound(format!("{place}/sub"), &[]),
         ] {
             let (mut disks, mut left) = ([disk()], mounts);
-            straighten(&mut disks, &mut left);
+            assert!(straighten(&mut disks, &mut left).is_empty());
             assert_eq!((disks[0].mount_point.as_str(), left.len()), (place, 1));
         }
     }

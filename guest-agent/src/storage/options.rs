@@ -2,6 +2,13 @@
 
 use rustix::mount::MountFlags;
 
+/// Words for whoever mounts, about what is mounted already, or about who sees it. No file system has them, and most
+/// refuse what they do not have; Kata shims and drivers of volumes pass them on.
+const OF_NO_FILE_SYSTEM: [&str; 15] = [
+    "", "defaults", "auto", "noauto", "nofail", "_netdev", "remount", "bind", "rbind", "private",
+    "rprivate", "shared", "rshared", "slave", "rslave",
+];
+
 /// What `mount(2)` is called with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
@@ -22,7 +29,7 @@ impl Default for MountOptions {
 
 impl MountOptions {
     /// Takes words in their order; a later one wins over an earlier one. A volume is `nodev,nosuid`
-    /// unless `dev` or `suid` is asked for. `defaults` and `x-...` are for others and mean nothing here.
+    /// unless `dev` or `suid` is asked for. `defaults`, `x-...` and the like are for others and mean nothing here.
     pub fn parse<W: AsRef<str>>(words: &[W]) -> Self {
         let mut options = Self::default();
         for word in words.iter().flat_map(|word| word.as_ref().split(',')) {
@@ -38,8 +45,7 @@ impl MountOptions {
 
     fn apply(&mut self, word: &str) {
         let (flag, set) = match word {
-            "" | "defaults" => return,
-            _ if word.starts_with("x-") => return,
+            _ if word.starts_with("x-") || OF_NO_FILE_SYSTEM.contains(&word) => return,
             "ro" => (MountFlags::RDONLY, true),
             "rw" => (MountFlags::RDONLY, false),
             "nodev" => (MountFlags::NODEV, true),
@@ -49,7 +55,9 @@ impl MountOptions {
             "noexec" => (MountFlags::NOEXEC, true),
             "exec" => (MountFlags::NOEXEC, false),
             "noatime" => (MountFlags::NOATIME, true),
+            "atime" => (MountFlags::NOATIME, false),
             "nodiratime" => (MountFlags::NODIRATIME, true),
+            "diratime" => (MountFlags::NODIRATIME, false),
             "relatime" => (MountFlags::RELATIME, true),
             "strictatime" => (MountFlags::STRICTATIME, true),
             "lazytime" => (MountFlags::LAZYTIME, true),
@@ -89,5 +97,16 @@ mod tests {
         );
         assert_eq!(options.data, "data=ordered");
         assert!(!options.read_only());
+        let words = [
+            "rbind,rprivate",
+            "remount",
+            "nofail",
+            "_netdev",
+            "size=1m",
+            "atime",
+        ];
+        let options = MountOptions::parse(&words);
+        assert_eq!(options.data, "size=1m");
+        assert_eq!(options.flags, MountOptions::default().flags);
     }
 }

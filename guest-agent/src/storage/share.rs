@@ -139,7 +139,6 @@ impl TryFrom<RawStorage> for Share {
                 Some(("fsgid", gid)) => group = Some(fsgid(gid)?),
                 Some(("mode", text)) if driver == "local" => mode = Some(Mode::try_from(text)?),
                 Some((key, text)) if driver == "overlayfs" && layers.take(key, text)? => {}
-                _ if matches!(word, "bind" | "rbind" | "private" | "rprivate") => {}
                 _ => own.push(word.to_owned()),
             }
         }

@@ -111,8 +111,8 @@ pub(super) fn order(
             "the guest is the root that the image names"
         );
     }
-    let (mut disks, shares) = storage::split(storages.into_iter().map(raw).collect())?;
-    oci::straighten(&mut disks, &mut mounts);
+    let (mut disks, mut shares) = storage::split(storages.into_iter().map(raw).collect())?;
+    shares.extend(oci::straighten(&mut disks, &mut mounts));
     let volumes = storage::join(disks, &closure.volumes)?;
     oci::check_places(&mounts, &volumes)?;
     Ok(Order {
