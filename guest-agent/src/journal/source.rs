@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Journal, Position};
+use seed_journal::{Journal, Position, Skipped};
 use seed_protocol::{JournalNamespace, journal::BatchEncoder};
 use tracing::{info, warn};
 
@@ -27,6 +27,32 @@ pub(super) struct Source {
     journalctl: Option<Journalctl>,
     /// Files that were refused, each told once.
     told: HashSet<PathBuf>,
+    damage: Damage,
+}
+
+/// What was passed over in files that are read. It is told at first and whenever it has doubled: telling makes an entry,
+/// which may be written to the damaged file.
+#[derive(Debug, Default)]
+struct Damage {
+    met: u64,
+    told: u64,
+}
+
+impl Damage {
+    /// How much there is by now, when it is time to tell.
+    fn meet(&mut self, skipped: Skipped) -> Option<u64> {
+        let Skipped {
+            bad_objects,
+            bad_values,
+        } = skipped;
+        self.met = self.met.saturating_add(bad_objects);
+        self.met = self.met.saturating_add(bad_values);
+        let is_news = self.met > self.told.saturating_mul(2);
+        is_news.then(|| {
+            self.told = self.met;
+            self.met
+        })
+    }
 }
 
 impl Source {
@@ -46,6 +72,7 @@ impl Source {
             block: BatchEncoder::new(0),
             journalctl: None,
             told: HashSet::new(),
+            damage: Damage::default(),
         }
     }
 
@@ -97,6 +124,13 @@ impl Source {
             return self.read_by_journalctl(request, after);
         }
         let outcome = outcome?;
+        if let Some(objects) = self.damage.meet(outcome.skipped) {
+            let namespace = self.namespace.as_ref().map(ToString::to_string);
+            warn!(
+                objects,
+                namespace, "the journal's files are damaged: what cannot be read is passed over"
+            );
+        }
         let end = self.journal.end().filter(|_| outcome.is_moved());
         let end = end.unwrap_or(*after);
         Ok(Batch {
@@ -151,6 +185,24 @@ fn parse_machine_id(text: &str) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_is_told_at_first_and_whenever_it_has_doubled() {
+        let mut damage = Damage::default();
+        let mut meet = |bad_objects, bad_values| {
+            damage.meet(Skipped {
+                bad_objects,
+                bad_values,
+            })
+        };
+        assert_eq!(meet(0, 0), None);
+        assert_eq!(meet(1, 2), Some(3));
+        // The entry that says so costs one again.
+        let told = (0..1000).filter_map(|_| meet(1, 0)).collect::<Vec<_>>();
+        assert_eq!(told, [7, 15, 31, 63, 127, 255, 511]);
+        assert_eq!(meet(u64::MAX, u64::MAX), Some(u64::MAX));
+        assert_eq!(meet(1, 0), None);
+    }
 
     #[test]
     fn a_machine_id_has_32_digits_and_is_not_zero() {
