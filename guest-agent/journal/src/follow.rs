@@ -92,7 +92,7 @@ impl Journal {
             return true;
         }
         self.slots.look_at_active();
-        self.pace.saw(&self.slots) || self.resume.due().is_some_and(|due| due <= Instant::now())
+        self.pace.saw(&self.slots) || self.resume.is_due()
     }
 
     /// After how long it is worth while to look again.

@@ -24,6 +24,10 @@ use crate::{
 
 /// How long a journal must look as if it went back before that is believed.
 const CONFIRM: Duration = Duration::from_millis(200);
+/// Whoever has not asked again for so long begins anew with that.
+const FORGET: Duration = Duration::from_secs(10);
+/// Callers whose journal went back at a time; the longest known makes room.
+const MAX_SUSPECTS: usize = 16;
 
 /// Where reading begins, and where it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +69,21 @@ impl Start {
 
 #[derive(Debug, Default)]
 pub(crate) struct Resume {
-    /// A position that looks as if the journal went back, and since when.
-    suspect: Option<(Position, Instant)>,
+    /// Each is a caller's: what another one asks meanwhile is about another position.
+    suspects: Vec<Suspect>,
     /// The last answer that was not simply the position itself.
     resolved: Option<(Position, Start)>,
     /// The last search for a later part, and that part's end at that time.
     handed_over: Option<(Position, Part, Start)>,
+}
+
+/// A position that looks as if the journal went back.
+#[derive(Debug, Clone, Copy)]
+struct Suspect {
+    position: Position,
+    since: Instant,
+    /// It was said that it is time to ask again.
+    is_told: bool,
 }
 
 /// What a part holds around a mark.
@@ -91,7 +104,19 @@ struct Survey {
 impl Resume {
     /// When to look again although nothing changed.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.suspect.map(|(_, since)| since + CONFIRM)
+        let waiting = self.suspects.iter().filter(|one| !one.is_told);
+        waiting.map(|one| one.since + CONFIRM).min()
+    }
+
+    /// It is time to look again. Said once: whoever asked may have left.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let mut is_due = false;
+        for one in &mut self.suspects {
+            if !one.is_told && one.since.elapsed() >= CONFIRM {
+                (one.is_told, is_due) = (true, true);
+            }
+        }
+        is_due
     }
 
     /// None: there is nothing, or it is not clear yet. `continuing`: reading stands right there, in this part.
@@ -117,7 +142,7 @@ impl Resume {
                 .find(|part| part.key == key && part.spans(number))
             && number <= tail_of(key, all)
         {
-            self.suspect = None;
+            self.clear(position);
             return Some(Start::at(part, number));
         }
         if let Some((known, start)) = self.resolved
@@ -135,14 +160,14 @@ impl Resume {
         } else if let Some(part) = remnant_with(position, &of_stream, slots) {
             Start::at(part, number)
         } else if let Some(part) = linked_at(position, &of_stream, slots) {
-            self.suspect = None;
+            self.clear(position);
             return Some(Start::at(part, number));
         } else if self.is_confirmed(position) {
             issued_again(position, &of_stream, slots)?
         } else {
             return None;
         };
-        self.suspect = None;
+        self.clear(position);
         self.resolved = Some((*position, start));
         Some(start)
     }
@@ -183,14 +208,25 @@ impl Resume {
         Some(start)
     }
 
+    fn clear(&mut self, position: &Position) {
+        self.suspects.retain(|one| one.position != *position);
+    }
+
     fn is_confirmed(&mut self, position: &Position) -> bool {
-        match self.suspect {
-            Some((known, since)) if known == *position => since.elapsed() >= CONFIRM,
-            _ => {
-                self.suspect = Some((*position, Instant::now()));
-                false
-            }
+        self.suspects.retain(|one| one.since.elapsed() < FORGET);
+        let known = self.suspects.iter().find(|one| one.position == *position);
+        if let Some(suspect) = known {
+            return suspect.since.elapsed() >= CONFIRM;
         }
+        if self.suspects.len() == MAX_SUSPECTS {
+            self.suspects.remove(0);
+        }
+        self.suspects.push(Suspect {
+            position: *position,
+            since: Instant::now(),
+            is_told: false,
+        });
+        false
     }
 }
 

@@ -14,7 +14,7 @@ use common::{
     },
     writer::Writer,
 };
-use seed_journal::{Gap, GapReason, Journal, Position};
+use seed_journal::{Gap, GapReason, Journal, Mark, Position};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder, EntryHead, MAX_VALUE_BYTES};
 
 #[test]
@@ -297,6 +297,50 @@ fn a_restored_snapshot_goes_on_with_what_was_logged_since() {
             .collect::<Vec<_>>()
     );
     assert!(was_reset(&outcomes));
+}
+
+#[test]
+fn callers_whose_journal_went_back_do_not_hold_up_each_other() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    (1..=40).for_each(|number| append(&mut writer, number, 1, number));
+    let mut position = Position::START;
+    assert_eq!(read(&mut machine.journal(), &mut position).0.len(), 40);
+    drop(writer);
+    fs::remove_file(machine.path("var", "system.journal")).unwrap();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    (1..=30).for_each(|number| append(&mut writer, number, 1, number));
+    (1..=5).for_each(|number| append(&mut writer, 30 + number, 2, number));
+
+    let mut journal = machine.journal();
+    let mut last = Position::START;
+    assert_eq!(read(&mut journal, &mut last).0.len(), 35);
+    let known = position.mark.unwrap();
+    let earlier = Position {
+        seqnum: 38,
+        mark: Some(Mark {
+            realtime_us: known.realtime_us - 2,
+            monotonic_us: known.monotonic_us - 2,
+            ..known
+        }),
+        ..position
+    };
+    // Two of them, and one that has all.
+    let mut counts = [0; 3];
+    for _ in 0..100 {
+        for (count, after) in counts.iter_mut().zip([position, earlier, last]) {
+            let mut batch = BatchEncoder::new(4096);
+            let outcome = journal.read_after(&after, &mut batch).unwrap();
+            *count = outcome.count.max(*count);
+        }
+        if counts == [5, 5, 0] {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(counts, [5, 5, 0]);
+    // Nothing is left that would have anybody look again and again.
+    assert_eq!(journal.unclear_until(), None);
 }
 
 #[test]
