@@ -3,11 +3,14 @@
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::{
     driver::{Driver, Input},
@@ -30,6 +33,9 @@ use crate::{
 /// Figures of the log, once there is one.
 pub(super) type LogFigures = Arc<OnceLock<Arc<logs::Counters>>>;
 
+/// How long a machine may take to say that its processors stand still, or run. Longer than a VMM may take to answer.
+const FREEZE_LIMIT: Duration = Duration::from_secs(15);
+
 /// Why a VM does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StartError {
@@ -37,6 +43,17 @@ pub enum StartError {
     #[error("{0}")]
     Failed(String),
     /// The driver is gone.
+    #[error("the instance has ended")]
+    Gone,
+}
+
+/// Why a VM was not frozen, or does not run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FreezeError {
+    /// It was asked and has not said so. It may do it yet, and can be asked again.
+    #[error("the machine has not {} within {} s", if *.0 { "paused" } else { "resumed" }, FREEZE_LIMIT.as_secs())]
+    Silent(bool),
+    /// There is no machine any more.
     #[error("the instance has ended")]
     Gone,
 }
@@ -139,18 +156,17 @@ impl Sandbox {
         let _ = self.inputs.send(Input::Kill(kill));
     }
 
-    /// Freezes it, or lets it run on.
-    pub async fn pause(&self, pause: bool) {
+    /// Freezes it, or lets it run on, and returns when it does; 15 s at most.
+    pub async fn pause(&self, pause: bool) -> Result<(), FreezeError> {
         let control = if pause {
             Control::Pause
         } else {
             Control::Resume
         };
-        let _ = self.inputs.send(Input::Control(control));
-        let mut view = self.view.clone();
-        let _ = view
-            .wait_for(|view| view.paused == pause || view.ended.is_some())
-            .await;
+        self.inputs
+            .send(Input::Control(control))
+            .map_err(|_| FreezeError::Gone)?;
+        frozen(self.view.clone(), pause).await
     }
 
     /// Gives it more processors or memory while it runs, and returns when its guest has them. What failed half-way
@@ -236,5 +252,47 @@ impl Sandbox {
     /// The figures of its log since its start, once there is one.
     pub fn log_figures(&self) -> Option<&logs::Counters> {
         self.log.get().map(Arc::as_ref)
+    }
+}
+
+/// Waits until the processors stand still (or run, as `pause` says).
+async fn frozen(mut view: watch::Receiver<View>, pause: bool) -> Result<(), FreezeError> {
+    let done = view.wait_for(|view| view.paused == pause || view.ended.is_some());
+    match timeout(FREEZE_LIMIT, done).await {
+        Ok(Ok(view)) if view.ended.is_none() => Ok(()),
+        Ok(_) => Err(FreezeError::Gone),
+        Err(_) => Err(FreezeError::Silent(pause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running() -> (watch::Sender<View>, watch::Receiver<View>) {
+        watch::channel(View::new(MachineSize {
+            vcpus: 1,
+            memory_mib: 512,
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_does_not_freeze_keeps_nobody_waiting() {
+        let (_machine, view) = running();
+        let error = frozen(view, true).await.unwrap_err();
+        assert_eq!(error.to_string(), "the machine has not paused within 15 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_freeze_is_over_when_the_machine_says_so_or_has_ended() {
+        let (machine, view) = running();
+        let (freezes, runs_on) = (frozen(view.clone(), true), frozen(view.clone(), false));
+        // It runs already.
+        assert_eq!(runs_on.await, Ok(()));
+        let says = async { machine.send_modify(|view| view.paused = true) };
+        assert_eq!(tokio::join!(freezes, says).0, Ok(()));
+        let ends = async { machine.send_modify(|view| view.ended = Some(Ended::never_started())) };
+        let never = frozen(view, false);
+        assert_eq!(tokio::join!(never, ends).0, Err(FreezeError::Gone));
     }
 }

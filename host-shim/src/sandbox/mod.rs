@@ -16,7 +16,7 @@ mod view;
 
 pub use exit_record::ExitRecord;
 pub use grow::{GrowError, Wanted};
-pub use handle::{Observer, Parts, Sandbox, StartError};
+pub use handle::{FreezeError, Observer, Parts, Sandbox, StartError};
 pub use state::{Exit, Kill, Phase};
 pub use view::{Ended, View};
 pub(crate) use {exit_record::unix_ns, failure::with_cause};

@@ -11,7 +11,7 @@ use crate::{
     names::NameError,
     net::{NamespaceError, NetError},
     rootfs::RootfsError,
-    sandbox::{GrowError, StartError, with_cause},
+    sandbox::{FreezeError, GrowError, StartError, with_cause},
     share::ShareError,
     spec::{BundleError, SpecError},
     tpm::StateDirError,
@@ -60,6 +60,9 @@ pub enum TaskError {
     /// The start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A freeze, or its end.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
     /// Another size.
     #[error(transparent)]
     Grow(#[from] GrowError),
@@ -107,9 +110,11 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Grow(
                 GrowError::Shrinks { .. } | GrowError::NoRoom { .. } | GrowError::Gone,
             )
+            | TaskError::Freeze(FreezeError::Gone)
             | TaskError::Vmm(VmmError::Program(_) | VmmError::Unsupported { .. }) => {
                 status::failed_precondition(text)
             }
+            TaskError::Freeze(FreezeError::Silent(_)) => status::deadline(text),
             TaskError::Unsupported(method) => status::unimplemented(method),
             // The guest's own refusal is the answer; its silence is ours to name.
             TaskError::Agent(error) => match error.code() {

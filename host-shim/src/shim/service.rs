@@ -549,7 +549,6 @@ impl Service {
         if !runs(&task) {
             return Err(TaskError::State(format!("container {id} does not run")));
         }
-        task.sandbox.pause(pause).await;
-        Ok(())
+        Ok(task.sandbox.pause(pause).await?)
     }
 }
