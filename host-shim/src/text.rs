@@ -3,13 +3,14 @@
 
 use std::{error::Error, time::Duration};
 
-/// The error and its causes on one line. What a cause says that is said already is left out.
+/// The error and its causes on one line. What a cause says that is said already is left out: some messages have their
+/// cause within them.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = plain(error);
     let mut cause = error.source();
     while let Some(inner) = cause {
         let said = plain(inner);
-        if !text.ends_with(&said) {
+        if !text.contains(&said) {
             text = format!("{text}: {said}");
         }
         cause = inner.source();
@@ -90,7 +91,30 @@ pub fn count(number: usize, one: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use thiserror::Error;
+
     use super::*;
+
+    #[derive(Debug, Error)]
+    enum Failed {
+        #[error("{0} cannot be read")]
+        Silent(&'static str, #[source] io::Error),
+        #[error("gave up: {0} (stage: hello)")]
+        Telling(#[source] Box<Self>),
+    }
+
+    #[test]
+    fn causes_are_said_once_and_without_the_systems_numbers() {
+        let missing = || Failed::Silent("a", io::Error::from_raw_os_error(2));
+        let text = "a cannot be read: No such file or directory";
+        assert_eq!(chain(&missing()), text);
+        assert_eq!(
+            chain(&Failed::Telling(Box::new(missing()))),
+            "gave up: a cannot be read (stage: hello): No such file or directory"
+        );
+    }
 
     #[test]
     fn figures_read_naturally() {

@@ -33,6 +33,7 @@ use super::{
     segment::Frame,
     store::{Limits, Store},
 };
+use crate::text::chain;
 
 /// How long the guest waits when it has nothing new. Short enough that a dead connection is noticed soon.
 const POLL: Duration = Duration::from_secs(10);
@@ -390,15 +391,4 @@ enum Took {
     Nothing,
     Refused(String),
     Stopped,
-}
-
-/// The error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -52,18 +52,3 @@ pub(super) fn keep_console(paths: &InstancePaths) -> io::Result<PathBuf> {
     fs::copy(paths.console_log(), &kept)?;
     Ok(kept)
 }
-
-/// An error with its causes, in one line.
-pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}

@@ -15,8 +15,8 @@ pub mod state;
 mod view;
 
 pub use exit_record::ExitRecord;
+pub(crate) use exit_record::unix_ns;
 pub use grow::{GrowError, Wanted};
 pub use handle::{FreezeError, Observer, Parts, Sandbox, StartError};
 pub use state::{Exit, Kill, Phase};
 pub use view::{Ended, View};
-pub(crate) use {exit_record::unix_ns, failure::with_cause};

@@ -11,9 +11,10 @@ use crate::{
     names::NameError,
     net::{NamespaceError, NetError},
     rootfs::RootfsError,
-    sandbox::{FreezeError, GrowError, StartError, with_cause},
+    sandbox::{FreezeError, GrowError, StartError},
     share::ShareError,
     spec::{BundleError, SpecError},
+    text::chain,
     tpm::StateDirError,
     vmm::VmmError,
 };
@@ -96,7 +97,7 @@ pub enum TaskError {
 
 impl From<TaskError> for ttrpc::Error {
     fn from(error: TaskError) -> Self {
-        let text = with_cause(&error);
+        let text = chain(&error);
         match error {
             TaskError::Name(_)
             | TaskError::Bundle(_)

@@ -21,7 +21,8 @@ use crate::{
     agent::AgentError,
     logs,
     management::{Backend, BackendError},
-    sandbox::{Phase, Sandbox, View, unix_ns, with_cause},
+    sandbox::{Phase, Sandbox, View, unix_ns},
+    text::chain,
     usage::{self, GuestUsage, ProcessUsage},
 };
 
@@ -107,7 +108,7 @@ impl Backend for Instance {
             RestartError::Pod { .. } | RestartError::Foreign(_) | RestartError::Begun(_) => {
                 BackendError::NotReady(error.to_string())
             }
-            _ => BackendError::Internal(with_cause(&error)),
+            _ => BackendError::Internal(chain(&error)),
         })?;
         Ok(format!("instance {} is being restarted", self.restarter.id))
     }
@@ -204,7 +205,7 @@ fn told(guest: Option<GuestUsage>, processes: Vec<ProcessUsage>) -> Usage {
 
 pub(super) fn backend(error: AgentError) -> BackendError {
     let AgentError::Refused { code, message, .. } = error else {
-        return BackendError::Unavailable(with_cause(&error));
+        return BackendError::Unavailable(chain(&error));
     };
     match code {
         Code::INVALID_ARGUMENT => BackendError::Invalid(message),

@@ -18,6 +18,7 @@ use seed_shim::{
         cli::{self, Command},
         delete, info, serve, start,
     },
+    text::chain,
 };
 
 fn main() -> ExitCode {
@@ -47,12 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn Error) -> ExitCode {
-    let mut text = format!("containerd-shim-seed-v2: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    let _ = writeln!(io::stderr(), "{text}");
+    let text = chain(error);
+    let _ = writeln!(io::stderr(), "containerd-shim-seed-v2: {text}");
     ExitCode::from(code)
 }

@@ -22,7 +22,7 @@ use tokio::{
 use self::work::remove_dir;
 use super::{
     exit_record::ExitRecord,
-    failure::{self, with_cause},
+    failure,
     handle::{LogFigures, Observer, Parts, StartError},
     stages::Stages,
     state::{Action, Event, Exit, Kill, Machine as StateMachine, Phase, Timer},
@@ -35,6 +35,7 @@ use crate::{
     rootfs::Rootfs,
     share::Share,
     spec::VmSpec,
+    text::chain,
     tpm::StateDir,
     vmm::{self, Control, MachineSize, VmEvent, Vmm, VmmError},
 };
@@ -187,7 +188,7 @@ impl Driver {
             Input::Grown(size) => self.publish(|view| view.size = size),
             Input::Launched(Ok(machine)) => self.launched(machine),
             Input::Launched(Err(error)) => {
-                self.feed(Event::LaunchFailed(with_cause(&error)));
+                self.feed(Event::LaunchFailed(chain(&error)));
             }
             Input::Vm(event) => self.vm(event),
             Input::Beacon(beacon) => self.beacon(&beacon),
@@ -195,7 +196,7 @@ impl Driver {
             Input::Provisioned(Err(error)) => {
                 self.feed(Event::GuestFailed(format!(
                     "the guest could not be provisioned: {}",
-                    with_cause(&error)
+                    chain(&error)
                 )));
             }
             Input::Guest(status) => {

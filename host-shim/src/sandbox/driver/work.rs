@@ -15,7 +15,8 @@ use super::{Driver, Input};
 use crate::{
     agent::{self, Journal},
     logs,
-    sandbox::{failure::with_cause, follow, start, state::Event},
+    sandbox::{follow, start, state::Event},
+    text::chain,
     vmm::{Control, VmmError},
 };
 
@@ -44,7 +45,7 @@ impl Driver {
             Err(source) => {
                 let path = paths.vm_dir();
                 let error = VmmError::File { path, source };
-                return self.feed(Event::LaunchFailed(with_cause(&error)));
+                return self.feed(Event::LaunchFailed(chain(&error)));
             }
         };
         self.beacons = Some(listener);
