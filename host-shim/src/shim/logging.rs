@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use tracing::Level;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::{
     filter::Targets,
     fmt::{self, MakeWriter},
@@ -63,6 +63,10 @@ impl<'a> MakeWriter<'a> for Log {
 
 /// Sends all tracing to `log`. The second call in a process changes nothing.
 pub fn start(log: Log, level: &str) {
+    let _ = tracing::subscriber::set_global_default(subscriber(log, level));
+}
+
+fn subscriber(log: Log, level: &str) -> impl Subscriber + Send + Sync + use<> {
     // A crate of the transport logs every frame at debug.
     let ours = level.parse().unwrap_or(Level::INFO);
     let filter = Targets::new()
@@ -72,8 +76,7 @@ pub fn start(log: Log, level: &str) {
         .with_writer(log)
         .with_ansi(false)
         .with_target(false);
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    tracing_subscriber::registry().with(filter).with(lines)
 }
 
 #[cfg(test)]
@@ -100,5 +103,24 @@ mod tests {
             std::fs::read_to_string(dir.path().join(FILE)).unwrap(),
             "line\n"
         );
+    }
+
+    #[test]
+    fn the_level_is_ours_and_others_only_warn() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        tracing::subscriber::with_default(subscriber(log, "info"), || {
+            tracing::info!(target: "seed_shim::sandbox", "of ours");
+            tracing::debug!(target: "seed_shim::sandbox", "detail");
+            tracing::info!(target: "ttrpc::proto", "frame");
+            tracing::warn!(target: "ttrpc::proto", "trouble");
+        });
+        let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let said: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split_once("  INFO ").or(line.split_once("  WARN ")))
+            .map(|(_, said)| said)
+            .collect();
+        assert_eq!(said, ["of ours", "trouble"], "{text}");
     }
 }
