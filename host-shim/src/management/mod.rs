@@ -2,8 +2,8 @@
 //! line and the seed shell (`seed.management.v1`, see `protocol/proto/seed/management_v1.proto`).
 //!
 //! [`server`] listens, checks who calls and adapts requests; [`client`] is what callers link, [`words`] the
-//! names that they show, [`command`] a command in the guest, [`report`] the screen of one instance, and [`metrics`] the figures of all. What the
-//! answers say comes from a [`Backend`]: this module knows no VM and no guest.
+//! names that they show, [`command`] a command in the guest, [`report`] the screen of one instance, [`metrics`] the figures of all, and [`scrape`]
+//! how a scraper gets them: over this socket, too. What the answers say comes from a [`Backend`]: this module knows no VM and no guest.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub mod client;
 pub mod command;
 pub mod metrics;
 pub mod report;
+pub mod scrape;
 pub mod server;
 pub mod words;
 

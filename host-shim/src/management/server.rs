@@ -2,6 +2,9 @@
 //! group, and the peer's credentials (unix(7), `SO_PEERCRED`) are checked besides: root, the user that the shim
 //! runs as, or who has that group as its own (as its first one: a further group of a user does not do). Anyone else is
 //! disconnected before a byte is read. Requests are adapted to a [`Backend`] and nothing more.
+//!
+//! A scraper gets the instance's figures from the same socket by HTTP. The first byte tells them apart: a frame of
+//! ttrpc begins with its length, which is at most 4 MiB and so begins with 0; a request of HTTP with a letter.
 
 use std::{
     fs, io,
@@ -13,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::stream;
-use rustix::fs::Gid;
+use rustix::{fs::Gid, net::RecvFlags};
 use seed_protocol::{
     seed::{
         management::{
@@ -28,14 +31,26 @@ use seed_protocol::{
     status,
 };
 use thiserror::Error;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    io::Interest,
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
 use ttrpc::r#async::{TtrpcContext, transport::Listener};
 
-use super::{Backend, BackendError, MAX_STATUS_WAIT};
+use super::{
+    Backend, BackendError, MAX_STATUS_WAIT,
+    metrics::{self, Told},
+    scrape,
+};
 
 /// How long the listener rests after an accept that failed, so that a full table of file descriptors
 /// does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the first byte is waited for. Who says nothing until then is taken for a caller of ours.
+const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the socket cannot be served.
 #[derive(Debug, Error)]
@@ -104,9 +119,10 @@ pub async fn serve(
         path: path.into(),
         source,
     })?;
+    let listener = admitted(listener, group, Arc::clone(&backend));
     let mut inner = ttrpc::r#async::Server::new()
         .register_service(create_management(Arc::new(Service { backend })))
-        .add_listener(admitted(listener, group));
+        .add_listener(listener);
     inner.start().await.map_err(ServeError::Start)?;
     Ok(Server {
         inner,
@@ -133,25 +149,68 @@ fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The connections of those who may ask.
-fn admitted(listener: UnixListener, group: Option<Gid>) -> Listener {
-    Listener::new(Box::pin(stream::unfold(
-        listener,
-        move |listener| async move {
+/// The connections of those who may ask, but for scrapers, who are answered. Nobody waits for anybody else.
+fn admitted(listener: UnixListener, group: Option<Gid>, backend: Arc<dyn Backend>) -> Listener {
+    let begin = (listener, backend, JoinSet::<Option<UnixStream>>::new());
+    Listener::new(stream::unfold(
+        begin,
+        move |(listener, backend, mut arriving)| async move {
             loop {
-                match listener.accept().await {
-                    Ok((connection, _)) if may_ask(&connection, group) => {
-                        return Some((Ok::<_, io::Error>(connection), listener));
+                tokio::select! {
+                    Some(arrived) = arriving.join_next() => {
+                        if let Ok(Some(connection)) = arrived {
+                            let rest = (listener, backend, arriving);
+                            return Some((Ok::<_, io::Error>(connection), rest));
+                        }
                     }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "management connection not accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    accepted = listener.accept() => match accepted {
+                        Ok((connection, _)) if may_ask(&connection, group) => {
+                            arriving.spawn(sorted(connection, Arc::clone(&backend)));
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::warn!(%error, "management connection not accepted");
+                            tokio::time::sleep(ACCEPT_PAUSE).await;
+                        }
+                    },
                 }
             }
         },
-    )))
+    ))
+}
+
+/// The connection, unless it is a scraper's: that one is answered and gone.
+async fn sorted(connection: UnixStream, backend: Arc<dyn Backend>) -> Option<UnixStream> {
+    let first = first_byte(&connection).await;
+    if !first.is_some_and(|byte| byte.is_ascii_alphabetic()) {
+        return Some(connection);
+    }
+    if let Err(error) = scrape::answer(connection, page(backend.as_ref())).await {
+        tracing::debug!(%error, "scraper was not answered");
+    }
+    None
+}
+
+/// The first byte of what is said, which stays to be read. None for the end, and for silence.
+async fn first_byte(connection: &UnixStream) -> Option<u8> {
+    let mut byte = [0_u8];
+    let look = connection.async_io(Interest::READABLE, || {
+        let (_, count) = rustix::net::recv(connection, &mut byte, RecvFlags::PEEK)?;
+        Ok(count)
+    });
+    let count = timeout(FIRST_BYTE_LIMIT, look).await;
+    matches!(count, Ok(Ok(1))).then_some(byte[0])
+}
+
+/// The figures of this instance.
+async fn page(backend: &dyn Backend) -> String {
+    let status = backend.status(0, Duration::ZERO).await;
+    let usage = backend.usage().await;
+    metrics::text(&[Told {
+        namespace: status.namespace.clone(),
+        id: status.id.clone(),
+        answer: Some((status, usage)),
+    }])
 }
 
 fn may_ask(connection: &UnixStream, group: Option<Gid>) -> bool {
@@ -290,6 +349,8 @@ impl From<BackendError> for ttrpc::Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
     use crate::management::{Client, ClientError};
 
@@ -301,6 +362,8 @@ mod tests {
             let ms = u64::try_from(wait.as_millis()).unwrap();
             InstanceStatus {
                 revision: after_revision + 1,
+                namespace: "default".into(),
+                id: "a".into(),
                 log_lag: ms,
                 ..Default::default()
             }
@@ -373,12 +436,40 @@ mod tests {
         }
         let mut server = ttrpc::r#async::Server::new()
             .register_service(services)
-            .add_listener(admitted(UnixListener::bind(&path).unwrap(), None));
+            .add_listener(admitted(
+                UnixListener::bind(&path).unwrap(),
+                None,
+                Arc::new(Fixed),
+            ));
         server.start().await.unwrap();
         let client = Client::connect(&path).await.unwrap();
         assert_eq!(client.usage().await.unwrap(), Usage::default());
         assert_eq!(client.status(6, Duration::ZERO).await.unwrap().revision, 7);
         server.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_scraper_shares_the_socket_and_a_silent_caller_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("management.sock");
+        let server = serve(&path, None, Arc::new(Fixed)).await.unwrap();
+        let _silent = UnixStream::connect(&path).await.unwrap();
+        for (target, status) in [("/metrics", "200 OK"), ("/", "404 Not Found")] {
+            let mut scraper = UnixStream::connect(&path).await.unwrap();
+            let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            scraper.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            scraper.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{answer}"
+            );
+            let line = "\nseed_up{namespace=\"default\",instance=\"a\"} 1\n";
+            assert_eq!(answer.contains(line), target == "/metrics", "{answer}");
+        }
+        let client = Client::connect(&path).await.unwrap();
+        assert_eq!(client.status(6, Duration::ZERO).await.unwrap().revision, 7);
+        server.stop().await;
     }
 
     #[tokio::test]

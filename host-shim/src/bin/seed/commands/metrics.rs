@@ -1,8 +1,7 @@
 //! `seed metrics`: asks every management socket of this machine, and writes what they say as Prometheus text:
 //! once, or to whoever asks over HTTP.
 //!
-//! The server speaks as much of HTTP/1.1 (RFC 9112) as a scraper needs: one request a connection, GET of one
-//! path. It listens where it is told to, and gives everybody there the same.
+//! It listens where it is told to, and gives everybody there the same. How it speaks is in [`scrape`].
 
 use std::{
     io,
@@ -20,24 +19,14 @@ use seed_shim::{
     management::{
         Client,
         metrics::{self, Told},
+        scrape,
     },
     text::chain,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
 use super::{Context, instances, ps};
 use crate::{cli::MetricsTo, error::CliError, output};
-
-/// How long a scraper may take for its request, and for taking the answer.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-
-/// The longest head of a request.
-const REQUEST_BYTES: usize = 8192;
 
 /// Scrapers at a time; more wait.
 const SCRAPERS: usize = 8;
@@ -130,72 +119,10 @@ async fn listen(context: &Context<'_>, address: SocketAddr) -> Result<(), CliErr
                 config_path: None,
                 paths,
             };
-            if let Err(error) = serve(&context, stream).await {
+            if let Err(error) = scrape::answer(stream, page(&context)).await {
                 tracing::debug!(%error, "scraper was not answered");
             }
             drop(turn);
         });
-    }
-}
-
-async fn serve(context: &Context<'_>, mut stream: TcpStream) -> io::Result<()> {
-    let head = timeout(REQUEST_LIMIT, request(&mut stream)).await??;
-    let (status, text) = match wanted(&head) {
-        Wanted::Metrics => ("200 OK", page(context).await),
-        Wanted::Nothing => ("404 Not Found", "there is only /metrics here\n".to_owned()),
-        Wanted::Unknown => ("405 Method Not Allowed", "only GET is known\n".to_owned()),
-    };
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    timeout(REQUEST_LIMIT, stream.write_all(answer.as_bytes())).await??;
-    stream.shutdown().await
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    Metrics,
-    Nothing,
-    Unknown,
-}
-
-fn wanted(head: &str) -> Wanted {
-    let mut words = head.split_ascii_whitespace();
-    match (words.next(), words.next()) {
-        (Some("GET"), Some(target)) => match target.split('?').next() {
-            Some("/metrics") => Wanted::Metrics,
-            _ => Wanted::Nothing,
-        },
-        _ => Wanted::Unknown,
-    }
-}
-
-/// The head of a request, to the empty line behind it.
-async fn request(stream: &mut TcpStream) -> io::Result<String> {
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let count = stream.read(&mut part).await?;
-        if count == 0 || head.len() + count > REQUEST_BYTES {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        head.extend_from_slice(&part[..count]);
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_one_path_is_served() {
-        assert_eq!(wanted("GET /metrics HTTP/1.1\r\n"), Wanted::Metrics);
-        assert_eq!(wanted("GET /metrics?a=b HTTP/1.1\r\n"), Wanted::Metrics);
-        assert_eq!(wanted("GET /metricsx HTTP/1.1\r\n"), Wanted::Nothing);
-        assert_eq!(wanted("POST /metrics HTTP/1.1\r\n"), Wanted::Unknown);
-        assert_eq!(wanted("\r\n\r\n"), Wanted::Unknown);
     }
 }
