@@ -33,7 +33,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         [parent, id, flag] if flag == "--peers" => (parent, id, true),
         _ => return Err("usage: journal_bench PARENT MACHINE_ID [--peers]".into()),
     };
-    let mut rows = vec![encode(parent, id, false)?, encode(parent, id, true)?];
+    // Whoever reads first brings the files into memory, for all that come after: it shall be none of them.
+    encode(parent, id, false)?;
+    let mut rows = vec![
+        median_of_three(|| encode(parent, id, false))?,
+        encode(parent, id, true)?,
+    ];
     let entries = rows[0].entries;
     let private = private_kib()?;
     if peers {
@@ -70,6 +75,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     writeln!(out, "]}}")?;
     Ok(())
+}
+
+/// The one with neither the least nor the most CPU time.
+fn median_of_three(
+    mut measure: impl FnMut() -> Result<Row, Box<dyn Error>>,
+) -> Result<Row, Box<dyn Error>> {
+    let mut rows = [measure()?, measure()?, measure()?];
+    rows.sort_by(|one, other| one.cpu_seconds.total_cmp(&other.cpu_seconds));
+    let [_, median, _] = rows;
+    Ok(median)
 }
 
 /// The first unit in the journal that is one of the corpus.
