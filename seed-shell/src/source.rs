@@ -1,4 +1,5 @@
-//! Where a repository comes from, as its owner writes it: `silo:name`, `github:user/repo`, `git+https://host/path`.
+//! Where a repository comes from, as its owner writes it: `silo:name`, `github:user/repo`, `git+https://host/path`. The
+//! last two as Nix has them: a branch or revision may follow, as a third part or as `?ref=`, `?rev=`, and a `dir=`.
 //! Nothing is fetched here.
 
 use std::fmt;
@@ -7,6 +8,9 @@ use thiserror::Error;
 
 /// The longest one.
 const MAX_BYTES: usize = 512;
+
+/// What may follow the path, of all that Nix knows: nothing that names another host or a file.
+const PARAMETERS: [&str; 3] = ["ref", "rev", "dir"];
 
 /// Why a text is no source.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -52,27 +56,34 @@ impl TryFrom<&str> for Source {
             return Err(SourceError::TooLong);
         }
         let form = || SourceError::Form(text.to_owned());
-        let path: Vec<&str> = if let Some(name) = text.strip_prefix("silo:") {
-            vec![name]
-        } else if let Some(path) = text.strip_prefix("github:") {
-            let parts: Vec<_> = path.split('/').collect();
-            if parts.len() != 2 {
+        let (place, parameters) = match text.split_once('?') {
+            Some((place, parameters)) => (place, Some(parameters)),
+            None => (text, None),
+        };
+        let (path, last): (Vec<&str>, _) = if let Some(name) = place.strip_prefix("silo:") {
+            if parameters.is_some() {
                 return Err(form());
             }
-            parts
-        } else if let Some(rest) = text.strip_prefix("git+https://") {
+            (vec![name], Some(name))
+        } else if let Some(path) = place.strip_prefix("github:") {
+            let parts: Vec<_> = path.split('/').collect();
+            if !(2..=3).contains(&parts.len()) {
+                return Err(form());
+            }
+            let repository = parts.get(1).copied();
+            (parts, repository)
+        } else if let Some(rest) = place.strip_prefix("git+https://") {
             let (host, path) = rest.split_once('/').ok_or_else(form)?;
             if !is_host(host) {
                 return Err(form());
             }
-            path.split('/').collect()
+            (path.split('/').collect(), path.rsplit('/').next())
         } else {
             return Err(form());
         };
-        if !path.iter().all(|part| is_word(part)) {
-            return Err(form());
-        }
-        let last = path.last().copied().ok_or_else(form)?;
+        let parameters = parameters.into_iter().flat_map(|all| all.split('&'));
+        let is_good = path.iter().all(|part| is_word(part)) && parameters.clone().all(is_parameter);
+        let last = last.filter(|_| is_good).ok_or_else(form)?;
         let name = last.strip_suffix(".git").unwrap_or(last);
         if !is_word(name) {
             return Err(form());
@@ -82,6 +93,12 @@ impl TryFrom<&str> for Source {
             name: name.to_owned(),
         })
     }
+}
+
+/// `ref=`, `rev=` or `dir=`, and words that slashes part.
+fn is_parameter(text: &str) -> bool {
+    text.split_once('=')
+        .is_some_and(|(key, value)| PARAMETERS.contains(&key) && value.split('/').all(is_word))
 }
 
 /// A part of a path: nothing that leaves it, nothing that a shell or a terminal takes for more than a letter.
@@ -111,6 +128,12 @@ mod tests {
             ("github:user/repo", "repo"),
             ("git+https://git.example.org/a/b/site.git", "site"),
             ("git+https://localhost:8443/x", "x"),
+            ("github:user/repo/v1.2", "repo"),
+            ("github:user/repo?dir=deploy/web", "repo"),
+            (
+                "git+https://git.example.org/site?ref=feature/x&rev=0a1b",
+                "site",
+            ),
         ] {
             let source = Source::try_from(uri).unwrap();
             assert_eq!((source.name(), source.as_str()), (name, uri));
@@ -130,7 +153,14 @@ mod tests {
             "silo:a;id",
             "silo:a\x1b[2J",
             "github:user",
-            "github:a/b/c",
+            "github:a/b/c/d",
+            "github:a/b/",
+            "silo:a?ref=b",
+            "github:a/b?host=evil.example",
+            "github:a/b?",
+            "git+https://host/x?ref=..",
+            "git+https://host/x?ref=a;id",
+            "git+https://host/x?ref=a?rev=b",
             "git+https://",
             "git+https://host",
             "git+https://user:secret@host/x",
