@@ -21,7 +21,7 @@ use rustix::{
 use tokio::{
     process::{Child, ChildStdout, Command},
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{ProcessInfo, VmmError};
@@ -29,6 +29,9 @@ use crate::sys;
 
 /// How much of a child's last words goes into a message.
 const LAST_WORDS_BYTES: usize = 400;
+
+/// How much later than its daemons a VMM is seen to end, when it was the VMM that ended.
+pub(super) const OWN_END: Duration = Duration::from_millis(500);
 
 /// How often a socket is looked for.
 const SOCKET_POLL: Duration = Duration::from_millis(5);
@@ -171,7 +174,14 @@ pub async fn wait_socket(
         if is_listening(socket) {
             return Ok(());
         }
-        if let Ok(Ended { name, how, .. }) = ends.try_recv() {
+        if let Ok(first) = ends.try_recv() {
+            // Daemons end when the VMM that they serve does, and may be heard of first.
+            let own = if first.name == name {
+                None
+            } else {
+                end_of(name, ends).await
+            };
+            let Ended { name, how, .. } = own.unwrap_or(first);
             return Err(VmmError::Died {
                 name,
                 how,
@@ -188,6 +198,17 @@ pub async fn wait_socket(
         }
         sleep(SOCKET_POLL).await;
     }
+}
+
+/// The end of this one, if it comes within a moment. Those of others that come first are passed over.
+pub async fn end_of(wanted: &str, ends: &mut mpsc::UnboundedReceiver<Ended>) -> Option<Ended> {
+    let until = Instant::now() + OWN_END;
+    while let Ok(Some(ended)) = timeout_at(until, ends.recv()).await {
+        if ended.name == wanted {
+            return Some(ended);
+        }
+    }
+    None
 }
 
 /// True when a process listens on this Unix socket. Connecting to find out would take the one connection

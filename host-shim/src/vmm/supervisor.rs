@@ -15,12 +15,9 @@ use tokio::{
 use super::{
     Control, Machine, MachineSize, VmEnd, VmEvent, VmmError, VmmKind, console,
     daemons::Daemons,
-    process::{Ended, Supervised},
+    process::{Ended, OWN_END, Supervised, end_of},
 };
 use crate::spec::VmSpec;
-
-/// How much later than its daemons a VMM is seen to end, when it was the VMM that ended.
-const OWN_END: Duration = Duration::from_millis(500);
 
 /// How long a VMM may take to end after SIGTERM, when a daemon of it has died.
 const GRACE: Duration = Duration::from_secs(3);
@@ -130,14 +127,9 @@ pub(super) async fn own_end(
     kind: VmmKind,
     ended: &mut mpsc::UnboundedReceiver<Ended>,
 ) -> Option<VmmError> {
-    let until = Instant::now() + OWN_END;
-    while let Ok(Some(Ended { name, how, .. })) = timeout_at(until, ended.recv()).await {
-        if name == kind.as_str() {
-            let said = String::new();
-            return Some(VmmError::Died { name, how, said });
-        }
-    }
-    None
+    let Ended { name, how, .. } = end_of(kind.as_str(), ended).await?;
+    let said = String::new();
+    Some(VmmError::Died { name, how, said })
 }
 
 /// Owns every child of one machine.
