@@ -7,6 +7,7 @@
 mod bench;
 mod chaos;
 mod containerd;
+mod cpu;
 mod demo;
 mod documents;
 mod fuzz;
@@ -56,7 +57,8 @@ Usage: cargo xtask COMMAND
   bench all          all of these, to docs/benchmarks.md
                        --runs N  of each (medians)      --only NAME   that one anew, the others as kept
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
-                       --minutes N  each for so long    --json   the same as data
+                       --minutes N  each for so long (0: only the counts of all runs)   --jobs N  so many at once
+                       --page   the counts to docs/fuzzing.md   --json   the same as data
   chaos              instances at work while things go wrong, and what must be true after each
                        --minutes N  so long (10)   --seed S   that run again   --plan   only what would happen
   release            the programs as they ship, their checksums, and what they are made of

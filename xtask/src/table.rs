@@ -22,6 +22,17 @@ pub(crate) fn aligned(cells: &[Vec<String>]) -> Vec<String> {
     cells.iter().map(line).collect()
 }
 
+/// The same as a table of a Markdown page; the first line is its head.
+pub(crate) fn markdown(cells: &[Vec<String>]) -> Vec<String> {
+    let line = |line: &Vec<String>| format!("| {} |", line.join(" | "));
+    let mut lines: Vec<_> = cells.iter().map(line).collect();
+    if let Some(head) = cells.first() {
+        let others = "---:|".repeat(head.len().saturating_sub(1));
+        lines.insert(1, format!("|---|{others}"));
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +42,16 @@ mod tests {
         let line = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let cells = [line(["name", "n"]), line(["a", "100"])];
         assert_eq!(aligned(&cells), ["name    n", "a     100"]);
+    }
+
+    #[test]
+    fn a_markdown_table_has_a_rule_below_its_head() {
+        let line = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let cells = [line(["name", "n"]), line(["a", "100"])];
+        assert_eq!(
+            markdown(&cells),
+            ["| name | n |", "|---|---:|", "| a | 100 |"]
+        );
+        assert!(markdown(&[]).is_empty());
     }
 }

@@ -10,10 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
 
 use super::targets::Target;
-use crate::util::{self, Places};
+use crate::{
+    cpu,
+    util::{self, Places},
+};
 
 /// Beyond its own time a target may take this long to read its corpus and to end.
 const GRACE: Duration = Duration::from_secs(300);
@@ -25,7 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) executions: u64,
-    pub(super) seconds: u64,
+    /// How long it was on a CPU.
+    pub(super) cpu: Duration,
     /// Edges of the program that inputs have reached.
     pub(super) coverage: u64,
     /// Inputs that each reach something that no other does.
@@ -43,23 +46,6 @@ pub(super) struct Crash {
 }
 
 impl Outcome {
-    fn per_second(&self) -> u64 {
-        self.executions / self.seconds.max(1)
-    }
-
-    pub(super) fn cells(&self) -> Vec<String> {
-        let end = if self.crash.is_some() { "CRASH" } else { "ok" };
-        let numbers = [
-            self.executions,
-            self.per_second(),
-            self.coverage,
-            self.corpus,
-        ];
-        let mut cells: Vec<_> = numbers.iter().map(u64::to_string).collect();
-        cells.push(end.to_owned());
-        cells
-    }
-
     pub(super) fn line(&self) -> String {
         let end = self
             .crash
@@ -67,17 +53,6 @@ impl Outcome {
             .map_or("ok", |crash| crash.what.as_str());
         let (runs, coverage, corpus) = (self.executions, self.coverage, self.corpus);
         format!("{runs} executions, coverage {coverage}, corpus {corpus}: {end}")
-    }
-
-    pub(super) fn data(&self, label: &str) -> Value {
-        json!({
-            "name": label,
-            "executions": self.executions,
-            "seconds": self.seconds,
-            "coverage": self.coverage,
-            "corpus": self.corpus,
-            "crash": self.crash.as_ref().map(|crash| crash.input.as_str()),
-        })
     }
 }
 
@@ -107,7 +82,10 @@ pub(super) fn run(places: &Places, target: &Target, limit: Duration) -> Result<O
     let mut child = command
         .spawn()
         .with_context(|| format!("start {}", target.program.display()))?;
+    let mut on_cpu = Duration::ZERO;
     let status = loop {
+        // Before the wait, which makes the kernel forget it.
+        on_cpu = cpu::of(&child).unwrap_or(on_cpu);
         if let Some(status) = child.try_wait()? {
             break status;
         }
@@ -120,7 +98,7 @@ pub(super) fn run(places: &Places, target: &Target, limit: Duration) -> Result<O
     };
     let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
     let mut outcome = read(&String::from_utf8_lossy(&text));
-    outcome.seconds = start.elapsed().as_secs();
+    outcome.cpu = on_cpu;
     if !status.success() && outcome.crash.is_none() {
         let log = log.display();
         bail!("{}: {status}, and no input: see {log}", target.label());

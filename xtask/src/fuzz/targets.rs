@@ -30,7 +30,7 @@ pub(super) struct Target {
     folder: PathBuf,
     /// Where it is once built.
     pub(super) program: PathBuf,
-    /// Inputs kept from run to run, and those that crashed it.
+    /// Inputs kept from run to run, those that crashed it, and what its runs came to.
     kept: PathBuf,
 }
 
@@ -55,14 +55,19 @@ impl Target {
         self.kept.join("crashes")
     }
 
+    /// What its runs came to.
+    pub(super) fn runs(&self) -> PathBuf {
+        self.kept.join("runs.jsonl")
+    }
+
     #[cfg(test)]
-    pub(super) fn named(of: &str, name: &str) -> Self {
+    pub(super) fn kept_in(of: &str, name: &str, kept: &Path) -> Self {
         Self {
             of: of.to_owned(),
             name: name.to_owned(),
             folder: PathBuf::new(),
             program: PathBuf::new(),
-            kept: PathBuf::new(),
+            kept: kept.to_owned(),
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) fn run(places: &Places, parser: &mut lexopt::Parser) -> Result<ExitCo
 }
 
 /// The commit of the checkout, with a mark where it has changes that are not in it.
-fn commit(root: &Path) -> Result<String> {
+pub(crate) fn commit(root: &Path) -> Result<String> {
     let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(root));
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).context("a release is of a commit")?;
     let changed = !git(&["status", "--porcelain"])?.is_empty();

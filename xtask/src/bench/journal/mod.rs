@@ -151,26 +151,6 @@ fn readers(container: &Container) -> Result<Vec<Row>> {
     ])
 }
 
-/// Where proc_pid_stat(5) has `utime` and `stime` of a process (with threads that have ended), and those of its children that
-/// have ended, counted from field 3.
-const OF_PROCESS: usize = 11;
-const OF_CHILDREN: usize = 13;
-
-/// Seconds on a CPU. The kernel counts them in ticks of 10 ms, which is little beside what is measured with them.
-fn ticks(process: &str, skip: usize) -> Result<f64> {
-    let path = format!("/proc/{process}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The name of the program, in brackets, may hold anything; behind it stands field 3.
-    let (_, fields) = text
-        .rsplit_once(')')
-        .with_context(|| format!("no name in {path}"))?;
-    let ticks = fields.split_whitespace().skip(skip).take(2);
-    let ticks = ticks
-        .map(|field| Ok(field.parse::<f64>()?))
-        .sum::<Result<f64>>()?;
-    Ok(ticks / 100.0)
-}
-
 /// A folder of our own in the cache, removed in the end.
 struct Scratch(PathBuf);
 

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, ensure};
 use seed_container::{Container, wait_for};
 use serde_json::Value;
 
-use super::{MACHINE_ID, OF_PROCESS, ticks};
-use crate::util;
+use super::MACHINE_ID;
+use crate::{cpu, util};
 
 const SOURCE: &str = include_str!("libsystemd.c");
 
@@ -83,7 +83,7 @@ pub(super) fn gatewayd(files: &Path, scratch: &Path) -> Result<f64> {
         b"GET /entries HTTP/1.0\r\nAccept: application/vnd.fdo.journal\r\nConnection: close\r\n\r\n",
     )?;
     let entries = count(&mut BufReader::with_capacity(1 << 20, stream))?;
-    let cpu = ticks(&server.0.id().to_string(), OF_PROCESS)?;
+    let cpu = cpu::of(&server.0)?.as_secs_f64();
     ensure!(entries > 0, "gatewayd sent no entry");
     Ok(1e6 * cpu / f64::from(u32::try_from(entries)?))
 }

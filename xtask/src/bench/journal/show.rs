@@ -10,9 +10,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use seed_container::Container;
 
-use super::{INSTANCE, JSON, LAST, OF_CHILDREN, median, row, ticks};
+use super::{INSTANCE, JSON, LAST, median, row};
 use crate::{
     bench::Row,
+    cpu,
     util::{Places, say},
 };
 
@@ -71,7 +72,7 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
 
 /// CPU microseconds for each line that a command prints (for each entry of the export form).
 fn cost(command: &mut Command, name: &str) -> Result<f64> {
-    let before = ticks("self", OF_CHILDREN)?;
+    let before = cpu::of_children()?.as_secs_f64();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -81,7 +82,7 @@ fn cost(command: &mut Command, name: &str) -> Result<f64> {
     io::copy(child.stdout.as_mut().context("no output")?, &mut output)?;
     let status = child.wait()?;
     ensure!(status.success(), "{name}: {status}");
-    let cpu = ticks("self", OF_CHILDREN)? - before;
+    let cpu = cpu::of_children()?.as_secs_f64() - before;
     // An entry of the export form ends with an empty line; the other forms have none.
     let count = if output.empty > 0 {
         output.empty
