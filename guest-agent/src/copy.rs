@@ -14,7 +14,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fchown, mkdirat,
-        open, openat2, renameat, symlinkat, unlinkat,
+        open, renameat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -175,13 +175,7 @@ fn folder(top: &OwnedFd, path: &Path, mode: u32) -> io::Result<OwnedFd> {
 
 fn beneath(top: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(
-        top,
-        path,
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )?)
+    file::open_resolved(top, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Opens `name` itself, not what a link of that name leads to.
@@ -194,7 +188,7 @@ fn open_in(folder: &OwnedFd, name: &Path, flags: OFlags, mode: u32) -> io::Resul
     } else {
         Mode::empty()
     };
-    Ok(openat2(folder, name, flags, mode, resolve)?.into())
+    Ok(file::open_resolved(folder, name, flags, mode, resolve)?.into())
 }
 
 /// Makes it with exactly `mode`, whatever the umask is.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2},
+    fs::{AtFlags, Mode, OFlags, chmodat, mkdirat, open},
     mount::{
         MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
         mount_change, unmount,
@@ -22,7 +22,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use crate::sys::mounts;
+use crate::sys::{mounts, open_inside};
 
 /// Why the root file system is not there.
 #[derive(Debug, Error)]
@@ -141,21 +141,20 @@ impl Drop for Rootfs {
 fn make_inside(root: &Path, target: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = open(root, flags, Mode::empty())?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let mut so_far = PathBuf::from("/");
-    let mut at = openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve)?;
+    let mut at = open_inside(dir.as_fd(), &so_far, flags)?;
     for part in target.components() {
         let Component::Normal(name) = part else {
             continue;
         };
         so_far.push(name);
-        at = match openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve) {
-            Err(rustix::io::Errno::NOENT) => {
+        at = match open_inside(dir.as_fd(), &so_far, flags) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mode = Mode::from_raw_mode(0o755);
                 mkdirat(at.as_fd(), name, mode)?;
                 // The folder is the guest's: the umask of the shim is no matter of it.
                 chmodat(at.as_fd(), name, mode, AtFlags::empty())?;
-                openat2(dir.as_fd(), &so_far, flags, Mode::empty(), resolve)?
+                open_inside(dir.as_fd(), &so_far, flags)?
             }
             other => other?,
         };

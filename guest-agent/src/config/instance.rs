@@ -1,14 +1,17 @@
 //! What the closure says about the instance: `/etc/seed/instance.json`, as the module renders it.
 //! `--check-config` runs the same parser at build time.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::storage::{
-    MountPoint, SpecError, VolumeName,
-    owner::{Mode, OwnerNames},
+use crate::{
+    storage::{
+        MountPoint, SpecError, VolumeName,
+        owner::{Mode, OwnerNames},
+    },
+    sys::file,
 };
 
 /// The largest instance file that is read.
@@ -46,11 +49,7 @@ impl Instance {
             path: path.to_owned(),
             source,
         };
-        let metadata = fs::metadata(path).map_err(unreadable)?;
-        if metadata.len() > MAX_INSTANCE_BYTES {
-            return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
-        }
-        let text = fs::read(path).map_err(unreadable)?;
+        let text = file::read_small(path, MAX_INSTANCE_BYTES).map_err(unreadable)?;
         Self::parse(&text, path)
     }
 

@@ -2,7 +2,7 @@
 //! there. It is written when the reader comes back for more, and so has what it was given before: an agent that is
 //! killed in between gives its last answer once more, and leaves nothing out.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use seed_journal::{Mark, Position};
 use serde::{Deserialize, Serialize};
@@ -44,20 +44,16 @@ struct WrittenMark {
 impl Place {
     /// The place that was written last; `None` when none was.
     pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
-        match fs::metadata(path) {
+        let written = match file::read_small(path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            Ok(_) => {}
-        }
+            read => read?,
+        };
         let Written {
             seqnum_id,
             seqnum,
             mark,
             within,
-        } = serde_json::from_slice(&fs::read(path)?)?;
+        } = serde_json::from_slice(&written)?;
         let mark = mark.map(|mark| Mark {
             boot_id: mark.boot_id,
             realtime_us: mark.realtime_us,
@@ -117,7 +113,7 @@ mod tests {
             place.write(&path).unwrap();
             assert_eq!(Place::read(&path).unwrap(), Some(place));
         }
-        fs::write(&path, "{").unwrap();
+        std::fs::write(&path, "{").unwrap();
         assert!(Place::read(&path).is_err());
     }
 }

@@ -211,10 +211,7 @@ fn name(unit: &str, part: Part) -> String {
 }
 
 fn record(path: &Path) -> io::Result<Record> {
-    if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&file::read_small(path, MAX_BYTES)?)?)
 }
 
 impl Record {

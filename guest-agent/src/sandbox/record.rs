@@ -3,7 +3,7 @@
 //! knows what not to do twice, and what to tell of the volumes.
 //! `/run` is empty at every boot, so a record never outlives its boot.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use seed_protocol::seed::v1;
 use serde::{Deserialize, Serialize};
@@ -152,15 +152,10 @@ impl From<VolumeRecord> for v1::Volume {
 
 /// Reads the record; `None` when there is none.
 pub fn read(path: &Path) -> io::Result<Option<Record>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(metadata) if metadata.len() > MAX_BYTES => {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        Ok(_) => {}
+    match file::read_small(path, MAX_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(serde_json::from_slice(&read?)?)),
     }
-    Ok(Some(serde_json::from_slice(&fs::read(path)?)?))
 }
 
 /// Writes the record of `state` and `board`.
@@ -198,7 +193,7 @@ mod tests {
             write(&path, &state, None, &board).unwrap();
             assert_eq!(read(&path).unwrap().unwrap().state(), state);
         }
-        fs::write(&path, "{").unwrap();
+        std::fs::write(&path, "{").unwrap();
         assert!(read(&path).is_err());
     }
 

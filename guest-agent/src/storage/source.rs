@@ -3,13 +3,15 @@
 //! its name leads to by then.
 
 use std::{
+    io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open};
 
 use super::{MountPoint, SpecError, share::ShareError};
+use crate::sys::file;
 
 /// A place to take something from is one where something may be mounted. The characters that separate the
 /// layers of an overlay are refused.
@@ -28,9 +30,9 @@ pub(super) fn origin(text: &str) -> Result<PathBuf, SpecError> {
 /// Opens a place to take something from, without following links out of the folder for shares, and without
 /// following any elsewhere.
 pub(super) fn open_source(path: &Path, shared: &Path) -> Result<OwnedFd, ShareError> {
-    let failed = |error: rustix::io::Errno| ShareError::Source {
+    let failed = |source: io::Error| ShareError::Source {
         path: path.to_owned(),
-        source: error.into(),
+        source,
     };
     let (top, below, resolve) = match path.strip_prefix(shared) {
         Ok(below) => (shared, below, ResolveFlags::BENEATH),
@@ -41,7 +43,8 @@ pub(super) fn open_source(path: &Path, shared: &Path) -> Result<OwnedFd, ShareEr
         }
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let top = open(top, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
+    let top = open(top, flags | OFlags::DIRECTORY, Mode::empty())
+        .map_err(|error| failed(error.into()))?;
     let below = if below
         .components()
         .any(|part| matches!(part, Component::Normal(_)))
@@ -51,7 +54,7 @@ pub(super) fn open_source(path: &Path, shared: &Path) -> Result<OwnedFd, ShareEr
         Path::new(".")
     };
     let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
-    openat2(top, below, flags, Mode::empty(), resolve).map_err(failed)
+    file::open_resolved(&top, below, flags, Mode::empty(), resolve).map_err(failed)
 }
 
 /// The path by which the kernel reaches an open file.

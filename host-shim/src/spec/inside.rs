@@ -8,8 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::{Mode, OFlags, open};
 use thiserror::Error;
+
+use crate::sys::open_inside;
 
 /// Why a path inside a root could not be opened.
 #[derive(Debug, Error)]
@@ -58,10 +60,7 @@ pub fn resolve(root: &Path, path: &Path) -> Result<(File, PathBuf), InsideError>
     let dir = open(root, flags, Mode::empty()).map_err(outer)?;
     // NONBLOCK: opening a FIFO must not wait for its other end.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let fd =
-        openat2(dir.as_fd(), path, flags, Mode::empty(), resolve).map_err(|e| wrap(e.into()))?;
-    let file = File::from(fd);
+    let file = File::from(open_inside(dir.as_fd(), path, flags).map_err(wrap)?);
     if !file.metadata().map_err(wrap)?.is_file() {
         return Err(InsideError::NotAFile {
             root: root.to_owned(),

@@ -4,14 +4,38 @@
 pub mod mounts;
 pub mod tun;
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
     mount::{MountPropagationFlags, mount_change},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use tokio::process::Command;
+
+/// How often a path is resolved again that the kernel could not be sure of.
+const RESOLVED_AGAIN: usize = 128;
+
+/// Opens `path` with `root` as `/`, so that no link and no `..` leads out of it. `flags` make nothing.
+///
+/// The kernel gives a `..` up with EAGAIN whenever anything on the machine is mounted or renamed meanwhile
+/// (openat2(2)), which pods that come and go do all the time: it is asked again.
+pub fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..RESOLVED_AGAIN {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Errno::AGAIN.into())
+}
 
 /// Gives the calling thread, and every thread and process that it starts from now on, mounts of its own.
 /// Mounts of the host still arrive; ours do not leave.
@@ -112,11 +136,36 @@ pub fn pid(number: u32) -> Option<Pid> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn this_process_has_a_start_time_and_a_missing_one_has_none() {
         assert!(start_time(std::process::id()).is_some_and(|ticks| ticks > 0));
         assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_path_with_dots_is_opened_while_others_rename() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("nix")).unwrap();
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        std::fs::write(&one, "").unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(directory.path(), flags, Mode::empty()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::rename(&one, &other).unwrap();
+                    std::fs::rename(&other, &one).unwrap();
+                }
+            });
+            let path = Path::new("/nix/../nix");
+            let opened = (0..20_000).find_map(|_| open_inside(root.as_fd(), path, flags).err());
+            done.store(true, Ordering::Relaxed);
+            assert!(opened.is_none(), "{opened:?}");
+        });
     }
 }
