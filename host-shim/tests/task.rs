@@ -604,6 +604,20 @@ async fn update_gives_more_and_refuses_the_rest_with_the_way_out() {
 #[derive(Default)]
 struct Containerd(Arc<Mutex<Vec<String>>>);
 
+impl Containerd {
+    /// Serves at `address` until the server is dropped. Returns what it will have heard.
+    async fn listen(address: &str) -> (Arc<Mutex<Vec<String>>>, Server) {
+        let containerd = Self::default();
+        let heard = Arc::clone(&containerd.0);
+        let mut server = Server::new()
+            .bind(address)
+            .unwrap()
+            .register_service(create_events(Arc::new(containerd)));
+        server.start().await.unwrap();
+        (heard, server)
+    }
+}
+
 #[async_trait]
 impl Events for Containerd {
     async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
@@ -626,13 +640,7 @@ async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
     bench.bundle("demo");
     bench.create("demo").await.unwrap();
     // It was not there for the first one.
-    let containerd = Containerd::default();
-    let heard = Arc::clone(&containerd.0);
-    let mut server = Server::new()
-        .bind(&events)
-        .unwrap()
-        .register_service(create_events(Arc::new(containerd)));
-    server.start().await.unwrap();
+    let (heard, _server) = Containerd::listen(&events).await;
     bench.start("demo", "").await.unwrap();
     let request = ExecProcessRequest {
         id: "demo".into(),
@@ -692,13 +700,7 @@ async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
 async fn whatever_runs_when_the_shim_goes_ends_with_it_and_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let events = format!("unix://{}", dir.path().join("events.sock").display());
-    let containerd = Containerd::default();
-    let heard = Arc::clone(&containerd.0);
-    let mut server = Server::new()
-        .bind(&events)
-        .unwrap()
-        .register_service(create_events(Arc::new(containerd)));
-    server.start().await.unwrap();
+    let (heard, _server) = Containerd::listen(&events).await;
     let bench = Bench::publishing(Guest::Stubborn, &events).await;
     bench.running("demo").await;
     let now = ShutdownRequest {

@@ -25,5 +25,6 @@ pub mod start;
 pub mod state_file;
 mod stats;
 pub mod task;
+mod wire;
 
 pub use error::TaskError;

@@ -30,11 +30,11 @@ use super::{
     process::{Exec, ExecPhase},
     stats,
     task::{Environment, Request, Stdio, Task},
+    wire::{ended_of, mounts, resources, status, stdio_of, wanted},
 };
 use crate::{
     names::{ContainerId, ExecId},
-    rootfs::RootMount,
-    sandbox::{Ended, Kill, Phase, Wanted},
+    sandbox::{Ended, Kill, Phase},
     spec::{PodSpec, Resources},
 };
 
@@ -165,61 +165,8 @@ impl Service {
     }
 }
 
-fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
-    request
-        .rootfs
-        .iter()
-        .map(|mount| RootMount {
-            kind: mount.type_.clone(),
-            source: mount.source.clone(),
-            target: mount.target.clone(),
-            options: mount.options.clone(),
-        })
-        .collect()
-}
-
-fn wrong_resources(problem: String) -> TaskError {
-    TaskError::Invalid(format!("resources: {problem}"))
-}
-
-/// An OCI `LinuxResources` document.
-pub(super) fn resources(document: &[u8]) -> std::result::Result<Resources, TaskError> {
-    serde_json::from_slice(document).map_err(|error| wrong_resources(error.to_string()))
-}
-
 fn runs(task: &Task) -> bool {
     task.sandbox.view().phase == Phase::Running
-}
-
-/// The size that limits ask for.
-fn wanted(resources: &Resources) -> std::result::Result<Wanted, TaskError> {
-    let wrong = wrong_resources;
-    Ok(Wanted {
-        vcpus: resources.vcpus().map_err(wrong)?,
-        memory: resources.memory().map_err(wrong)?,
-    })
-}
-
-fn status(phase: Phase, paused: bool) -> Status {
-    match phase {
-        Phase::Created | Phase::Launching | Phase::Booting | Phase::Provisioning => Status::CREATED,
-        Phase::Running if paused => Status::PAUSED,
-        // Until its end is known it runs: containerd takes "stopped" for "the status is final".
-        Phase::Running | Phase::PoweringOff | Phase::Ending | Phase::Cleaning => Status::RUNNING,
-        Phase::Stopped => Status::STOPPED,
-    }
-}
-
-fn stdio_of(response: &mut StateResponse, stdio: &Stdio) {
-    response.stdin = stdio.stdin.clone();
-    response.stdout = stdio.stdout.clone();
-    response.stderr = stdio.stderr.clone();
-    response.terminal = stdio.terminal;
-}
-
-fn ended_of(response: &mut StateResponse, ended: &Ended) {
-    response.exit_status = ended.exit.status;
-    response.exited_at = timestamp(ended.at);
 }
 
 #[async_trait]

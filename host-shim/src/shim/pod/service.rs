@@ -30,7 +30,8 @@ use crate::{
     shim::{
         TaskError,
         events::{Publisher, timestamp},
-        service::{Service, resources},
+        service::Service,
+        wire::resources,
     },
     spec::{self, Bundle, PodSpec, Role},
 };

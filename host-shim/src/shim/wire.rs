@@ -1,0 +1,67 @@
+//! Between the words of containerd's Task API and ours. Nothing here waits or keeps anything.
+
+use containerd_shim_protos::api::{CreateTaskRequest, StateResponse, Status};
+
+use super::{TaskError, events::timestamp, task::Stdio};
+use crate::{
+    rootfs::RootMount,
+    sandbox::{Ended, Phase, Wanted},
+    spec::Resources,
+};
+
+/// The mounts that make up the root.
+pub(super) fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
+    request
+        .rootfs
+        .iter()
+        .map(|mount| RootMount {
+            kind: mount.type_.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        })
+        .collect()
+}
+
+fn wrong_resources(problem: String) -> TaskError {
+    TaskError::Invalid(format!("resources: {problem}"))
+}
+
+/// An OCI `LinuxResources` document.
+pub(super) fn resources(document: &[u8]) -> Result<Resources, TaskError> {
+    serde_json::from_slice(document).map_err(|error| wrong_resources(error.to_string()))
+}
+
+/// The size that limits ask for.
+pub(super) fn wanted(resources: &Resources) -> Result<Wanted, TaskError> {
+    let wrong = wrong_resources;
+    Ok(Wanted {
+        vcpus: resources.vcpus().map_err(wrong)?,
+        memory: resources.memory().map_err(wrong)?,
+    })
+}
+
+/// The state that containerd is told.
+pub(super) fn status(phase: Phase, paused: bool) -> Status {
+    match phase {
+        Phase::Created | Phase::Launching | Phase::Booting | Phase::Provisioning => Status::CREATED,
+        Phase::Running if paused => Status::PAUSED,
+        // Until its end is known it runs: containerd takes "stopped" for "the status is final".
+        Phase::Running | Phase::PoweringOff | Phase::Ending | Phase::Cleaning => Status::RUNNING,
+        Phase::Stopped => Status::STOPPED,
+    }
+}
+
+/// Fills in where output and input are.
+pub(super) fn stdio_of(response: &mut StateResponse, stdio: &Stdio) {
+    response.stdin = stdio.stdin.clone();
+    response.stdout = stdio.stdout.clone();
+    response.stderr = stdio.stderr.clone();
+    response.terminal = stdio.terminal;
+}
+
+/// Fills in how it ended.
+pub(super) fn ended_of(response: &mut StateResponse, ended: &Ended) {
+    response.exit_status = ended.exit.status;
+    response.exited_at = timestamp(ended.at);
+}
