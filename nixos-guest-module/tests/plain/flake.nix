@@ -2,6 +2,7 @@
 # is there, and every path that an output names exists.
 let
   flake = import ../../../flake.nix;
+  lock = builtins.fromJSON (builtins.readFile ../../../flake.lock);
   inherit (builtins)
     attrNames
     functionArgs
@@ -70,6 +71,36 @@ in
     got = attrNames (functionArgs flake.outputs);
     want = attrNames (flake.inputs // { self = { }; });
   };
+  "the lock has every input, from where the flake says, with its hash" =
+    let
+      origin =
+        name:
+        let
+          inherit (lock.nodes.${name}) original;
+        in
+        "${original.type}:${original.owner}/${original.repo}"
+        + (if original ? ref then "/${original.ref}" else "");
+      whole =
+        name:
+        let
+          inherit (lock.nodes.${name}) locked;
+        in
+        builtins.match "sha256-[A-Za-z0-9+/]{43}=" locked.narHash != null
+        && builtins.match "[0-9a-f]{40}" locked.rev != null;
+      names = attrNames flake.inputs;
+    in
+    {
+      got = map (name: {
+        inherit name;
+        from = origin lock.nodes.root.inputs.${name};
+        pinned = whole lock.nodes.root.inputs.${name};
+      }) names;
+      want = map (name: {
+        inherit name;
+        from = flake.inputs.${name}.url;
+        pinned = true;
+      }) names;
+    };
   "every output is there" = {
     got = attrNames self;
     want = [
