@@ -1,8 +1,10 @@
 # Certificates from the platform. Its address comes with the environment (SEED_ACME_URL) and is known only at
-# run time, so lego and Caddy read it from there.
+# run time, so lego and Caddy read it from there. NixOS writes it into Caddyfiles that it makes itself; here it comes
+# into those that an owner brings (`services.caddy.configFile`) as well.
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -14,6 +16,16 @@ let
     "acme-${name}"
     "acme-order-renew-${name}"
   ]) (lib.attrNames config.security.acme.certs);
+
+  inherit (config.services) caddy;
+  # By more than NixOS's own default, and part of the closure.
+  ownCaddyfile =
+    options.services.caddy.configFile.highestPrio < (lib.mkOptionDefault null).priority
+    && caddy.adapter == "caddyfile"
+    && builtins.hasContext "${caddy.configFile}";
+  caddyfile = pkgs.runCommand "Caddyfile" { preferLocalBuild = true; } ''
+    awk -v address=${lib.escapeShellArg caddy.acmeCA} -f ${./caddyfile.awk} ${caddy.configFile} > "$out"
+  '';
 in
 {
   config = lib.mkIf config.seed.acme {
@@ -45,10 +57,15 @@ in
         };
       })
       # {$SEED_FQDN} and {$SEED_ACME_URL} in Caddyfiles.
-      (lib.mkIf config.services.caddy.enable {
+      (lib.mkIf caddy.enable {
         caddy.serviceConfig.EnvironmentFile = [ "-${environment}" ];
       })
     ];
     services.caddy.acmeCA = lib.mkDefault "{$SEED_ACME_URL:${letsEncrypt}}";
+    environment.etc."caddy/caddy_config" =
+      lib.mkIf (caddy.enable && ownCaddyfile && caddy.acmeCA != null)
+        {
+          source = lib.mkForce caddyfile;
+        };
   };
 }

@@ -176,9 +176,15 @@ fn walk(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write, process::Stdio};
+
     use serde_json::json;
 
     use super::*;
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
 
     #[test]
     fn versions_are_compared_by_number() {
@@ -198,9 +204,52 @@ mod tests {
         assert!(read_group(&json!({ "passed": 2 })).is_err());
     }
 
+    /// What the module's program makes of a Caddyfile.
+    fn with_authority(caddyfile: &str) -> String {
+        let mut awk = Command::new("awk")
+            .args(["-v", "address={$SEED_ACME_URL:https://ca.example}", "-f"])
+            .arg(root().join("nixos-guest-module/caddyfile.awk"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("awk is on every system");
+        let mut input = awk.stdin.take().expect("it was piped");
+        input.write_all(caddyfile.as_bytes()).expect("it reads all");
+        drop(input);
+        let output = awk.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).expect("as the input")
+    }
+
+    #[test]
+    fn a_caddyfile_without_global_options_gets_them() {
+        let site = "# mine\n\n{$SEED_FQDN}, id.example.com {\n\trespond ok\n}\n";
+        let want = "# mine\n\n{\n\tacme_ca {$SEED_ACME_URL:https://ca.example}\n}\n{$SEED_FQDN}, id.example.com {\n\trespond ok\n}\n";
+        assert_eq!(with_authority(site), want);
+    }
+
+    #[test]
+    fn a_caddyfile_with_global_options_gets_one_more() {
+        let want = "{ # mine\n\tacme_ca {$SEED_ACME_URL:https://ca.example}\n\temail a@b.example\n}\n:80\n";
+        let got = with_authority("{ # mine\n\temail a@b.example\n}\n:80\n");
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_caddyfile_that_decides_for_itself_stays_as_it_is() {
+        for own in [
+            "{\n\tacme_ca https://ca.test\n}\n:80\n",
+            "import /srv/options\n:80\n",
+            "# nothing yet\n",
+            "",
+        ] {
+            assert_eq!(with_authority(own), own);
+        }
+    }
+
     #[test]
     fn every_nix_file_is_found_and_nothing_built() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = root();
         let mut files = Vec::new();
         walk(&root, Path::new(""), &mut files).expect("read");
         let found = |name: &str| files.iter().any(|file| file == Path::new(name));

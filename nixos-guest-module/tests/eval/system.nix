@@ -214,6 +214,40 @@ in
           true
         ];
       };
+    "a Caddyfile of one's own gets the platform's address, unless nobody asks for certificates" =
+      let
+        source =
+          module:
+          (instance module).config.environment.etc."caddy/caddy_config".source.name or "as NixOS has it";
+        own = { pkgs, ... }: {
+          services.caddy.enable = true;
+          services.caddy.configFile = pkgs.writeText "mine" ":80";
+        };
+      in
+      {
+        got = map source [
+          {
+            imports = [ own ];
+            seed.acme = true;
+          }
+          own
+          {
+            imports = [ own ];
+            seed.acme = true;
+            services.caddy.acmeCA = null;
+          }
+          {
+            seed.acme = true;
+            services.caddy.enable = true;
+          }
+        ];
+        want = [
+          "Caddyfile"
+          "mine"
+          "mine"
+          "as NixOS has it"
+        ];
+      };
     "seed-shoot is there when asked for" = {
       got =
         map
