@@ -7,6 +7,8 @@ use anyhow::{Result, bail, ensure};
 pub(super) enum Kind {
     /// Commands that are run.
     Run,
+    /// Commands that are run on a machine of their own.
+    Machine,
     /// Commands of this program.
     Xtask,
     /// The shim's configuration.
@@ -71,6 +73,7 @@ fn kind(info: &str) -> Option<Kind> {
     }
     match (language, mark) {
         ("sh", "run") => Some(Kind::Run),
+        ("sh", "machine") => Some(Kind::Machine),
         ("sh", "xtask") => Some(Kind::Xtask),
         ("toml", "shim") => Some(Kind::ShimConfig),
         ("nix", "") => Some(Kind::Nix),

@@ -5,6 +5,7 @@
 //! | mark | what is done |
 //! |---|---|
 //! | `sh run` | run, all of a document in one shell, in their order, as root on folders of its own ([`shell`]) |
+//! | `sh machine` | run as well, in a guest's systemd in namespaces: what installs, and what starts services ([`machine`]) |
 //! | `sh xtask` | each line is a command of this program, which the test command or its steps run |
 //! | `toml shim` | checked by the shim itself |
 //! | `nix` | parsed by Nix |
@@ -12,13 +13,16 @@
 //! | anything, then `not-run: WHY` | nothing, for that reason |
 //!
 //! Commands and links in the running text are looked at as well: `cargo xtask WORD` and `seed WORD` must be commands, a relative
-//! link must lead to a file, and a message in a table of messages must be one that a program says ([`words`]).
+//! link must lead to a file, and a message in a table of messages must be one that a program says ([`words`]). What is not run is
+//! listed with its reason in CONTRIBUTING.md, which is looked at too.
 
 mod blocks;
+mod machine;
 mod shell;
 mod words;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -42,6 +46,10 @@ const DOCUMENTS: [&str; 5] = [
     "docs/operator.md",
     "docs/security.md",
 ];
+
+/// Where the list of what is not run stands, and how each line of it begins.
+const LIST: &str = "CONTRIBUTING.md";
+const LISTED: &str = "- not run: ";
 
 /// A document that was read.
 struct Document {
@@ -81,7 +89,9 @@ pub(crate) fn all_of_them(places: &Places) -> Result<ExitCode> {
 /// All that needs no instance.
 pub(crate) fn check(places: &Places) -> Result<Tally> {
     let mut tally = Tally::default();
-    for document in all(places)? {
+    let documents = all(places)?;
+    listed(&documents)?;
+    for document in documents {
         words::check(places, document.path, &document.text)?;
         tally.add(Tally::one());
         for block in &document.blocks {
@@ -93,9 +103,37 @@ pub(crate) fn check(places: &Places) -> Result<Tally> {
     Ok(tally)
 }
 
+/// The list of what is not run is what the blocks say.
+fn listed(documents: &[Document]) -> Result<()> {
+    let list = documents.iter().find(|document| document.path == LIST);
+    let list = list.map_or("", |document| document.text.as_str());
+    let listed: BTreeSet<_> = list
+        .lines()
+        .filter(|line| line.starts_with(LISTED))
+        .collect();
+    let marked: BTreeSet<_> = documents.iter().flat_map(not_run).collect();
+    let marked: BTreeSet<_> = marked.iter().map(String::as_str).collect();
+    ensure!(
+        listed == marked,
+        "{LIST} must list exactly what is not run:\n{}",
+        Vec::from_iter(marked).join("\n")
+    );
+    Ok(())
+}
+
+fn not_run(document: &Document) -> impl Iterator<Item = String> {
+    document
+        .blocks
+        .iter()
+        .filter_map(|block| match &block.kind {
+            Kind::NotRun(why) => Some(format!("{LISTED}{}: {why}", document.path)),
+            _ => None,
+        })
+}
+
 fn static_check(places: &Places, block: &Block) -> Result<()> {
     match &block.kind {
-        Kind::Run | Kind::Text | Kind::NotRun(_) => Ok(()),
+        Kind::Run | Kind::Machine | Kind::Text | Kind::NotRun(_) => Ok(()),
         Kind::Xtask => block.text.lines().try_for_each(|line| {
             let command = line.split(" #").next().unwrap_or_default().trim();
             let words = command.strip_prefix("cargo xtask ");
@@ -133,41 +171,42 @@ pub(crate) fn command(places: &Places, guest: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// As root. One line for each document, and the closing line that the test command reads.
+/// Runs a document's commands; how many seconds that took.
+type Way = fn(&Places, &Path, &str) -> Result<f64>;
+/// Of which kind, what it is called, and by whom.
+const WAYS: [(Kind, &str, Way); 2] = [
+    (Kind::Run, "commands", shell::run),
+    (Kind::Machine, "on a machine of its own", machine::run),
+];
+
+/// As root. One line for each document and way, and the closing line that the test command reads.
 pub(crate) fn run(places: &Places, guest: PathBuf) -> Result<ExitCode> {
     let (mut passed, mut failed) = (0, 0);
     for document in all(places)? {
-        for block in &document.blocks {
-            if let Kind::NotRun(why) = &block.kind {
-                print(&format!("not run: {}:{}: {why}", document.path, block.line))?;
+        not_run(&document).try_for_each(|line| print(line.trim_start_matches("- ")))?;
+        for (kind, name, run) in WAYS {
+            let blocks = document.blocks.iter().filter(|block| block.kind == kind);
+            let script: String = blocks.map(|block| block.text.as_str()).collect();
+            if script.is_empty() {
+                continue;
             }
-        }
-        let script: String = document
-            .blocks
-            .iter()
-            .filter(|block| block.kind == Kind::Run)
-            .map(|block| block.text.as_str())
-            .collect();
-        if script.is_empty() {
-            continue;
-        }
-        let result = shell::run(places, &guest, &script);
-        let name = document.path;
-        match result {
-            Ok(seconds) => {
-                passed += 1;
-                print(&format!("test {name} ... ok ({seconds:.1} s)"))?;
-            }
-            Err(error) => {
-                failed += 1;
-                print(&format!("test {name} ... FAILED\n  {error:#}"))?;
+            let name = format!("{}, {name}", document.path);
+            match run(places, &guest, &script) {
+                Ok(seconds) => {
+                    passed += 1;
+                    print(&format!("test {name} ... ok ({seconds:.1} s)"))?;
+                }
+                Err(error) => {
+                    failed += 1;
+                    print(&format!("test {name} ... FAILED\n  {error:#}"))?;
+                }
             }
         }
     }
     ensure!(passed + failed > 0, "no document has a command that is run");
     print(&format!("{passed} passed, {failed} failed, 0 skipped"))?;
     if failed > 0 {
-        bail!("{failed} documents tell their readers what does not work");
+        bail!("{failed} of the documents' scripts tell their readers what does not work");
     }
     say("  every command of the documents was run, or says why not");
     Ok(ExitCode::SUCCESS)
@@ -185,5 +224,28 @@ mod tests {
             let blocks = blocks::of(&text);
             assert!(blocks.is_ok(), "{path}: {:#}", blocks.expect_err("wrong"));
         }
+    }
+
+    #[test]
+    fn what_is_not_run_is_listed_and_nothing_else() {
+        let read = |path: &'static str| {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let text = fs::read_to_string(root.join(path)).expect("a document");
+            let blocks = blocks::of(&text).expect("blocks");
+            Document { path, text, blocks }
+        };
+        let mut documents: Vec<_> = DOCUMENTS.into_iter().map(read).collect();
+        listed(&documents).expect("the list is complete");
+        let block = Block {
+            line: 1,
+            kind: Kind::NotRun("a new reason".to_owned()),
+            text: String::new(),
+        };
+        documents[0].blocks.push(block);
+        let error = listed(&documents).expect_err("a block that is not listed");
+        assert!(
+            error.to_string().contains("README.md: a new reason"),
+            "{error}"
+        );
     }
 }

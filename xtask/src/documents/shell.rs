@@ -6,11 +6,11 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     lab,
@@ -72,16 +72,20 @@ fn inside(places: &Places, guest: &Path, commands: &str, folder: &Path) -> Resul
         .env_remove("SEED_CONFIG")
         .stdin(Stdio::null());
     let begin = Instant::now();
-    let output = lab::run(&mut shell, &[], LIMIT, None)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{}\n    {}",
-            output.status,
-            tail(&said, LINES).join("\n    ")
-        );
-    }
+    succeeded(&lab::run(&mut shell, &[], LIMIT, None)?)?;
     Ok(begin.elapsed().as_secs_f64())
+}
+
+/// The commands' end; if it is none of success, with what they said last.
+pub(super) fn succeeded(output: &Output) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{}\n    {}",
+        output.status,
+        tail(&said, LINES).join("\n    ")
+    );
+    Ok(())
 }
 
 /// What would run until Ctrl-C gets one after five seconds, and may say so by its exit status.
