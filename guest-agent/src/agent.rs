@@ -16,7 +16,7 @@ use crate::{
     beacon,
     config::{Config, Host, Listen},
     console::{Console, End, log, render},
-    exec, identity, journal, oom,
+    exec, identity, journal, oom, ports,
     sandbox::{self, Action, Event, State},
     server::{self, ListenError},
     status::Board,
@@ -78,6 +78,8 @@ pub struct Context {
     pub end: End,
     /// Kills for lack of memory.
     pub oom: oom::Watch,
+    /// Connections to ports, for the host.
+    pub ports: Arc<ports::Table>,
 }
 
 impl Context {
@@ -107,6 +109,7 @@ impl Context {
             console: Console::new(journal.clone(), end.clone(), render::human)
                 .remembering(config.paths.of_this_boot(CONSOLE)),
             oom: oom::Watch::new(&config.paths.cgroup),
+            ports: Arc::default(),
             sandbox: sandbox::Handle::new(record.as_ref()),
             execs: exec::Sessions::new(systemd.clone(), memory),
             identity,

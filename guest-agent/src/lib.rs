@@ -18,6 +18,7 @@
 //! | [`systemd`] | units, readiness and power over D-Bus |
 //! | [`exec`] | processes that the host starts in the guest |
 //! | [`console`] | the journal as the container's output, and the log port |
+//! | [`ports`](mod@ports) | the host's connections to ports of the guest's loopback |
 //! | [`journal`] | batches of journal entries for the host |
 //! | [`beacon`] | tells the host that the agent listens |
 //! | [`sys`] | system calls and `/proc` and `/sys` files |
@@ -41,6 +42,7 @@ pub mod journal;
 pub mod logging;
 pub mod network;
 pub mod oom;
+pub mod ports;
 pub mod sandbox;
 pub mod server;
 pub mod stats;

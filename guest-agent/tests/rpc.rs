@@ -20,8 +20,12 @@ use seed_protocol::{
         agent::*, health::CheckRequest, health::health_check_response::ServingStatus,
         health_ttrpc::HealthClient, oci,
     },
-    seed::v1::{GetStatusRequest, Stage},
+    seed::v1::{
+        ClosePortRequest, GetStatusRequest, OpenPortRequest, ReadPortRequest, Stage,
+        WritePortRequest,
+    },
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use ttrpc::{Code, context::with_duration};
 
 #[tokio::test]
@@ -489,4 +493,57 @@ async fn a_pause_freezes_the_instances_units_and_a_kill_for_memory_is_told() {
     fs::write(events, "oom 1\noom_kill 1\n").unwrap();
     let told = tokio::time::timeout(Duration::from_secs(10), oom).await;
     assert_eq!(told.unwrap().unwrap().unwrap().container_id, "demo");
+}
+
+#[tokio::test]
+async fn a_port_of_the_loopback_is_reached_by_calls() {
+    let agent = Agent::start().await;
+    let seed = agent.seed();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = u32::from(listener.local_addr().unwrap().port());
+    let open = |port| OpenPortRequest {
+        port,
+        ..Default::default()
+    };
+    let id = seed.open_port(limit(), &open(port)).await.unwrap().id;
+    let (mut service, _) = listener.accept().await.unwrap();
+    let write = WritePortRequest {
+        id,
+        data: b"ping".to_vec(),
+        end: true,
+        wait_ms: 5000,
+        ..Default::default()
+    };
+    assert_eq!(seed.write_port(limit(), &write).await.unwrap().written, 4);
+    let mut asked = Vec::new();
+    service.read_to_end(&mut asked).await.unwrap();
+    assert_eq!(asked, b"ping");
+    service.write_all(b"pong").await.unwrap();
+    drop(service);
+    let read = ReadPortRequest {
+        id,
+        max_bytes: 100,
+        wait_ms: 5000,
+        ..Default::default()
+    };
+    let answer = seed.read_port(limit(), &read).await.unwrap();
+    assert_eq!((&answer.data[..], answer.end), (&b"pong"[..], false));
+    let last = seed.read_port(limit(), &read).await.unwrap();
+    assert!(last.data.is_empty() && last.end);
+    let close = ClosePortRequest {
+        id,
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        seed.close_port(limit(), &close).await.unwrap();
+    }
+
+    let (code, message) = refusal(seed.read_port(limit(), &read).await);
+    assert_eq!(code, Code::NOT_FOUND, "{message}");
+    let (code, message) = refusal(seed.open_port(limit(), &open(70_000)).await);
+    assert_eq!(code, Code::INVALID_ARGUMENT, "{message}");
+    drop(listener);
+    let (code, message) = refusal(seed.open_port(limit(), &open(port)).await);
+    assert_eq!(code, Code::FAILED_PRECONDITION, "{message}");
+    assert!(message.contains(&port.to_string()), "{message}");
 }

@@ -126,7 +126,7 @@ fn every_service_has_the_methods_that_its_callers_know() {
         v1_ttrpc::create_guest(Arc::new(Guest))["seed.v1.Guest"]
             .methods
             .len(),
-        5
+        9
     );
     let management = management_ttrpc::create_management(Arc::new(Shim));
     assert_eq!(

@@ -15,6 +15,7 @@ use crate::{
     identity::IdentityError,
     journal::JournalError,
     network::NetworkError,
+    ports::PortError,
     sandbox::{ProvisionError, SandboxError},
     storage::{SpecError, device::DeviceError, online::OnlineError, share::ShareError},
     sys::modules::ModuleError,
@@ -74,6 +75,9 @@ pub enum RequestError {
     /// Links, routes and neighbours.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A connection to a port.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// Units and power.
     #[error(transparent)]
     Systemd(#[from] SystemdError),
@@ -122,6 +126,7 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Share(error) => share(&error, message),
             RequestError::Online(error) => online(&error, message),
             RequestError::Network(error) => network(&error, message),
+            RequestError::Port(error) => port(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
             RequestError::Device(DeviceError::Missing { .. }) => status::unavailable(message),
             RequestError::Device(DeviceError::Link { .. }) => status::failed_precondition(message),
@@ -272,6 +277,15 @@ fn network(error: &NetworkError, message: String) -> ttrpc::Error {
             status::failed_precondition(message)
         }
         NetworkError::Kernel { .. } | NetworkError::Open(_) => status::internal(message),
+    }
+}
+
+fn port(error: &PortError, message: String) -> ttrpc::Error {
+    match error {
+        PortError::Number(_) => status::invalid(message),
+        PortError::NotFound(_) => status::not_found(message),
+        PortError::Closed { .. } | PortError::Broken { .. } => status::failed_precondition(message),
+        PortError::TooMany => status::exhausted(message),
     }
 }
 

@@ -9,9 +9,11 @@ use seed_protocol::{
     seed::{
         v1,
         v1::{
-            ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest,
-            GuestStatus, Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse,
-            ReadJournalRequest, Unit, control_unit_request, gap, identity,
+            ClosePortRequest, ClosePortResponse, ControlUnitRequest, ControlUnitResponse,
+            GetIdentityRequest, GetStatusRequest, GuestStatus, Identity, JournalBatch,
+            ListUnitsRequest, ListUnitsResponse, OpenPortRequest, OpenPortResponse,
+            ReadJournalRequest, ReadPortRequest, ReadPortResponse, Unit, WritePortRequest,
+            WritePortResponse, control_unit_request, gap, identity,
         },
         v1_ttrpc,
     },
@@ -132,6 +134,66 @@ impl v1_ttrpc::Guest for Service {
             result,
             ..Default::default()
         })
+    }
+
+    async fn open_port(
+        &self,
+        _: &TtrpcContext,
+        request: OpenPortRequest,
+    ) -> ttrpc::Result<OpenPortResponse> {
+        let id = self.ctx.ports.open(request.port).await;
+        let id = id.map_err(RequestError::from)?;
+        Ok(OpenPortResponse {
+            id,
+            ..Default::default()
+        })
+    }
+
+    async fn read_port(
+        &self,
+        _: &TtrpcContext,
+        request: ReadPortRequest,
+    ) -> ttrpc::Result<ReadPortResponse> {
+        let max = usize::try_from(request.max_bytes).unwrap_or(usize::MAX);
+        let wait = Duration::from_millis(request.wait_ms.into());
+        let read = self.ctx.ports.read(request.id, max, wait).await;
+        let (data, end) = read.map_err(RequestError::from)?;
+        Ok(ReadPortResponse {
+            data,
+            end,
+            ..Default::default()
+        })
+    }
+
+    async fn write_port(
+        &self,
+        _: &TtrpcContext,
+        request: WritePortRequest,
+    ) -> ttrpc::Result<WritePortResponse> {
+        let WritePortRequest {
+            id,
+            data,
+            end,
+            wait_ms,
+            ..
+        } = request;
+        let wait = Duration::from_millis(wait_ms.into());
+        let written = self.ctx.ports.write(id, &data, end, wait).await;
+        let written = written.map_err(RequestError::from)?;
+        Ok(WritePortResponse {
+            // It is at most a frame's length.
+            written: u32::try_from(written).unwrap_or(u32::MAX),
+            ..Default::default()
+        })
+    }
+
+    async fn close_port(
+        &self,
+        _: &TtrpcContext,
+        request: ClosePortRequest,
+    ) -> ttrpc::Result<ClosePortResponse> {
+        self.ctx.ports.close(request.id);
+        Ok(ClosePortResponse::default())
     }
 }
 
