@@ -4,64 +4,25 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::{io::Write, path::Path, process::Command, thread};
+mod netns;
 
-use seed_shim::net::{self, Nic, Route, Wires, mac_text};
+use std::{
+    io::{self, Write},
+    net::TcpStream,
+};
 
-/// A network namespace, gone when this is dropped.
-struct Network(String);
+use netns::Network;
+use seed_shim::net::{self, Loopback, LoopbackError, Nic, Route, Wires, mac_text};
 
-impl Network {
-    fn make(test: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            let text = format!("SKIPPED {test}: a network namespace needs root\n");
-            std::io::stderr().write_all(text.as_bytes()).unwrap();
-            return None;
-        }
-        let name = format!("seed-test-{}-{test}", std::process::id());
-        run(&["ip", "netns", "add", &name]);
-        Some(Self(name))
-    }
-
-    /// A command inside.
-    fn run(&self, line: &str) -> String {
-        let words: Vec<&str> = line.split(' ').collect();
-        run(&[&["ip", "netns", "exec", &self.0], &words[..]].concat())
-    }
-
-    /// `work` inside.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                net::enter(&Path::new("/run/netns").join(&self.0)).unwrap();
-                work()
-            });
-            thread.join().unwrap()
-        })
-    }
-
-    fn link(&self, name: &str, mac: &str) {
-        self.run(&format!(
-            "ip link add {name} type veth peer name {name}-far"
-        ));
-        self.run(&format!("ip link set {name} address {mac} up"));
-        self.run(&format!(
-            "ip link set {name}-far address 02:00:00:00:ff:ff up"
-        ));
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn run(words: &[&str]) -> String {
-    let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{words:?}: {said}");
-    String::from_utf8(done.stdout).unwrap()
+/// A pair of links, of which one is `name` with this hardware address.
+fn add_link(network: &Network, name: &str, mac: &str) {
+    network.run(&format!(
+        "ip link add {name} type veth peer name {name}-far"
+    ));
+    network.run(&format!("ip link set {name} address {mac} up"));
+    network.run(&format!(
+        "ip link set {name}-far address 02:00:00:00:ff:ff up"
+    ));
 }
 
 fn named<'a>(nics: &'a [Nic], name: &str) -> &'a Nic {
@@ -83,8 +44,8 @@ fn every_card_of_a_pod_is_wired_and_known_with_all_that_its_plugin_left() {
     let Some(network) = Network::make("cards") else {
         return;
     };
-    network.link("eth0", "02:00:00:00:00:01");
-    network.link("net1", "02:00:00:00:00:02");
+    add_link(&network, "eth0", "02:00:00:00:00:01");
+    add_link(&network, "net1", "02:00:00:00:00:02");
     for line in [
         "ip link set eth0 mtu 1400",
         "ip addr add 10.1.0.2/24 dev eth0",
@@ -145,11 +106,49 @@ fn every_card_of_a_pod_is_wired_and_known_with_all_that_its_plugin_left() {
 }
 
 #[test]
+fn every_port_of_a_loopback_is_taken_for_as_long_as_it_is_held() {
+    let Some(network) = Network::make("loopback") else {
+        return;
+    };
+    network.run("ip link set lo up");
+    let host = net::Network::own().unwrap();
+    network.inside(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let refused = || TcpStream::connect(("127.0.0.1", 80)).unwrap_err().kind();
+            assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
+            let loopback = Loopback::take(host).unwrap();
+            for (address, port) in [("127.0.0.1", 1), ("127.0.0.53", 80), ("127.0.0.1", 65_535)] {
+                let mut client = TcpStream::connect((address, port)).unwrap();
+                let (taken, asked) = loopback.accept().await.unwrap();
+                assert_eq!(asked, port);
+                client.write_all(b"through").unwrap();
+                taken.readable().await.unwrap();
+                let mut bytes = [0; 7];
+                assert_eq!(taken.try_read(&mut bytes).unwrap(), 7);
+                assert_eq!(&bytes, b"through");
+            }
+            drop(loopback);
+            assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
+        });
+    });
+}
+
+#[test]
+fn the_hosts_loopback_is_never_taken() {
+    let refused = Loopback::take(net::Network::own().unwrap()).unwrap_err();
+    assert!(matches!(refused, LoopbackError::Host), "{refused:?}");
+}
+
+#[test]
 fn what_an_earlier_machine_left_is_taken_over() {
     let Some(network) = Network::make("again") else {
         return;
     };
-    network.link("eth0", "02:00:00:00:00:01");
+    add_link(&network, "eth0", "02:00:00:00:00:01");
     network.run("tc qdisc add dev eth0 ingress");
     for _ in 0..2 {
         let wires = network.inside(|| Wires::make().unwrap());

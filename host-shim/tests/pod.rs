@@ -4,9 +4,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod netns;
 mod stub;
 
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 use containerd_shim_protos::{
     api::PauseRequest,
@@ -18,14 +19,21 @@ use containerd_shim_protos::{
         WaitSandboxRequest,
     },
 };
+use netns::Network;
 use seed_shim::management;
 use serde_json::json;
 use stub::{
     Bench, Guest,
     calls::{code, soon},
 };
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use ttrpc::Code;
+
+const SOON: Duration = Duration::from_secs(20);
 
 impl Bench {
     async fn create_sandbox(&self, id: &str) -> ttrpc::Result<()> {
@@ -206,4 +214,94 @@ async fn a_pods_limits_are_its_machines_and_it_grows_with_them() {
     bench.kill("pod", "", 9).await.unwrap();
     bench.delete("pod", "").await.unwrap();
     bench.stop().await;
+}
+
+async fn connected(port: u16) -> TcpStream {
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap()
+}
+
+/// What comes of a connection that is not taken on.
+async fn reset(port: u16) -> io::ErrorKind {
+    let mut stream = connected(port).await;
+    let read = timeout(SOON, stream.read_u8()).await.expect("an end");
+    read.unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn the_loopback_of_a_pods_network_is_its_guests() {
+    let Some(network) = Network::make("forward") else {
+        return;
+    };
+    network.run("ip link set lo up");
+    let bench = Bench::new(Guest::Good).await;
+    let request = CreateSandboxRequest {
+        sandbox_id: "pod".into(),
+        bundle_path: bench.dir.path().to_string_lossy().into_owned(),
+        netns_path: network.path().to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    let created = bench.sandboxes.create_sandbox(soon(), &request).await;
+    created.unwrap();
+    // This thread is in the pod's network now, as the shim and its engine are. Nobody is there yet.
+    assert_eq!(reset(8080).await, io::ErrorKind::ConnectionReset);
+    bench.running("app").await;
+
+    // More than a call takes, while it comes back; the end of the question is not that of the answer.
+    let much: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+    for port in [1, 8080, 65_535] {
+        let (mut read, mut write) = connected(port).await.into_split();
+        let ask = async {
+            write.write_all(&much).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let mut answer = Vec::new();
+        let (_, read) = tokio::join!(ask, timeout(SOON, read.read_to_end(&mut answer)));
+        read.expect("the end").unwrap();
+        let greeting = format!("port {port}\n");
+        assert!(answer.starts_with(greeting.as_bytes()), "{port}");
+        assert!(answer[greeting.len()..] == much, "{} bytes", answer.len());
+    }
+    assert_eq!(reset(9).await, io::ErrorKind::ConnectionReset);
+
+    // Many at a time, and one too many.
+    let mut all = Vec::new();
+    for port in 1000..1064 {
+        let mut stream = connected(port).await;
+        let mut greeting = [0; 10];
+        let read = timeout(SOON, stream.read_exact(&mut greeting)).await;
+        read.expect("a greeting").unwrap();
+        assert_eq!(greeting, format!("port {port}\n").as_bytes());
+        all.push(stream);
+    }
+    assert_eq!(reset(1064).await, io::ErrorKind::ConnectionReset);
+    drop(all);
+    let closed = || {
+        let agent = bench.vmm.agent.lock().unwrap();
+        let (opened, closed) = agent.as_ref().unwrap().told.lock().unwrap().ports;
+        opened == 67 && closed == opened
+    };
+    stub::until("the ends of all connections", closed).await;
+
+    // With the sandbox it ends: nobody listens there then.
+    bench.kill("app", "", 9).await.unwrap();
+    bench.wait("app", "").await.unwrap();
+    bench.delete("app", "").await.unwrap();
+    let shutdown = ShutdownSandboxRequest {
+        sandbox_id: "pod".into(),
+        ..Default::default()
+    };
+    let ended = bench.sandboxes.shutdown_sandbox(soon(), &shutdown).await;
+    ended.unwrap();
+    bench.stop().await;
+    let refused = async || {
+        let again = TcpStream::connect(("127.0.0.1", 8080)).await;
+        again.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    timeout(SOON, async {
+        while !refused().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("nobody listens any more");
 }

@@ -10,6 +10,7 @@ use seed_protocol::seed::v1::{
 use super::{
     Agent, AgentError,
     client::{SHORT, within},
+    ports::milliseconds,
 };
 
 /// systemd's own default for a job is 90 s; a unit may say more.
@@ -25,7 +26,7 @@ impl Agent {
         after_revision: u64,
         wait: Duration,
     ) -> Result<GuestStatus, AgentError> {
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let wait_ms = milliseconds(wait);
         let request = GetStatusRequest {
             after_revision,
             wait_ms,

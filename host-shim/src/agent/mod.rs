@@ -11,6 +11,7 @@ mod journal;
 mod machine;
 mod network;
 mod orders;
+mod ports;
 mod process;
 mod watched;
 

@@ -3,9 +3,11 @@
 //!
 //! For each link that CNI made there is a tap device with a card of the same hardware address behind it; `tc`
 //! redirects every frame between the two ([`redirect`]). Addresses and routes go to the guest through its agent.
+//! What connects to the namespace's loopback comes to the shim ([`loopback`]).
 //! The tap devices go when the last holder of their files does, so that a killed shim leaves none.
 
 mod links;
+mod loopback;
 mod namespace;
 mod redirect;
 
@@ -17,7 +19,8 @@ use thiserror::Error;
 use crate::sys::tun;
 
 pub use links::{Neighbour, Route};
-pub use namespace::{NamespaceError, enter};
+pub use loopback::{Loopback, LoopbackError};
+pub use namespace::{NamespaceError, Network, enter};
 
 /// Names of tap devices: the kernel puts a number at the end.
 const TAP: &str = "seedtap";

@@ -2,7 +2,7 @@
 //! it starts: `/proc/<shim>/ns/net` is where containerd looks for the pod's network.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
 /// The namespace of the thread that asks.
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Why a network namespace was not entered.
 #[derive(Debug, Error)]
@@ -20,6 +20,31 @@ const OWN: &str = "/proc/thread-self/ns/net";
 pub struct NamespaceError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// A network namespace, told from every other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    device: u64,
+    inode: u64,
+}
+
+impl Network {
+    /// The calling thread's.
+    pub fn own() -> Result<Self, NamespaceError> {
+        let metadata = fs::metadata(OWN).map_err(|source| NamespaceError {
+            path: OWN.into(),
+            source,
+        })?;
+        Ok(Self::of(&metadata))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
 }
 
 /// Takes the calling thread, and what it starts from now on, into the network namespace at `path`. To be in it
@@ -30,11 +55,8 @@ pub fn enter(path: &Path) -> Result<(), NamespaceError> {
         source,
     };
     let target = File::open(path).map_err(wrap)?;
-    let (wanted, own) = (
-        target.metadata().map_err(wrap)?,
-        fs::metadata(OWN).map_err(wrap)?,
-    );
-    if (wanted.dev(), wanted.ino()) == (own.dev(), own.ino()) {
+    let wanted = Network::of(&target.metadata().map_err(wrap)?);
+    if wanted == Network::own()? {
         return Ok(());
     }
     let entered = move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network));

@@ -33,6 +33,7 @@ use super::{
     wire::{ended_of, mounts, resources, status, stdio_of, wanted},
 };
 use crate::{
+    agent::Agent,
     names::{ContainerId, ExecId},
     sandbox::{Ended, Kill, Phase},
     spec::{PodSpec, Resources},
@@ -130,6 +131,12 @@ impl Service {
     /// The instance that there is.
     pub(super) fn instance(&self) -> Option<ContainerId> {
         self.current().map(|task| task.id.clone())
+    }
+
+    /// The agent of the instance that runs, on a connection of its own.
+    pub(super) fn agent(&self) -> Option<Agent> {
+        let task = self.current().filter(|task| runs(task))?;
+        Some(task.sandbox.agent().apart())
     }
 
     /// The instance will be in this pod.

@@ -1,6 +1,7 @@
 //! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
 //! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, `flood` has so
-//! many lines come into the journal, anything else does not exist.
+//! many lines come into the journal, anything else does not exist. On each of its ports but 9 somebody says which one it is, and
+//! then gives back what comes.
 
 use std::{
     collections::HashMap,
@@ -32,8 +33,10 @@ use seed_protocol::{
     },
     seed::{
         v1::{
-            GetIdentityRequest, GetStatusRequest, GuestStatus, Identity, JournalBatch,
-            ReadJournalRequest, Stage, StageTime,
+            ClosePortRequest, ClosePortResponse, GetIdentityRequest, GetStatusRequest, GuestStatus,
+            Identity, JournalBatch, OpenPortRequest, OpenPortResponse, ReadJournalRequest,
+            ReadPortRequest, ReadPortResponse, Stage, StageTime, WritePortRequest,
+            WritePortResponse,
         },
         v1_ttrpc::{Guest, create_guest},
     },
@@ -44,7 +47,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
 
@@ -58,6 +61,9 @@ const BATCH: u64 = 1000;
 /// How often a journal with nothing new is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// The port that nobody listens on.
+const DISCARD: u32 = 9;
+
 /// How often it says what it uses, before it says nothing more, unless it is told to go on.
 const ANSWERED_STATS: u32 = 1;
 
@@ -70,6 +76,8 @@ pub(crate) struct Told {
     pub(crate) routes: Vec<types::Route>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
+    /// How many connections to its ports were opened, and how many of them closed.
+    pub(crate) ports: (u64, u64),
     /// Signals to its processes.
     pub(crate) signals: Vec<u32>,
     /// How many processors it was asked to bring online: memory that was added is there from then on.
@@ -569,4 +577,93 @@ impl Guest for Agent {
             sleep(LOOK).await;
         }
     }
+
+    async fn open_port(
+        &self,
+        _: &TtrpcContext,
+        request: OpenPortRequest,
+    ) -> ttrpc::Result<OpenPortResponse> {
+        if request.port == DISCARD {
+            return Err(status::failed_precondition("port 9 cannot be reached"));
+        }
+        let id = {
+            let mut told = self.told.lock().unwrap();
+            told.ports.0 += 1;
+            told.ports.0
+        };
+        let service = Process {
+            command: "cat".into(),
+            input: format!("port {}\n", request.port).into(),
+            ..Process::default()
+        };
+        self.processes.send_modify(|all| {
+            all.insert(of_port(id), service);
+        });
+        Ok(OpenPortResponse {
+            id,
+            ..Default::default()
+        })
+    }
+
+    async fn read_port(
+        &self,
+        _: &TtrpcContext,
+        request: ReadPortRequest,
+    ) -> ttrpc::Result<ReadPortResponse> {
+        let (id, most) = (
+            of_port(request.id),
+            usize::try_from(request.max_bytes).unwrap(),
+        );
+        let next = self.when(&id, |service| {
+            let count = service.input.len().min(most);
+            let data: Vec<u8> = service.input.drain(..count).collect();
+            let end = data.is_empty() && most > 0 && over(service);
+            (!data.is_empty() || most == 0 || end).then_some((data, end))
+        });
+        let wait = Duration::from_millis(request.wait_ms.into());
+        let (data, end) = match timeout(wait, next).await {
+            Ok(next) => next?,
+            Err(_) => (Vec::new(), false),
+        };
+        Ok(ReadPortResponse {
+            data,
+            end,
+            ..Default::default()
+        })
+    }
+
+    async fn write_port(
+        &self,
+        _: &TtrpcContext,
+        request: WritePortRequest,
+    ) -> ttrpc::Result<WritePortResponse> {
+        // As much as fits, which is not always all.
+        let part = &request.data[..request.data.len().min(5000)];
+        self.change(&of_port(request.id), |service| {
+            service.input.extend_from_slice(part);
+            service.closed |= request.end;
+        })?;
+        let written = u32::try_from(part.len()).unwrap();
+        Ok(WritePortResponse {
+            written,
+            ..Default::default()
+        })
+    }
+
+    async fn close_port(
+        &self,
+        _: &TtrpcContext,
+        request: ClosePortRequest,
+    ) -> ttrpc::Result<ClosePortResponse> {
+        self.processes.send_modify(|all| {
+            all.remove(&of_port(request.id));
+        });
+        self.told.lock().unwrap().ports.1 += 1;
+        Ok(ClosePortResponse::default())
+    }
+}
+
+/// The one behind a connection to a port, among the processes.
+fn of_port(id: u64) -> String {
+    format!("port-{id}")
 }

@@ -3,8 +3,10 @@
 //!
 //! The engine asks for the sandbox in one of two ways: as a pause container over the Task API ([`service`], which passes
 //! on what is about the machine), or over the Sandbox API ([`sandbox`]; containerd 2 with `sandboxer = "shim"`).
+//! Whoever connects to the loopback of its network is connected to the guest's ([`forward`]).
 
 mod config;
+mod forward;
 pub mod pause;
 mod sandbox;
 pub mod service;

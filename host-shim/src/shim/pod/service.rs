@@ -24,8 +24,12 @@ use containerd_shim_protos::{
 use tokio::task::JoinHandle;
 use ttrpc::r#async::{Service as TtrpcService, TtrpcContext};
 
-use super::pause::{Pause, PausePhase};
+use super::{
+    forward::Forwarder,
+    pause::{Pause, PausePhase},
+};
 use crate::{
+    net::Network,
     sandbox::Ended,
     shim::{
         TaskError,
@@ -51,18 +55,24 @@ pub struct Pod {
     pause: RwLock<Option<Arc<Pause>>>,
     /// Who tells of the pause container's end.
     announcer: Mutex<Option<JoinHandle<()>>>,
+    /// The network that this shim was started in.
+    host: Option<Network>,
+    /// Who answers on its loopback.
+    forwarder: Mutex<Option<Forwarder>>,
     publisher: Publisher,
 }
 
 type Result<T> = ttrpc::Result<T>;
 
 impl Pod {
-    /// In front of the service of the one machine.
+    /// In front of the service of the one machine. To be made in the host's network.
     pub fn new(machine: Arc<Service>, publisher: Publisher) -> Self {
         Self {
             machine,
             pause: RwLock::default(),
             announcer: Mutex::default(),
+            host: Network::own().ok(),
+            forwarder: Mutex::default(),
             publisher,
         }
     }
@@ -111,6 +121,9 @@ impl Pod {
     }
 
     pub(super) fn set(&self, pause: Option<Arc<Pause>>) {
+        if pause.is_none() {
+            lock(&self.forwarder).take();
+        }
         *self.pause.write().unwrap_or_else(PoisonError::into_inner) = pause;
     }
 
@@ -131,6 +144,10 @@ impl Pod {
             return Err(TaskError::Exists(format!("sandbox {}", pause.id)));
         }
         let pause = Arc::new(Pause::of(id, bundle, network)?);
+        if let (Some(_), Some(host)) = (network, self.host) {
+            let machine = Arc::clone(&self.machine);
+            *lock(&self.forwarder) = Forwarder::start(&pause.id, host, machine);
+        }
         self.machine.set_pod(pod);
         self.set(Some(Arc::clone(&pause)));
         Ok(pause)
