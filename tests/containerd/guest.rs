@@ -14,7 +14,10 @@ use anyhow::{Context, Result, ensure};
 use seed_tests::{
     Containerd, Cri, Runner, Version,
     containerd::{Options, Programs, image::Image},
-    cri::api::{Device, Mount},
+    cri::{
+        api::{Device, Mount},
+        stream::{self, Stream},
+    },
     lab::{ACCEL_VARIABLE, GUEST_VARIABLE, output},
     limit,
 };
@@ -39,7 +42,9 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
         let mut containerd = Containerd::make(programs, version, &options)?;
         let accel = env::var(ACCEL_VARIABLE).unwrap_or_else(|_| "auto".to_owned());
         let allowed = "enable_annotations = [\"tpm_socket\"]";
-        containerd.write_shim_config(&format!("accel = {accel:?}\n{allowed}"))?;
+        // Without KVM on a busy machine each of many binds takes systemd a second to unmount.
+        let limits = "[limits]\npoweroff_seconds = 180";
+        containerd.write_shim_config(&format!("accel = {accel:?}\n{allowed}\n{limits}"))?;
         containerd.run()?;
         containerd.import_busybox()?;
         containerd.import(&Image {
@@ -174,6 +179,18 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         text == "over the wire\n" && peer == address,
         "{text:?} from {peer}"
     );
+
+    // What listens for the guest alone is reached by a forwarded port, both ways and as often as is wanted.
+    sh("systemd-run --quiet systemd-socket-activate --accept --inetd --listen=127.0.0.1:7007 cat")?;
+    let echo = || -> Result<()> {
+        let mut forward = Stream::open(&cri.port_forward_url(&pod, 7007)?)?;
+        forward.send(stream::STDIN, b"into the guest\n")?;
+        let text = forward.read_until(stream::STDIN, "guest\n", limit::COMMAND)?;
+        ensure!(text.ends_with("into the guest\n"), "forwarded: {text:?}");
+        Ok(())
+    };
+    limit::until("the forwarded port", limit::COMMAND, || Ok(echo().ok()))?;
+    echo()?;
 
     let stats = cri.stats(&id)?;
     ensure!(

@@ -24,9 +24,10 @@ use crate::{
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
+    ("a_forwarded_port_is_the_guests", forwarded_port),
     ("init_containers_run_one_after_the_other", init_containers),
     (
         "a_second_container_is_refused_with_a_sentence",
@@ -308,6 +309,25 @@ fn streams(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     // Attach shows what comes from now on; that it opens on a running container is what is tried here.
     let attach = Stream::open(&cri.attach_url(&id)?)?;
     drop(attach);
+    end(containerd, cri, &pod)
+}
+
+fn forwarded_port(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, _) = started(containerd, cri, "ports")?;
+    for port in [80, 40_000] {
+        let mut forward = Stream::open(&cri.port_forward_url(&pod, port)?)?;
+        // Each channel begins with the port's number.
+        let greeting = format!("port {port}\n");
+        let text = forward.read_until(stream::STDIN, &greeting, limit::COMMAND)?;
+        ensure!(text.ends_with(&greeting), "port {port}: {text:?}");
+        forward.send(stream::STDIN, b"to and fro\n")?;
+        let text = forward.read_until(stream::STDIN, "fro\n", limit::COMMAND)?;
+        ensure!(text == "to and fro\n", "port {port}: {text:?}");
+    }
+    // Nobody is there: the stream ends, and nothing came.
+    let mut none = Stream::open(&cri.port_forward_url(&pod, 9)?)?;
+    let text = none.read_until(stream::STDIN, "port", limit::COMMAND)?;
+    ensure!(!text.contains("port"), "port 9: {text:?}");
     end(containerd, cri, &pod)
 }
 
