@@ -3,6 +3,9 @@
 //!
 //! Exit status: 0 ended when asked to; 1 could not run; 2 the command line is wrong; 3 the configuration
 //! is wrong (`--check-config` ends with it too).
+//!
+//! `--tls-key` is for the unit that fetches the instance's certificate: the key is made with the same care as the
+//! identity's (see `age_tpm::tpm::create_signing_key`), and the unit needs no other TPM tools.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +15,7 @@ use std::{
     process::ExitCode,
 };
 
+use age_tpm::tpm::{Tcti, Tpm, create_signing_key};
 use lexopt::{Arg, ValueExt};
 use seed_agent::{
     agent,
@@ -24,12 +28,14 @@ use seed_protocol::version;
 const USAGE: &str = "\
 Usage: seed-agent [--listen vsock:PORT|unix:PATH] [--instance FILE]
        seed-agent --check-config FILE
+       seed-agent --tls-key
 
 The agent inside a Seed guest. systemd starts it; the host drives it.
 
   --listen ADDRESS     listen there instead of on vsock port 1024
   --instance FILE      read FILE instead of /etc/seed/instance.json
   --check-config FILE  check an instance file and end
+  --tls-key            make a key in the TPM that signs, print its file and end
   --version, --help
 ";
 
@@ -40,6 +46,7 @@ const BAD_CONFIG: u8 = 3;
 enum Command {
     Run(Flags),
     Check(PathBuf),
+    TlsKey,
     Say(String),
 }
 
@@ -49,6 +56,14 @@ fn main() -> ExitCode {
         Ok(Command::Check(path)) => match Instance::read(&path) {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => fail(&error, BAD_CONFIG),
+        },
+        Ok(Command::TlsKey) => match tls_key() {
+            Ok(file) => finish(io::stdout(), &file, ExitCode::SUCCESS),
+            Err(text) => finish(
+                io::stderr(),
+                &format!("seed-agent: {text}\n"),
+                ExitCode::from(FAILED),
+            ),
         },
         Ok(Command::Run(flags)) => run(flags),
         Err(error) => fail(error.as_ref(), BAD_USAGE),
@@ -81,6 +96,13 @@ fn run(flags: Flags) -> ExitCode {
     }
 }
 
+/// The file of a new key, or why there is none and what to do.
+fn tls_key() -> Result<String, String> {
+    let tcti = Tcti::from_env().map_err(|error| error.to_string())?;
+    let made = Tpm::open(&tcti).and_then(|mut tpm| create_signing_key(&mut tpm));
+    made.map_err(|error| error.explain())
+}
+
 fn parse() -> Result<Command, Box<dyn std::error::Error>> {
     let mut parser = lexopt::Parser::from_env();
     let mut flags = Flags::default();
@@ -91,6 +113,7 @@ fn parse() -> Result<Command, Box<dyn std::error::Error>> {
             }
             Arg::Long("instance") => flags.instance = Some(parser.value()?.into()),
             Arg::Long("check-config") => return Ok(Command::Check(parser.value()?.into())),
+            Arg::Long("tls-key") => return Ok(Command::TlsKey),
             Arg::Long("version") => {
                 return Ok(Command::Say(version::line("seed-agent")));
             }

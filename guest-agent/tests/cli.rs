@@ -63,3 +63,18 @@ fn usage_is_told_and_mistakes_in_it_are_too() {
     assert_eq!(agent(&["--colour"]).0, Some(2));
     assert_eq!(agent(&["--check-config", "/no/such/file"]).0, Some(3));
 }
+
+#[test]
+fn a_key_without_a_tpm_is_a_sentence() {
+    let output = Command::new(env!("CARGO_BIN_EXE_seed-agent"))
+        .arg("--tls-key")
+        .env("AGE_TPM_TCTI", "swtpm:path=/nowhere/tpm")
+        .output()
+        .unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    assert!(
+        words.starts_with("seed-agent: ") && words.contains("/nowhere/tpm"),
+        "{words}"
+    );
+}

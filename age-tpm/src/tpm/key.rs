@@ -51,22 +51,25 @@ pub struct NewKey {
 /// The TPM refused; see [`TpmError::remedy`].
 pub fn create_key(tpm: &mut Tpm, options: KeyOptions<'_>) -> Result<NewKey, TpmError> {
     let mut parent = Parent::for_new_key(tpm)?;
-    let made = create_under(tpm, &parent, options);
+    let template = age_key_template(options.pin.is_none());
+    let made = create_under(tpm, &parent, options, template);
     parent.release(&mut *tpm);
     made
 }
 
-fn create_under(
+/// Makes a key of that template under a parent that is there.
+pub(super) fn create_under(
     tpm: &mut Tpm,
     parent: &Parent,
     options: KeyOptions<'_>,
+    template: Writer,
 ) -> Result<NewKey, TpmError> {
     let session = Session::start(tpm, parent.handle, &parent.public)?;
     let sensitive = Writer::new()
         .sized(options.pin.unwrap_or_default())
         .sized(&[])
         .finish();
-    let template = age_key_template(options.pin.is_none()).finish();
+    let template = template.finish();
     let protect = Protect {
         auth_value: &[],
         command: true,

@@ -24,6 +24,7 @@ mod parent;
 mod public;
 mod rc;
 mod session;
+mod signing;
 mod tcti;
 pub mod wire;
 
@@ -43,6 +44,7 @@ pub use self::parent::PERSISTENT_SRK;
 pub(crate) use self::public::MAX_PUBLIC_BYTES;
 pub use self::public::{EccPublic, Name, Public, PublicError};
 pub use self::rc::{Rc, Subject};
+pub use self::signing::create_signing_key;
 pub use self::tcti::{
     DEFAULT_DEVICE, MAX_RESPONSE_BYTES, SOCKET_TIMEOUT, TCTI_ENV, Tcti, TctiError, Transport,
 };

@@ -1,13 +1,13 @@
 //! The storage root key: which object wraps the age keys of this TPM.
 //!
 //! Owns the choice between the persistent key at 0x81000001 and the transient one of the Go
-//! plugin's template. It never creates or evicts persistent objects. The layout follows what
+//! plugin's template; and the transient one that key files of other tools are made under. It never creates or evicts persistent objects. The layout follows what
 //! identities of the Go plugin (v1.0) expect; the handle is the one that the TCG TPM v2.0
 //! Provisioning Guidance reserves for it.
 
 use std::borrow::BorrowMut;
 
-use super::public::{MAX_PUBLIC_BYTES, srk_template};
+use super::public::{MAX_PUBLIC_BYTES, SrkUnique, srk_template};
 use super::{Auth, Command, Name, Public, RH_OWNER, Tpm, TpmError, Writer};
 
 /// Where a storage root key lives when somebody made one persistent.
@@ -26,7 +26,7 @@ impl Parent {
     pub(super) fn for_new_key(tpm: &mut Tpm) -> Result<Self, TpmError> {
         match Self::persistent(tpm)? {
             Some(parent) => Ok(parent),
-            None => Self::transient(tpm),
+            None => Self::transient(tpm, SrkUnique::Zeros),
         }
     }
 
@@ -34,7 +34,7 @@ impl Parent {
     /// made under the transient one.
     pub(super) fn named(tpm: &mut Tpm, wanted: Option<&Name>) -> Result<Self, TpmError> {
         let Some(wanted) = wanted else {
-            return Self::transient(tpm);
+            return Self::transient(tpm, SrkUnique::Zeros);
         };
         // Whatever sits there and is not ours, even of a kind unknown to us, is of no interest.
         if let Ok(Some(parent)) = Self::persistent(tpm)
@@ -42,7 +42,7 @@ impl Parent {
         {
             return Ok(parent);
         }
-        let mut parent = Self::transient(tpm)?;
+        let mut parent = Self::transient(tpm, SrkUnique::Zeros)?;
         let found = parent.public.name();
         if found != *wanted {
             parent.release(tpm);
@@ -71,9 +71,9 @@ impl Parent {
     }
 
     /// TPM2_CreatePrimary in the owner hierarchy: the same key each time.
-    fn transient(tpm: &mut Tpm) -> Result<Self, TpmError> {
+    pub(super) fn transient(tpm: &mut Tpm, unique: SrkUnique) -> Result<Self, TpmError> {
         let sensitive = Writer::new().sized(&[]).sized(&[]).finish();
-        let template = srk_template().finish();
+        let template = srk_template(unique).finish();
         let command = Command::new("TPM2_CreatePrimary", 0x131)
             .handle(RH_OWNER)
             .auth(Auth::Empty)

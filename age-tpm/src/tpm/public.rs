@@ -1,4 +1,4 @@
-//! Public areas of TPM objects: parsing, names, and the two templates that age uses.
+//! Public areas of TPM objects: parsing, names, and the templates of what is made here.
 //!
 //! Owns `TPMT_PUBLIC` for ECC P-256 and RSA keys with SHA-256 names, which is all a storage root
 //! key or an age key can be. The bytes are kept as they came, for the name is a hash over them; a
@@ -19,7 +19,9 @@ pub(crate) const MAX_PUBLIC_BYTES: usize = 1024;
 const ATTR_NO_DA: u32 = 1 << 10;
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, decrypt: what Go's plugin uses.
 const ATTR_AGE_KEY: u32 = 0x0002_0072;
-/// The same with restricted and noDA: a storage root key.
+/// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, sign: a key for TLS.
+const ATTR_SIGNING_KEY: u32 = 0x0004_0472;
+/// Those of an age key with restricted and noDA: a storage root key.
 const ATTR_SRK: u32 = 0x0003_0472;
 /// Largest coordinate or modulus that is accepted.
 const MAX_UNIQUE_BYTES: usize = 512;
@@ -265,9 +267,21 @@ impl EccPublic {
     }
 }
 
-/// The storage root key of the Go plugin: note the 32 zero bytes in each coordinate, which
-/// give another key than the empty coordinates of most other tools.
-pub(super) fn srk_template() -> Writer {
+/// A coordinate of the storage root key's template, from which the key is derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SrkUnique {
+    /// 32 zero bytes: the Go plugin's.
+    Zeros,
+    /// Nothing: that of most other tools, and of key files that name no parent but the hierarchy.
+    Empty,
+}
+
+/// A storage root key.
+pub(super) fn srk_template(unique: SrkUnique) -> Writer {
+    let coordinate = match unique {
+        SrkUnique::Zeros => &[0; COORDINATE_BYTES][..],
+        SrkUnique::Empty => &[],
+    };
     Writer::new()
         .u16(ALG_ECC)
         .u16(ALG_SHA256)
@@ -279,8 +293,8 @@ pub(super) fn srk_template() -> Writer {
         .u16(ALG_NULL)
         .u16(CURVE_P256)
         .u16(ALG_NULL)
-        .sized(&[0; COORDINATE_BYTES])
-        .sized(&[0; COORDINATE_BYTES])
+        .sized(coordinate)
+        .sized(coordinate)
 }
 
 /// An age key. Without a PIN there is nothing to guess, so `no_da` keeps it out of lockouts.
@@ -303,13 +317,28 @@ pub(super) fn age_key_template(no_da: bool) -> Writer {
         .sized(&[])
 }
 
+/// A key that signs digests of any kind, without a PIN and so without dictionary-attack protection.
+pub(super) fn signing_key_template() -> Writer {
+    Writer::new()
+        .u16(ALG_ECC)
+        .u16(ALG_SHA256)
+        .u32(ATTR_SIGNING_KEY)
+        .sized(&[])
+        .u16(ALG_NULL)
+        .u16(ALG_NULL)
+        .u16(CURVE_P256)
+        .u16(ALG_NULL)
+        .sized(&[])
+        .sized(&[])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_storage_root_template_is_the_go_plugins_90_bytes() {
-        let bytes = srk_template().finish();
+        let bytes = srk_template(SrkUnique::Zeros).finish();
         assert_eq!(bytes.len(), 90);
         assert_eq!(
             bytes[..24],
@@ -325,7 +354,7 @@ mod tests {
 
     #[test]
     fn every_truncation_of_a_public_area_is_refused() {
-        let bytes = srk_template().finish();
+        let bytes = srk_template(SrkUnique::Zeros).finish();
         for len in 0..bytes.len() {
             assert!(Public::parse(&bytes[..len]).is_err(), "{len}");
         }
