@@ -2,6 +2,7 @@
 {
   imports = [
     ./tls.nix
+    ./enrolment.nix
     ./postgresql.nix
     ./postgresql-proxy.nix
     ./zitadel.nix

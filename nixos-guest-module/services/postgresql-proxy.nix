@@ -32,11 +32,6 @@ let
           after = [ "network.target" ];
           serviceConfig = {
             ExecStart = "${lib.getExe pkgs.socat} TCP-LISTEN:${toString proxy.listen},bind=127.0.0.1,fork,reuseaddr,max-children=${toString proxy.connections} EXEC:${connect name proxy}";
-            LoadCredential = [
-              "cert.pem:${tls.certificate}"
-              "key.pem:${tls.key}"
-              "ca.pem:${tls.authority}"
-            ];
             DynamicUser = true;
             Restart = "on-failure";
             NoNewPrivileges = true;
@@ -86,6 +81,7 @@ in
 
   config = lib.mkIf (proxies != { }) {
     seed.tls.enable = true;
+    seed.tls.users = map (name: "seed-pg-proxy-${name}.service") (lib.attrNames proxies);
     systemd.services = lib.mapAttrs' unit proxies;
   };
 }

@@ -81,6 +81,10 @@ in
     }) (rules.problems cfg.databases);
 
     seed.tls.enable = true;
+    seed.tls.users = [
+      "postgresql.service"
+      "seed-pg-init.service"
+    ];
     seed.expose.postgresql = lib.mkDefault { };
     seed.storage.postgresql = lib.mkDefault {
       size = "10Gi";
@@ -112,12 +116,6 @@ in
       {
         requires = [ "seed-pg-ident.service" ];
         after = [ "seed-pg-ident.service" ];
-        # Copies that the server's user may read, whoever owns the files.
-        serviceConfig.LoadCredential = [
-          "cert.pem:${tls.certificate}"
-          "key.pem:${tls.key}"
-          "ca.pem:${tls.authority}"
-        ];
       }
     ];
 

@@ -1,6 +1,6 @@
 # The instance's certificate, as services use it: where its files are, and how OpenSSL opens a key that the TPM
-# holds (a TSS2 PRIVATE KEY). A key that is an ordinary PEM file works alike. Enrolment is the platform's: who waits
-# for the files is said by the units that need them.
+# holds (a TSS2 PRIVATE KEY). A key that is an ordinary PEM file works alike. The files come by enrolment.nix or by an
+# owner's own means; the units that need them say which one is missing and do not start.
 {
   config,
   lib,
@@ -16,6 +16,14 @@ let
       default = "/seed/tls/${name}.pem";
       description = "${what}, as PEM. It is read when a service starts, never copied into the store.";
     };
+  internal =
+    description:
+    lib.mkOption {
+      type = lib.types.raw;
+      internal = true;
+      readOnly = true;
+      inherit description;
+    };
 in
 {
   options.seed.tls = {
@@ -29,43 +37,47 @@ in
     key = file "key" "Its private key, an ordinary one or one that the TPM holds";
     authority = file "ca" "The certificate of the authority that other instances' certificates are checked with";
 
-    # What a unit gets that uses the key.
-    unit = lib.mkOption {
-      type = lib.types.raw;
+    users = lib.mkOption {
+      type = lib.types.listOf lib.types.str;
+      default = [ ];
       internal = true;
-      readOnly = true;
-      description = "Settings of a unit that opens the key.";
+      description = "Units that are started when the certificate comes, and again when there is another.";
     };
+    # What units get that open the key: the first two are parts of the third.
+    openssl = internal "Environment in which OpenSSL opens the key.";
+    device = internal "Settings of a service that uses the TPM.";
+    unit = internal "Settings of a unit that uses the certificate.";
   };
 
-  config.seed.tls.unit = {
-    environment = {
-      OPENSSL_CONF = pkgs.writeText "seed-openssl.cnf" ''
-        openssl_conf = init
-        [init]
-        providers = providers
-        [providers]
-        default = default
-        tpm2 = tpm2
-        [default]
-        activate = 1
-        [tpm2]
-        module = ${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so
-        activate = 1
-      '';
+  config.seed.tls = {
+    openssl = {
+      OPENSSL_CONF = "${./openssl.cnf}";
+      SEED_TPM2_MODULE = "${pkgs.tpm2-openssl}/lib/ossl-modules/tpm2.so";
       TPM2OPENSSL_TCTI = "device:/dev/tpmrm0";
     };
-    unitConfig.AssertPathExists = [
-      cfg.certificate
-      cfg.key
-      cfg.authority
-    ];
-    serviceConfig = {
+    device = {
       # Of all devices the TPM alone.
       PrivateDevices = lib.mkForce false;
       DevicePolicy = "closed";
       DeviceAllow = [ "/dev/tpmrm0 rw" ];
       SupplementaryGroups = [ config.security.tpm2.tssGroup ];
+    };
+    unit = {
+      after = [ "seed-tls-enrol.service" ];
+      environment = cfg.openssl;
+      unitConfig.AssertPathExists = [
+        cfg.certificate
+        cfg.key
+        cfg.authority
+      ];
+      serviceConfig = cfg.device // {
+        # Copies that the service's user may read, whoever owns the files.
+        LoadCredential = [
+          "cert.pem:${cfg.certificate}"
+          "key.pem:${cfg.key}"
+          "ca.pem:${cfg.authority}"
+        ];
+      };
     };
   };
 

@@ -43,6 +43,7 @@ in
 
   config = lib.mkIf cfg.enable {
     seed.services.postgresqlProxy.zitadel.host = cfg.database.host;
+    seed.tls.users = [ "zitadel.service" ];
     # The key that everything in the database is encrypted with.
     seed.storage.zitadel = lib.mkDefault {
       size = "100Mi";

@@ -77,9 +77,58 @@ in
       "an identity provider on it" = example fragments.zitadel [
         "caddy"
         "seed-pg-proxy-zitadel"
+        "seed-tls-enrol"
         "seed-zitadel-key"
         "zitadel"
       ];
+      "its certificate comes before the server, and the server is started when it comes" =
+        let
+          enrol = postgresql.systemd.services.seed-tls-enrol;
+        in
+        {
+          got = [
+            (lib.elem "seed-tls-enrol.service" postgresql.systemd.services.postgresql.after)
+            enrol.environment.SEED_TLS_USERS
+            enrol.environment.SEED_TLS_KEY
+            enrol.serviceConfig.EnvironmentFile
+            postgresql.systemd.timers.seed-tls-enrol.wantedBy
+            (map
+              (
+                name:
+                lib.hasPrefix "${name}.pem:/seed/tls/" (
+                  lib.findFirst (lib.hasPrefix name) ""
+                    postgresql.systemd.services.postgresql.serviceConfig.LoadCredential
+                )
+              )
+              [
+                "ca"
+                "cert"
+                "key"
+              ]
+            )
+          ];
+          want = [
+            true
+            "postgresql.service seed-pg-init.service"
+            "/seed/tls/key.pem"
+            "-/run/seed/env"
+            [ "timers.target" ]
+            [
+              true
+              true
+              true
+            ]
+          ];
+        };
+      "an owner's own certificate is not fetched" = {
+        got =
+          (instance [
+            fragments.postgresql
+            { seed.tls.enrolment.enable = false; }
+          ]).config.systemd.services
+            ? seed-tls-enrol;
+        want = false;
+      };
       "the server takes certificates alone, and its key from the TPM" = {
         got = [
           (lib.hasInfix "hostssl myapp myapp_rw all cert" postgresql.services.postgresql.authentication)
