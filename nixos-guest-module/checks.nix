@@ -1,5 +1,5 @@
 # `nix flake check`: made from the package set, so that no package is forgotten. Each package is built, and each
-# program says its version; then the Nix files, the table of ports, and the VM tests (which want KVM).
+# program that has a version says it; then the Nix files, the table of ports, and the VM tests (which want KVM).
 {
   pkgs,
   packages,
@@ -8,7 +8,7 @@
 }:
 let
   inherit (pkgs) lib;
-  programs = lib.filterAttrs (_: package: package.meta ? mainProgram) packages;
+  programs = lib.filterAttrs (_: package: package.meta ? mainProgram && package ? version) packages;
 
   saysItsVersion =
     name: package:

@@ -9,12 +9,15 @@ pkgs.mkShell {
     pkgs.cargo-fuzz
     pkgs.clippy
     pkgs.cpio
+    pkgs.curl
     pkgs.dbus
     pkgs.deadnix
     pkgs.e2fsprogs
+    pkgs.jq
     pkgs.nix
     pkgs.nixfmt-rs
     pkgs.openssh
+    pkgs.openssl
     pkgs.pkg-config
     pkgs.qemu_kvm
     pkgs.rustc

@@ -20,11 +20,11 @@ in
   seed-plant = tool "seed-plant";
   seed-sign = tool "seed-sign";
   age-plugin-tpm = pkgs.callPackage ../age-tpm/package.nix { };
-  closure-report = import ./closure-report.nix {
+  closure = import ./closure.nix {
     inherit pkgs;
     instance = mkSeed {
       name = "small";
-      system = pkgs.stdenv.hostPlatform.system;
+      inherit (pkgs.stdenv.hostPlatform) system;
       module = { };
     };
   };

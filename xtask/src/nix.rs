@@ -204,21 +204,41 @@ mod tests {
         assert!(read_group(&json!({ "passed": 2 })).is_err());
     }
 
-    /// What the module's program makes of a Caddyfile.
-    fn with_authority(caddyfile: &str) -> String {
-        let mut awk = Command::new("awk")
-            .args(["-v", "address={$SEED_ACME_URL:https://ca.example}", "-f"])
-            .arg(root().join("nixos-guest-module/caddyfile.awk"))
+    /// What a program makes of a text, in the module's folder.
+    fn filtered(program: &str, arguments: &[&str], text: &str) -> String {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .current_dir(root().join("nixos-guest-module"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("awk is on every system");
-        let mut input = awk.stdin.take().expect("it was piped");
-        input.write_all(caddyfile.as_bytes()).expect("it reads all");
+            .unwrap_or_else(|error| panic!("{program}: {error}; cargo xtask setup installs it"));
+        let mut input = child.stdin.take().expect("it was piped");
+        input.write_all(text.as_bytes()).expect("it reads all");
         drop(input);
-        let output = awk.wait_with_output().expect("it ends");
+        let output = child.wait_with_output().expect("it ends");
         assert!(output.status.success());
         String::from_utf8(output.stdout).expect("as the input")
+    }
+
+    fn with_authority(caddyfile: &str) -> String {
+        let address = "address={$SEED_ACME_URL:https://ca.example}";
+        filtered("awk", &["-v", address, "-f", "caddyfile.awk"], caddyfile)
+    }
+
+    #[test]
+    fn a_closures_page_has_its_size_and_the_largest_first() {
+        let path = |index: usize| {
+            let store = "/nix/store/0c2iwdjvs6jyw29rlv0bdsy3skkj3nl2";
+            json!({ "path": format!("{store}-part-{index}"), "narSize": index * 524_288 })
+        };
+        let closure: Vec<_> = (1..=12).map(path).collect();
+        let text = json!({ "closure": closure }).to_string();
+        let page = filtered("jq", &["--raw-output", "--from-file", "closure.jq"], &text);
+        let lines: Vec<_> = page.lines().collect();
+        assert_eq!(lines[0], "39 MiB in 12 paths. The ten largest:");
+        assert_eq!(lines[4], "| `part-12` | 6 MiB |");
+        assert_eq!(lines[13..], ["| `part-3` | 1.5 MiB |"]);
     }
 
     #[test]

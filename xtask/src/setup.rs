@@ -54,15 +54,19 @@ const PACKAGES: &[Package] = &[
 ];
 /// For tests.
 const TEST_PACKAGES: &[Package] = &[
+    ("curl", "fetches certificates, as in guests"),
     ("dbus-daemon", "a private bus for tests"),
     ("e2fsprogs", "makes damaged and foreign volumes for tests"),
     ("iproute2", "links in namespaces of their own, for tests"),
+    ("jq", "makes pages in Nix builds"),
     ("libtss2-dev", "a second TPM stack to test ours against"),
     ("nix-bin", "evaluates the Nix files; no daemon, no store"),
     ("openssh-client", "the client that asks the seed shell"),
+    ("openssl", "an authority for tests"),
     ("pkg-config", "finds libraries at build time"),
     ("systemd", "journalctl, a reader to test ours against"),
     ("tmux", "a terminal for the seed shell's dashboard"),
+    ("tpm2-openssl", "OpenSSL with keys in a TPM, as in guests"),
 ];
 /// Only to build virtiofsd.
 const VIRTIOFSD_BUILD: &[Package] = &[

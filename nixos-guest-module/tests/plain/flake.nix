@@ -49,7 +49,11 @@ let
       inherit name;
       meta = { };
     };
-    closureInfo = _: { };
+    writeShellApplication = program: {
+      inherit (program) name;
+      meta.mainProgram = program.name;
+      meta.description = "A program";
+    };
     testers.runNixOSTest = test: test;
   };
   self = flake.outputs inputs;
@@ -169,6 +173,7 @@ in
       want = [
         [
           "age-plugin-tpm"
+          "closure"
           "seed-agent"
           "seed-identity"
           "seed-plant"
