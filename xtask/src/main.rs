@@ -53,9 +53,11 @@ Usage: cargo xtask COMMAND
                        --vms N  so many of them         --json   the same as data
   bench shell        the seed shell's commands beside OpenSSH's server, 200 followers of a log, the dashboard's redraw
                        --runs N  medians of so many     --json   the same as data
-  bench growth       time and memory as instances, execs and volumes become more
+  bench growth       time and memory as instances, execs, volumes and entries of a journal become more
+                       --only PART  that one alone      --full   a journal of ten millions too
   bench all          all of these, to docs/benchmarks.md
                        --runs N  of each (medians)      --only NAME   that one anew, the others as kept
+                       --full    what takes very long anew, too
   fuzz [TARGET...]   the fuzz targets, or those whose name contains a word
                        --minutes N  each for so long (0: only the counts of all runs)   --jobs N  so many at once
                        --page   the counts to docs/fuzzing.md   --json   the same as data

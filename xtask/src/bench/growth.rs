@@ -1,22 +1,25 @@
 //! `bench growth`: time and memory as there is more of something: instances on one machine, commands at once in one instance,
-//! volumes of one instance. Each row begins with how many there are, so that [`super::all`] draws what differs in that alone.
+//! volumes of one instance, entries of its journal. Each row begins with how many there are, so that [`super::all`] draws what differs in that alone.
 //!
 //! Volumes are also provisioned at native speed, in a guest's systemd in namespaces with loop devices, up to the 16 that one
 //! instance can have; and without any machine, their spec is read and checked up to 256, those of sixteen instances.
 //!
-//! There are no peers: a ratio to nothing says nothing. The journal's growth is `bench journal --entries N`.
+//! A journal is read, pulled and printed from a thousand entries to a million; `--full` adds ten millions, whose corpus takes some
+//! 6 GB in the cache and long to make. There are no peers here: those of one size stand in `bench journal`. `--only PART` measures
+//! one of [`PARTS`]; how long each took is told and stands among the settings.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
 use seed_container::{Loop, Swtpm};
 use serde_json::{Value, json};
 
-use super::{Options, Results, Row, agent, machine, median, shim};
+use super::{Options, Results, Row, agent, journal, machine, median, shim};
 use crate::{
     lab::{BOOT, COMMAND, Lab, STOP},
     util::{self, Places, say},
@@ -26,7 +29,9 @@ use crate::{
 const ONE: &str = "one";
 const STORE: &str = "store";
 /// How many; doubled up to this.
-const COMMANDS: u32 = 64;
+const COMMANDS: usize = 64;
+/// Up to so many are run several times.
+const FEW_COMMANDS: usize = 8;
 /// How many volumes a machine boots with; how many are provisioned without one, and how many stand in specs.
 const VOLUMES: [u32; 3] = [1, 4, 16];
 const PROVISIONED: usize = 16;
@@ -39,6 +44,7 @@ const SPEC_RUNS: &str = "50";
 /// Builds what only this bench needs: the agent as it ships, and who asks it; who reads specs.
 pub(super) fn build(places: &Places) -> Result<()> {
     agent::build(places)?;
+    journal::build(places)?;
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--locked", "--profile", "lab"]);
     cargo.args(["--package", "seed-shim", "--example", "spec_figures"]);
@@ -46,34 +52,78 @@ pub(super) fn build(places: &Places) -> Result<()> {
     util::step(places, "cargo build (bench growth)", &mut cargo)
 }
 
+/// What it measures, and its names on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growing {
+    Journal,
+    Specs,
+    Volumes,
+    Boots,
+    Commands,
+    Instances,
+}
+
+/// The quickest first.
+const PARTS: [(&str, Growing); 6] = [
+    ("specs", Growing::Specs),
+    ("volumes", Growing::Volumes),
+    ("journal", Growing::Journal),
+    ("boots", Growing::Boots),
+    ("commands", Growing::Commands),
+    ("instances", Growing::Instances),
+];
+
+/// An error that lists the parts unless this is one.
+pub(super) fn known(part: &str) -> Result<()> {
+    let names = PARTS.map(|(name, _)| name);
+    let known = names.contains(&part);
+    ensure!(known, "growth has no part {part:?}: {}", names.join(", "));
+    Ok(())
+}
+
 pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Result<Results> {
     let vms: Vec<String> = (1..=options.vms).map(|n| format!("vm{n}")).collect();
     let mut names: Vec<&str> = vms.iter().map(String::as_str).collect();
     names.extend([ONE, STORE]);
-    let mut rows = specs(places)?;
-    rows.extend(provisioned(places, &guest, options.runs)?);
-    let lab = Lab::make(places, guest, &options.accel, &names)?;
+    let lab = Lab::make(places, guest.clone(), &options.accel, &names)?;
     lab.configure(shim::LIMITS)?;
-    for count in doubled(options.vms) {
-        rows.extend(shim::many::measure(&lab, &vms[..count])?);
-    }
-    say("  commands at once");
-    let root = lab.guest().to_string_lossy().into_owned();
-    lab.seed(&["run", &root, "--name", ONE], BOOT)?;
-    let accel = lab.status(ONE)?["accel"].clone();
-    rows.extend(commands(&lab, options.runs)?);
-    lab.seed(&["stop", ONE], STOP)?;
-    for count in VOLUMES {
-        rows.push(volumes(&lab, &root, count)?);
+    let mut machine = machine();
+    let mut rows = Vec::new();
+    for (name, part) in PARTS {
+        if options.only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
+        let begin = Instant::now();
+        rows.extend(match part {
+            Growing::Specs => specs(places)?,
+            Growing::Volumes => provisioned(places, &guest, options.runs)?,
+            Growing::Journal => journal::growth::rows(places, &guest, options.full)?,
+            Growing::Boots => boots(&lab)?,
+            Growing::Commands => {
+                let (rows, accel) = commands(&lab, options.runs)?;
+                machine.insert("accel".to_owned(), accel);
+                rows
+            }
+            Growing::Instances => instances(&lab, &vms)?,
+        });
+        let took = begin.elapsed().as_secs_f64().round();
+        say(&format!("  {name}: {took} s"));
+        machine.insert(format!("seconds for {name}"), json!(took));
     }
     for name in names {
         lab.try_seed(&["rm", name, "--yes"], COMMAND)?;
     }
     lab.remove()?;
-    let mut machine = machine();
-    machine.insert("accel".to_owned(), accel);
     machine.insert("runs".to_owned(), json!(options.runs));
     Ok(Results { machine, rows })
+}
+
+fn instances(lab: &Lab, names: &[String]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for count in doubled(names.len()) {
+        rows.extend(shim::many::measure(lab, &names[..count])?);
+    }
+    Ok(rows)
 }
 
 /// 1, 2, 4, up to `most`.
@@ -90,24 +140,31 @@ fn row(name: String, unit: &'static str, ours: f64) -> Row {
     }
 }
 
-/// `true` in the guest, so many at once, until the last has answered.
-fn commands(lab: &Lab, runs: usize) -> Result<Vec<Row>> {
-    let most = usize::try_from(COMMANDS)?;
+/// `true` in the guest, so many at once, until the last has answered; and what the machine runs on.
+fn commands(lab: &Lab, runs: usize) -> Result<(Vec<Row>, Value)> {
+    say("  commands at once");
+    let root = lab.guest().to_string_lossy();
+    lab.seed(&["run", &root, "--name", ONE], BOOT)?;
+    let accel = lab.status(ONE)?["accel"].clone();
     let mut rows = Vec::new();
-    for count in doubled(most) {
+    for count in doubled(COMMANDS) {
         let each: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
+        // Many at once are a median by themselves.
+        let runs = if count > FEW_COMMANDS { 1 } else { runs };
         let mut took = Vec::new();
         for _ in 0..runs {
             took.push(shim::many::together(&each, |_| {
-                let output = lab.exec(ONE, &["true"])?;
-                ensure!(output.status.success(), "true: {}", output.status);
+                let output = lab.try_seed(&["exec", ONE, "--", "true"], BOOT)?;
+                let said = String::from_utf8_lossy(&output.stderr);
+                ensure!(output.status.success(), "true: {}: {said}", output.status);
                 Ok(())
             })?);
         }
         let took = median(&took).context("nothing was run")?;
         rows.push(row(format!("{count} commands: until the last"), "s", took));
     }
-    Ok(rows)
+    lab.seed(&["stop", ONE], STOP)?;
+    Ok((rows, accel))
 }
 
 /// Bundles with so many volumes: read, checked, and QEMU's command line for each.
@@ -170,10 +227,15 @@ fn in_container(places: &Places, guest: &Path, scratch: &Path, runs: usize) -> R
     Ok(rows)
 }
 
+fn boots(lab: &Lab) -> Result<Vec<Row>> {
+    VOLUMES.iter().map(|count| boot(lab, *count)).collect()
+}
+
 /// From the agent's hello to everything provisioned, in a first boot: every volume is made.
-fn volumes(lab: &Lab, root: &str, count: u32) -> Result<Row> {
+fn boot(lab: &Lab, count: u32) -> Result<Row> {
     say(&format!("  {count} volumes"));
-    let mut words: Vec<String> = ["run", root, "--name", STORE].map(str::to_owned).to_vec();
+    let root = lab.guest().to_string_lossy();
+    let mut words: Vec<String> = ["run", &root, "--name", STORE].map(str::to_owned).to_vec();
     for number in 1..=count {
         words.push("--volume".to_owned());
         words.push(format!("v{number}=16Mi:/seed/storage/v{number}"));
@@ -201,6 +263,13 @@ fn volumes(lab: &Lab, root: &str, count: u32) -> Result<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_known_by_their_names() {
+        assert!(known("commands").is_ok());
+        let error = known("all").expect_err("no part").to_string();
+        assert!(error.ends_with("commands, instances"), "{error}");
+    }
 
     #[test]
     fn counts_double_up_to_the_most() {

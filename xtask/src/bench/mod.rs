@@ -86,8 +86,10 @@ pub(crate) struct Options {
     pub(crate) entries: u32,
     /// Instances at once.
     pub(crate) vms: usize,
-    /// Of all, measure this one anew.
+    /// Of all, measure this one anew; of growth, this part alone.
     pub(crate) only: Option<String>,
+    /// Of growth, also what takes very long.
+    pub(crate) full: bool,
 }
 
 impl Options {
@@ -110,6 +112,7 @@ impl Options {
             },
             vms: VMS,
             only: None,
+            full: false,
         };
         while let Some(arg) = parser.next()? {
             match arg {
@@ -121,6 +124,14 @@ impl Options {
                     let name = parser.value()?.string()?;
                     Bench::named(&name)?;
                     options.only = Some(name);
+                }
+                Long("only") if options.bench == Bench::Growth => {
+                    let part = parser.value()?.string()?;
+                    growth::known(&part)?;
+                    options.only = Some(part);
+                }
+                Long("full") if [Bench::All, Bench::Growth].contains(&options.bench) => {
+                    options.full = true;
                 }
                 Long("vms") => options.vms = parser.value()?.parse()?,
                 other => return Err(other.unexpected().into()),
@@ -151,6 +162,10 @@ impl Options {
             .to_vec();
         words.extend(["--entries".to_owned(), entries, "--vms".to_owned(), vms]);
         words.extend(self.json.then(|| "--json".to_owned()));
+        words.extend(self.full.then(|| "--full".to_owned()));
+        if let Some(only) = &self.only {
+            words.extend(["--only".to_owned(), only.clone()]);
+        }
         words
     }
 }

@@ -26,6 +26,8 @@ use crate::util::{self, Places, print, read, say};
 const LEAST: u32 = 100_000;
 pub(super) const ENTRIES: u32 = 1_000_000;
 const SHELL_RUNS: &str = "20";
+/// Marks a bench that takes very long.
+const FULL: &str = "--full";
 /// How a bench begins a line about a target.
 const TARGET: &str = "target ";
 /// Programs whose versions matter, and how they are asked.
@@ -89,6 +91,8 @@ pub(super) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     let mut parts = Vec::new();
     for (name, words) in commands(options) {
         let wanted = options.only.as_ref().is_none_or(|only| only == name);
+        // What takes very long is measured when it is asked for, and stays on the page.
+        let wanted = wanted && (options.full || !words.iter().any(|word| word == FULL));
         let part = if wanted {
             let part = measured(places, &words)?;
             keep(places, &words, &part)?;
@@ -129,6 +133,9 @@ fn commands(options: &Options) -> Vec<(&'static str, Vec<String>)> {
             Bench::Growth | Bench::Shim => {
                 let vms = options.vms.to_string();
                 all.push((name, words(&[name, "--runs", &runs, "--vms", &vms])));
+                if bench == Bench::Growth {
+                    all.push((name, words(&[name, "--only", "journal", FULL])));
+                }
             }
             // What it measures takes milliseconds; it has a count of its own.
             Bench::Age => all.push((name, words(&[name]))),

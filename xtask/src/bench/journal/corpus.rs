@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -41,6 +41,11 @@ const SERVICE: &str = "\
 ExecStart=/opt/bench/seed-agent --listen unix:/run/bench/agent.sock
 RuntimeDirectory=bench
 ";
+
+/// Where the corpus of a size is kept.
+pub(super) fn folder(places: &Places, entries: u32) -> PathBuf {
+    places.cache.join(format!("journal-{entries}"))
+}
 
 /// A guest's systemd in namespaces, with the corpus, our programs and those of another folder in it.
 pub(super) fn boot(places: &Places, guest: &Path, corpus: &Path, more: &Path) -> Result<Container> {

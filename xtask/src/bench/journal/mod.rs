@@ -10,6 +10,7 @@
 //! (`peers`), journalctl and the crate sdjournal. The targets are those of the whole: what is printed as missed is.
 
 mod corpus;
+pub(super) mod growth;
 mod peers;
 mod pull;
 mod show;
@@ -73,7 +74,7 @@ pub(super) fn build(places: &Places) -> Result<()> {
 
 pub(super) fn measure(places: &Places, guest: &Path, options: &Options) -> Result<Results> {
     let scratch = Scratch::make(places)?;
-    let corpus = places.cache.join(format!("journal-{}", options.entries));
+    let corpus = corpus::folder(places, options.entries);
     let libsystemd = peers::build_libsystemd(guest, &scratch.0)?;
     let container = corpus::boot(places, guest, &corpus, &scratch.0)?;
     corpus::fill(&container, &corpus, options.entries)?;
@@ -107,45 +108,65 @@ fn row(name: &str, unit: &'static str, ours: f64, peers: &[(&'static str, f64)])
     }
 }
 
+/// What journal_bench says of each reader: CPU microseconds for each entry; and its own private memory.
+struct Readers {
+    /// As many as the files hold.
+    entries: f64,
+    cost: BTreeMap<String, f64>,
+    private_mib: f64,
+}
+
+impl Readers {
+    fn of(container: &Container, more: &[&str]) -> Result<Self> {
+        let words = [
+            "/opt/bench/examples/journal_bench",
+            "/var/log/journal",
+            MACHINE_ID,
+        ];
+        let text = container.run(&[&words, more].concat())?;
+        let found: Value = serde_json::from_str(&text).context("read journal_bench's figures")?;
+        let mut cost = BTreeMap::new();
+        for row in found["rows"].as_array().into_iter().flatten() {
+            let name = row["name"].as_str().unwrap_or_default().to_owned();
+            let (cpu, entries) = (row["cpu_s"].as_f64(), row["entries"].as_f64());
+            if let (Some(cpu), Some(entries)) = (cpu, entries) {
+                cost.insert(name, 1e6 * cpu / entries);
+            }
+        }
+        let private = found["private_kib"].as_f64().context("no private_kib")?;
+        let entries = found["rows"][0]["entries"].as_f64();
+        Ok(Self {
+            entries: entries.context("no entries")?,
+            cost,
+            private_mib: private / 1024.0,
+        })
+    }
+
+    fn cost(&self, name: &str) -> Result<f64> {
+        let found = self.cost.get(name).copied();
+        found.with_context(|| format!("no {name:?} in {:?}", self.cost))
+    }
+}
+
 /// Reader and encoder alone, in the guest's namespaces, and journalctl there on the same files.
 fn readers(container: &Container) -> Result<Vec<Row>> {
     say("  reading with our reader and with journalctl");
-    let text = container.run(&[
-        "/opt/bench/examples/journal_bench",
-        "/var/log/journal",
-        MACHINE_ID,
-        "--peers",
-    ])?;
-    let found: Value = serde_json::from_str(&text).context("read what journal_bench printed")?;
-    let mut cost = BTreeMap::new();
-    for row in found["rows"].as_array().into_iter().flatten() {
-        let name = row["name"].as_str().unwrap_or_default().to_owned();
-        let (cpu, entries) = (row["cpu_s"].as_f64(), row["entries"].as_f64());
-        if let (Some(cpu), Some(entries)) = (cpu, entries) {
-            cost.insert(name, 1e6 * cpu / entries);
-        }
-    }
-    let of = |name: &str| {
-        cost.get(name)
-            .copied()
-            .with_context(|| format!("no {name:?} in {text}"))
-    };
-    let private = found["private_kib"].as_f64().context("no private_kib")?;
+    let found = Readers::of(container, &["--peers"])?;
     Ok(vec![
         row(
             READ,
             "us",
-            of("encode")?,
+            found.cost("encode")?,
             &[
-                ("sdjournal", of("sdjournal")?),
-                ("journalctl json", of("journalctl -o json")?),
-                ("journalctl export", of("journalctl -o export")?),
+                ("sdjournal", found.cost("sdjournal")?),
+                ("journalctl json", found.cost("journalctl -o json")?),
+                ("journalctl export", found.cost("journalctl -o export")?),
             ],
         ),
         row(
             "guest: reader's private memory",
             "MiB",
-            private / 1024.0,
+            found.private_mib,
             &[],
         ),
     ])

@@ -26,12 +26,13 @@ const LIVE_SECONDS: u64 = 10;
 const SETTLE: Duration = Duration::from_secs(2);
 /// The agent as it ships.
 pub(super) const AGENT: &str = "bench-agent.service";
+const SOCKET: &str = "/run/bench/agent.sock";
 
 /// The agent and the puller as they ship: a whole corpus into segments, then a quiet writer.
 pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
     say("  pulling everything into segments, then live lines");
-    container.serve(AGENT, "/run/bench/agent.sock", LISTEN_LIMIT)?;
-    let socket = container.inside("/run/bench/agent.sock");
+    container.serve(AGENT, SOCKET, LISTEN_LIMIT)?;
+    let socket = container.inside(SOCKET);
     let before = used(container)?;
     let segments = scratch.join("state/logs/default").join(INSTANCE);
     fs::create_dir_all(&segments).context("make the segments' folder")?;
@@ -67,8 +68,8 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
     ensure!(number("missing")? == 0.0, "entries are missing: {text}");
     ensure!(number("live")? > 100.0, "hardly a live line: {text}");
     // The same again in other ways.
-    let single = pull_again(places, &socket, &scratch.join("single"), "one-at-a-time")?;
-    let packed = pull_again(places, &socket, &scratch.join("packed"), "zstd")?;
+    let single = pull_again(places, &socket, &scratch.join("single"), &["one-at-a-time"])?;
+    let packed = pull_again(places, &socket, &scratch.join("packed"), &["zstd"])?;
     let bytes = |folder: &Path| -> Result<f64> { Ok(size(folder)? / entries) };
     Ok(vec![
         row(
@@ -117,22 +118,48 @@ fn numbers(text: &str) -> Result<impl Fn(&str) -> Result<f64>> {
     })
 }
 
-/// What a whole corpus costs for each entry.
+/// What a pull of everything costs.
+pub(super) struct Once {
+    /// For each entry.
+    pub(super) wall_us: f64,
+    pub(super) agent_mib: f64,
+    pub(super) puller_mib: f64,
+}
+
+/// A whole corpus into segments, by an agent that nobody asked before.
+pub(super) fn once(places: &Places, container: &Container, segments: &Path) -> Result<Once> {
+    container.serve(AGENT, SOCKET, LISTEN_LIMIT)?;
+    let socket = container.inside(SOCKET);
+    let before = used(container)?;
+    let pulled = pull_again(places, &socket, segments, &[])?;
+    let after = used(container)?;
+    Ok(Once {
+        wall_us: pulled.wall_us,
+        agent_mib: (after.private_kib - before.private_kib) / 1024.0,
+        puller_mib: pulled.private_mib,
+    })
+}
+
+/// What the puller says of a whole corpus, for each entry; and of itself.
 struct Pulled {
     cpu_us: f64,
     wall_us: f64,
+    private_mib: f64,
 }
 
-/// Another pull of everything, by the same agent.
-fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &str) -> Result<Pulled> {
+/// A pull of everything, that ends when it has caught up.
+fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &[&str]) -> Result<Pulled> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let mut puller = Command::new(places.programs().join("examples/journal_pull"));
-    puller.args([socket, folder]).args(["0", how]);
+    puller.args([socket, folder]).arg("0").args(how);
     let text = util::read(&mut puller)?;
     let number = numbers(&text)?;
     let entries = number("entries")?;
+    ensure!(number("missing")? == 0.0, "entries are missing: {text}");
     Ok(Pulled {
         cpu_us: 1e6 * number("cpu_s")? / entries,
         wall_us: 1e6 * number("wall_s")? / entries,
+        private_mib: number("private_kib")? / 1024.0,
     })
 }
 

@@ -20,9 +20,8 @@ use crate::{
 /// How often short things are measured.
 const SHORT_RUNS: usize = 5;
 
-/// `seed logs` on the segments against journalctl on the files.
-pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
-    say("  printing with seed logs");
+/// `seed logs` of the segments below `scratch`, with some words more.
+fn logs(places: &Places, scratch: &Path) -> Result<impl Fn(&[&str]) -> Command> {
     let config = scratch.join("shim.toml");
     let text = format!(
         "run_dir = {:?}\nstate_dir = {:?}\n",
@@ -30,15 +29,25 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
         scratch.join("state")
     );
     fs::write(&config, text).context("write the configuration")?;
-    let seed = |words: &[&str]| {
-        let mut command = Command::new(places.programs().join("seed"));
+    let seed = places.programs().join("seed");
+    Ok(move |words: &[&str]| {
+        let mut command = Command::new(&seed);
+        command.args(["logs", INSTANCE]).args(words);
+        command.env("SEED_CONFIG", &config);
         command
-            .arg("logs")
-            .arg(INSTANCE)
-            .args(words)
-            .env("SEED_CONFIG", &config);
-        command
-    };
+    })
+}
+
+/// Milliseconds for the last ten lines of the segments.
+pub(super) fn last_lines(places: &Places, scratch: &Path) -> Result<f64> {
+    let seed = logs(places, scratch)?;
+    wall(|| seed(&["--lines", "10"]))
+}
+
+/// `seed logs` on the segments against journalctl on the files.
+pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
+    say("  printing with seed logs");
+    let seed = logs(places, scratch)?;
     let journalctl = |words: &[&str]| {
         let mut command = container.command(&["journalctl", "--quiet", "--no-pager"]);
         command.args(words);
@@ -65,7 +74,7 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
     // What it costs to enter the namespaces is not journalctl's.
     let enter = wall(|| container.command(&["true"]))?;
     let theirs = wall(|| journalctl(&["--lines", "10"]))? - enter;
-    let ours = wall(|| seed(&["--lines", "10"]))?;
+    let ours = last_lines(places, scratch)?;
     rows.push(row(LAST, "ms", ours, &[("journalctl", theirs.max(0.0))]));
     Ok(rows)
 }
