@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -70,9 +69,7 @@ impl Lab {
     fn programs(&self, names: &[&str]) {
         fs::create_dir_all(self.path("bin")).unwrap();
         for name in names {
-            let path = self.path("bin").join(name);
-            fs::write(&path, "#!/bin/sh\n").unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            seed_script::write(&self.path("bin").join(name), "#!/bin/sh\n");
         }
     }
 

@@ -389,7 +389,6 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use seed_protocol::journal::BatchDecoder;
 
@@ -412,8 +411,7 @@ mod tests {
             dir.display()
         );
         let path = dir.join("journalctl");
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        seed_script::write(&path, &script);
         fs::create_dir(dir.join("files")).unwrap();
         fs::write(dir.join("files/system.journal"), "").unwrap();
         Journalctl::new(path, vec![dir.join("files"), dir.join("none")], None)

@@ -150,7 +150,6 @@ fn program(proc: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -177,8 +176,7 @@ mod tests {
             "#!/bin/sh\necho \"$@\" >> {}\n[ $2 = good ] || {{ echo no such; exit 1; }}\n",
             said.display()
         );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        seed_script::write(&program, &script);
         fs::write(proc.join(PROGRAM), format!("{}\n", program.display())).unwrap();
         let load = |name: &str, parameters: &[&str]| {
             let parameters = parameters.iter().map(|&word| word.to_owned()).collect();

@@ -266,7 +266,6 @@ pub fn options(config: &Path) -> Any {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -301,8 +300,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(BINARY);
         let script = "#!/bin/sh\ncat >/dev/null\necho noise >&2\necho containerd-shim-seed-v2: no such VM >&2\nexit 1\n";
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        seed_script::write(&path, script);
         let (namespace, id) = ("n".parse().unwrap(), "i".parse().unwrap());
         let shim = ShimBinary::at(path);
         let options = options(Path::new("/etc/x"));

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -160,8 +159,7 @@ fn stand_in(dir: &Path, name: &str, how: &str) -> PathBuf {
         // A second filter that matches nothing: it names the folder for whoever looks at its command line.
         dir.display(),
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    seed_script::write(&path, &script);
     path
 }
 
