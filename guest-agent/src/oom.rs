@@ -16,7 +16,7 @@ use rustix::fs::inotify;
 use tokio::{net::unix::pipe::Receiver, time::timeout};
 use tracing::debug;
 
-/// How often the groups are looked through without being told.
+/// [`Watch::look`] of an agent.
 const LOOK: Duration = Duration::from_secs(5);
 
 const EVENTS: &str = "memory.events";
@@ -25,6 +25,8 @@ const EVENTS: &str = "memory.events";
 #[derive(Debug, Clone)]
 pub struct Watch {
     cgroup: PathBuf,
+    /// How often the groups are looked through without being told.
+    look: Duration,
     /// How many kills have been told.
     told: Arc<Mutex<u64>>,
 }
@@ -32,8 +34,13 @@ pub struct Watch {
 impl Watch {
     /// Begins with the kills that have been already: they are nobody's news.
     pub fn new(cgroup: &Path) -> Self {
+        Self::looking(cgroup, LOOK)
+    }
+
+    fn looking(cgroup: &Path, look: Duration) -> Self {
         Self {
             cgroup: cgroup.to_owned(),
+            look,
             told: Arc::new(Mutex::new(kills(cgroup))),
         }
     }
@@ -54,9 +61,9 @@ impl Watch {
             match &notifier {
                 Some(notifier) => {
                     // The limit's end is a reason to look, too.
-                    let _ = timeout(LOOK, notifier.change()).await;
+                    let _ = timeout(self.look, notifier.change()).await;
                 }
-                None => tokio::time::sleep(LOOK).await,
+                None => tokio::time::sleep(self.look).await,
             }
         }
     }
@@ -130,20 +137,30 @@ fn kills(cgroup: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    /// A look that never comes in a test.
+    const NO_LOOK: Duration = Duration::from_secs(3600);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn count(root: &Path, group: &str, kills: u64) {
         let group = root.join(group);
         fs::create_dir_all(&group).unwrap();
         let text = format!("low 0\noom {kills}\noom_kill {kills}\n");
-        fs::write(group.join(EVENTS), text).unwrap();
+        // In place and at once, as the kernel's counts change: nobody sees an empty file.
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true);
+        let mut file = file.open(group.join(EVENTS)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
     }
 
     #[tokio::test]
     async fn old_kills_are_no_news_and_each_new_one_is_told_once() {
         let root = tempfile::tempdir().unwrap();
         count(root.path(), "system.slice", 2);
-        let watch = Watch::new(root.path());
+        let watch = Watch::looking(root.path(), NO_LOOK);
         let none = timeout(Duration::from_millis(50), watch.next()).await;
         assert!(none.is_err());
         let waiter = tokio::spawn({
@@ -152,7 +169,7 @@ mod tests {
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
         count(root.path(), "system.slice", 4);
-        let told = timeout(LOOK / 2, waiter).await;
+        let told = timeout(LIMIT, waiter).await;
         told.expect("the change is noticed before the next look")
             .unwrap();
         watch.next().await;

@@ -9,7 +9,7 @@ mod common;
 
 use std::{fs, path::Path, time::Duration};
 
-use common::Agent;
+use common::{Agent, LIMIT};
 use rustix::{
     fd::OwnedFd,
     fs::{CWD, FileType, Mode, OFlags, mknodat, open},
@@ -20,8 +20,6 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// A file at which every reader waits for as long as this is held.
 struct Stuck {

@@ -8,9 +8,7 @@
 
 mod common;
 
-use std::time::Duration;
-
-use common::{Agent, container, limit, refusal};
+use common::{Agent, LIMIT, container, limit, refusal};
 use protobuf::Message;
 use seed_kata_client::Kata;
 use seed_protocol::kata::{
@@ -44,7 +42,7 @@ async fn send(kata: &Kata, method: &str, payload: Vec<u8>) -> ttrpc::Result<()> 
     let request = Request {
         service: SERVICE.into(),
         method: method.into(),
-        timeout_nano: 10_000_000_000,
+        timeout_nano: LIMIT.as_nanos().try_into().unwrap(),
         payload,
         ..Default::default()
     };
@@ -437,7 +435,7 @@ async fn bytes_that_are_no_message_are_answered_or_end_their_own_connection_only
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;
         let mut rest = Vec::new();
-        let read = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+        let read = timeout(LIMIT, stream.read_to_end(&mut rest)).await;
         assert!(
             read.is_ok(),
             "the agent holds on to a connection that has ended"

@@ -10,7 +10,7 @@ mod common;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, time::Duration};
 
-use common::{Agent, container, in_namespaces, limit, refusal};
+use common::{Agent, LIMIT, container, in_namespaces, limit, refusal};
 use seed_agent::{
     config::{BakedVolume, Instance},
     storage::{MountPoint, VolumeName, owner::OwnerNames},
@@ -491,7 +491,7 @@ async fn a_pause_freezes_the_instances_units_and_a_kill_for_memory_is_told() {
     });
     let events = agent.at("cgroup/system.slice/memory.events");
     fs::write(events, "oom 1\noom_kill 1\n").unwrap();
-    let told = tokio::time::timeout(Duration::from_secs(10), oom).await;
+    let told = tokio::time::timeout(LIMIT, oom).await;
     assert_eq!(told.unwrap().unwrap().unwrap().container_id, "demo");
 }
 

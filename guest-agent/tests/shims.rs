@@ -8,9 +8,9 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-use common::{Agent, in_namespaces, refusal, run};
+use common::{Agent, LIMIT, in_namespaces, refusal, run};
 use seed_kata_client::{
     Kata,
     order::{Pod, storage},
@@ -160,7 +160,7 @@ async fn the_rust_shims_order_without_check_and_destroy() {
 
     lab.agent.ctx.end.declare();
     for waiter in waiters {
-        let waited = timeout(Duration::from_secs(5), waiter).await.unwrap();
+        let waited = timeout(LIMIT, waiter).await.unwrap();
         assert_eq!(waited.unwrap().unwrap(), 0);
     }
     let output = lab.pod.rs_down(&lab.kata, running).await.unwrap();

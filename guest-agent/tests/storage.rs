@@ -1,14 +1,16 @@
 //! Volumes on real block devices: loop devices, which want root and `/dev/loop-control`. Where these are
-//! missing every test says that it was skipped.
+//! missing every test says that it was skipped. Each test has mounts of its own: whoever else on the machine makes a mount
+//! namespace would take a copy of what is mounted here with it, and a device stays in use as long as that copy.
 
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests: what fails here fails the test"
 )]
 
+mod common;
+
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
@@ -16,6 +18,7 @@ use std::{
 };
 
 use caps::{CapSet, Capability};
+use common::{in_namespaces, skip};
 use seed_agent::{
     storage::{
         self, DeviceRef, Filesystem, MountPoint, Settings, Volume, VolumeName, VolumeSpec,
@@ -24,43 +27,36 @@ use seed_agent::{
     },
     sys::mount,
 };
+use seed_container::Loop;
 
 const MIB: u64 = 1024 * 1024;
-
-/// Says so past the test runner, which shows the output of failed tests only.
-fn skip(test: &str, reason: &str) {
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: {reason}");
-}
 
 /// A loop device with a mount point and an `/etc` of its own; all of it goes when this is dropped.
 struct Lab {
     directory: tempfile::TempDir,
     node: PathBuf,
+    _disk: Loop,
 }
 
 impl Lab {
+    /// Inside of the test's own namespaces; `None` outside, and where there is no loop device.
     fn new(test: &str) -> Option<Self> {
+        if !in_namespaces(test) {
+            return None;
+        }
         let directory = tempfile::tempdir().unwrap();
         let passwd = "root:x:0:0::/:/bin/sh\napp:x:990:980::/:/bin/false\n";
         fs::write(directory.path().join("passwd"), passwd).unwrap();
         fs::write(directory.path().join("group"), "app:x:980:\n").unwrap();
-        let image = directory.path().join("image");
-        fs::File::create(&image).unwrap().set_len(64 * MIB).unwrap();
-        let losetup = Command::new("losetup")
-            .arg("--find")
-            .arg("--show")
-            .arg(&image)
-            .output();
-        match losetup {
-            Ok(output) if output.status.success() => {
-                let node = String::from_utf8(output.stdout).unwrap().trim().into();
-                Some(Self { directory, node })
-            }
-            _ => {
-                skip(
-                    test,
-                    "no loop device (root and /dev/loop-control are wanted)",
-                );
+        match Loop::make(&directory.path().join("image"), 64 * MIB) {
+            Ok(disk) => Some(Self {
+                directory,
+                node: disk.node().into(),
+                _disk: disk,
+            }),
+            Err(error) => {
+                let wanted = "root and /dev/loop-control are wanted";
+                skip(test, &format!("no loop device ({wanted}): {error:#}"));
                 None
             }
         }
@@ -132,10 +128,6 @@ impl Drop for Lab {
                 break;
             }
         }
-        let _ = Command::new("losetup")
-            .arg("--detach")
-            .arg(&self.node)
-            .status();
     }
 }
 
@@ -161,7 +153,7 @@ fn a_link_does_not_lead_a_volume_over_the_system() {
 
 #[test]
 fn a_blank_device_gets_a_file_system_once_and_its_files_stay() {
-    let Some(lab) = Lab::new("a_blank_device") else {
+    let Some(lab) = Lab::new("a_blank_device_gets_a_file_system_once_and_its_files_stay") else {
         return;
     };
     let volume = lab.provision(lab.spec());
@@ -197,7 +189,7 @@ fn a_blank_device_gets_a_file_system_once_and_its_files_stay() {
 
 #[test]
 fn a_damaged_file_system_is_never_reformatted() {
-    let Some(lab) = Lab::new("a_damaged_file_system") else {
+    let Some(lab) = Lab::new("a_damaged_file_system_is_never_reformatted") else {
         return;
     };
     lab.provision(lab.spec());
@@ -224,7 +216,7 @@ fn a_damaged_file_system_is_never_reformatted() {
 
 #[test]
 fn an_unclean_file_system_is_checked_and_mounted() {
-    let Some(lab) = Lab::new("an_unclean_file_system") else {
+    let Some(lab) = Lab::new("an_unclean_file_system_is_checked_and_mounted") else {
         return;
     };
     lab.provision(lab.spec());
@@ -252,7 +244,7 @@ fn an_unclean_file_system_is_checked_and_mounted() {
 
 #[test]
 fn a_user_that_does_not_exist_leaves_the_volume_with_root() {
-    let Some(lab) = Lab::new("a_user_that_does_not_exist") else {
+    let Some(lab) = Lab::new("a_user_that_does_not_exist_leaves_the_volume_with_root") else {
         return;
     };
     let owner = OwnerNames {
@@ -274,7 +266,7 @@ fn a_user_that_does_not_exist_leaves_the_volume_with_root() {
 
 #[test]
 fn a_device_that_became_larger_gives_its_file_system_the_room() {
-    let test = "a_device_that_became_larger";
+    let test = "a_device_that_became_larger_gives_its_file_system_the_room";
     // ext4_resize_begin() of Linux asks for it.
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap() {
         skip(test, "CAP_SYS_RESOURCE is wanted");
@@ -305,7 +297,7 @@ fn a_device_that_became_larger_gives_its_file_system_the_room() {
 
 #[test]
 fn what_belongs_to_somebody_else_is_left_alone() {
-    let Some(lab) = Lab::new("what_belongs_to_somebody_else") else {
+    let Some(lab) = Lab::new("what_belongs_to_somebody_else_is_left_alone") else {
         return;
     };
     let swap = Command::new("mkswap").arg(&lab.node).output().unwrap();
@@ -318,7 +310,7 @@ fn what_belongs_to_somebody_else_is_left_alone() {
 
 #[test]
 fn a_device_that_never_comes_and_a_blank_read_only_one_are_told() {
-    let Some(lab) = Lab::new("a_device_that_never_comes") else {
+    let Some(lab) = Lab::new("a_device_that_never_comes_and_a_blank_read_only_one_are_told") else {
         return;
     };
     let device = Some(DeviceRef::Serial("not-there".into()));
@@ -349,7 +341,8 @@ fn a_device_that_never_comes_and_a_blank_read_only_one_are_told() {
 
 #[test]
 fn the_place_of_a_volume_that_failed_is_sealed_until_it_is_there() {
-    let Some(lab) = Lab::new("the_place_of_a_volume_that_failed") else {
+    let Some(lab) = Lab::new("the_place_of_a_volume_that_failed_is_sealed_until_it_is_there")
+    else {
         return;
     };
     let missing = || VolumeSpec {
@@ -393,7 +386,7 @@ fn a_volume_behind_a_link_is_mounted_once() {
 
 #[test]
 fn a_file_system_that_was_not_finished_is_made_again() {
-    let Some(lab) = Lab::new("a_file_system_that_was_not_finished") else {
+    let Some(lab) = Lab::new("a_file_system_that_was_not_finished_is_made_again") else {
         return;
     };
     assert!(lab.provision(lab.spec()).created);

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::wait_for;
 
 /// How long swtpm may take to listen, on a busy machine.
-const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+const LISTEN_LIMIT: Duration = Duration::from_secs(90);
 
 /// A loop device, let go when this is dropped. Needs root and `/dev/loop-control`.
 #[derive(Debug)]
