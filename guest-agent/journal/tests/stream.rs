@@ -5,7 +5,10 @@
 
 mod common;
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use common::{
     MACHINE,
@@ -16,6 +19,9 @@ use common::{
 };
 use seed_journal::{Gap, GapReason, Journal, Mark, Position};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder, EntryHead, MAX_VALUE_BYTES};
+
+/// Far more than anything takes that shall happen.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_journal_that_comes_later_is_read_from_its_beginning() {
@@ -29,7 +35,7 @@ fn a_journal_that_comes_later_is_read_from_its_beginning() {
     let mut writer = Writer::create(&directory.join("system.journal"), true, PERSISTENT, 1);
     assert_eq!(read(&mut journal, &mut position).0, Vec::<String>::new());
     append(&mut writer, 1, 1, 1);
-    assert!(journal.wait_for_change(Duration::from_secs(5)));
+    assert!(journal.wait_for_change(LIMIT));
     assert_eq!(read(&mut journal, &mut position).0, expected(1, [1]));
 }
 
@@ -327,14 +333,12 @@ fn callers_whose_journal_went_back_do_not_hold_up_each_other() {
     };
     // Two of them, and one that has all.
     let mut counts = [0; 3];
-    for _ in 0..100 {
+    let begin = Instant::now();
+    while counts != [5, 5, 0] && begin.elapsed() < LIMIT {
         for (count, after) in counts.iter_mut().zip([position, earlier, last]) {
             let mut batch = BatchEncoder::new(4096);
             let outcome = journal.read_after(&after, &mut batch).unwrap();
             *count = outcome.count.max(*count);
-        }
-        if counts == [5, 5, 0] {
-            break;
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -411,12 +415,10 @@ fn waiting_ends_with_the_change_and_not_without() {
     let late = thread::spawn(move || {
         thread::sleep(Duration::from_millis(100));
         append(&mut writer, 2, 1, 2);
-        std::time::Instant::now()
     });
-    assert!(journal.wait_for_change(Duration::from_secs(20)));
-    let woken = std::time::Instant::now();
-    let written = late.join().unwrap();
-    assert!(woken.saturating_duration_since(written) < Duration::from_secs(2));
+    // It is false when the time is over.
+    assert!(journal.wait_for_change(LIMIT));
+    late.join().unwrap();
     assert_eq!(read(&mut journal, &mut position).0, expected(1, [2]));
 }
 

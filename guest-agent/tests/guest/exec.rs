@@ -231,13 +231,20 @@ fn a_terminal_belongs_to_the_user_who_works_in_it() {
 fn a_signal_for_what_has_just_ended_finds_nothing() {
     with_systemd(|guest| async move {
         // What ignores SIGTERM keeps the service for a while after its main process has ended.
-        let script = "trap '' TERM; sleep 2 & exit 0";
+        let script = "trap '' TERM; echo ready; sleep 5 & exit 0";
         let key = guest
             .start("left", &spec(&["sh", "-c", script]))
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let signal = guest.execs.signal(&key, 15).await;
+        let ready = guest.execs.read_stdout(&key, 6, None).await;
+        assert_eq!(ready.unwrap(), b"ready\n");
+        // As long as it is not seen to have ended the signal arrives, and is ignored.
+        let signal = loop {
+            match guest.execs.signal(&key, 15).await {
+                Ok(()) => tokio::time::sleep(STEP).await,
+                ended => break ended,
+            }
+        };
         assert!(matches!(signal, Err(ExecError::Ended(_))), "{signal:?}");
         assert_eq!(guest.execs.wait(&key).await.unwrap(), 0);
     });

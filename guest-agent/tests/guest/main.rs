@@ -41,7 +41,7 @@ fn with_systemd<F: Future<Output = ()>>(test: impl FnOnce(Guest) -> F) {
         .enable_all()
         .build()
         .unwrap();
-    let limit = Duration::from_secs(120);
+    let limit = Duration::from_secs(300);
     runtime.block_on(async {
         tokio::time::timeout(limit, async { test(Guest::connect().await).await })
             .await

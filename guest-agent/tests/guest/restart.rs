@@ -36,7 +36,7 @@ impl Lives {
             .unwrap();
         let (memory, keeper) = (self.memory.clone(), self.keeper.clone());
         let done = runtime.block_on(async {
-            let limit = Duration::from_secs(60);
+            let limit = Duration::from_secs(300);
             let life = async { work(Guest::connect_with(memory, keeper).await).await };
             tokio::time::timeout(limit, life)
                 .await

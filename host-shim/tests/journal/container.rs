@@ -10,7 +10,7 @@ use std::{
 use seed_container::Spec;
 
 /// How long the agent may take to listen, on a busy machine.
-const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+const LISTEN_LIMIT: Duration = Duration::from_secs(90);
 
 /// Where the agent listens, inside.
 const AGENT_SOCKET: &str = "/run/shipper/agent.sock";

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long a batch may take to come, with an agent that may have been killed a moment ago.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
 async fn read(agent: &Agent, request: &ReadJournalRequest) -> JournalBatch {
     let ask = async {

@@ -22,6 +22,9 @@ use super::{
     link::Link,
 };
 
+/// How long the slowest of all may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+
 /// Writes native entries at about `rate` a second on a thread of its own, until told to stop.
 pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
@@ -112,7 +115,7 @@ impl Host {
     /// Pulls what is left.
     pub(crate) async fn drain(&mut self) {
         let puller = self.puller.take().unwrap();
-        puller.drain(Duration::from_secs(60)).await;
+        puller.drain(LIMIT).await;
     }
 }
 
@@ -131,13 +134,15 @@ impl Dice {
 /// Waits until the host has at least so many entries, as its counters say.
 pub(crate) async fn wait_for_entries(host: &Host, entries: u64) {
     let counters = host.puller.as_ref().unwrap().counters();
+    let what = format!("{entries} entries on the host");
+    until(&what, || counters.entries() >= entries).await;
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while counters.entries() < entries {
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "{} of {entries}",
-            counters.entries()
-        );
+    while !is_so() {
+        assert!(begin.elapsed() < LIMIT, "waited in vain for {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -19,6 +19,13 @@ use super::{
 /// How long the host may take to hear of a namespace and to pull its journal: a poll has ten seconds.
 const PULL_LIMIT: Duration = Duration::from_secs(60);
 
+/// A unit that stays in a namespace. Without one, systemd stops the namespace's own units when the last that wrote to it
+/// ends, and refuses to start another as long as it does.
+fn stay(container: &Container, namespace: &str) {
+    let property = format!("--property=LogNamespace={namespace}");
+    container.run(&["systemd-run", "--quiet", &property, "sleep", "infinity"]);
+}
+
 /// So many lines from a unit in a namespace.
 fn talk(container: &Container, namespace: &str, lines: std::ops::RangeInclusive<u32>) {
     let (from, to) = (lines.start(), lines.end());
@@ -55,6 +62,7 @@ async fn the_journal_of_a_namespace_is_a_log_of_its_own() {
     let mut host = Host::begin(&container);
     let name = |text: &str| JournalNamespace::try_from(text).unwrap();
     let web = namespaces::dir_of(&host.logs(), &name("web"));
+    stay(&container, "web");
     talk(&container, "web", 1..=500);
     let pulled = async {
         while entries(&web) < 500 {
@@ -74,6 +82,7 @@ async fn the_journal_of_a_namespace_is_a_log_of_its_own() {
     host.pull();
     talk(&container, "web", 801..=1000);
     // One that the host has not heard of when it is told to end.
+    stay(&container, "late");
     talk(&container, "late", 1..=50);
     for namespace in ["web", "late"] {
         let option = format!("--namespace={namespace}");

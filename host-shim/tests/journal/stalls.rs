@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{
     boot,
     held::exported,
-    host::{Host, Writer},
+    host::{Host, Writer, until, wait_for_entries},
 };
 
 /// The flood, and how long the host does not read.
@@ -21,11 +21,15 @@ const FLOOD_LIMIT: Duration = Duration::from_secs(120);
 async fn a_host_that_stalls_for_twelve_seconds_delays_nobody_and_the_loss_is_counted() {
     let Some(container) = boot("32M") else { return };
     let host = Host::begin(&container);
-    sleep(Duration::from_secs(1)).await;
+    wait_for_entries(&host, exported(&container).len() as u64).await;
     host.link.set_cut(true);
-    sleep(Duration::from_millis(200)).await;
     let counters = host.puller.as_ref().unwrap().counters();
-    let pulled = counters.entries();
+    // What was on its way arrives.
+    let mut pulled = 0;
+    while pulled != counters.entries() {
+        pulled = counters.entries();
+        sleep(Duration::from_secs(1)).await;
+    }
     let begin = Instant::now();
     let writer = Writer::begin(&container, 20_000);
     let mut lines = 0;
@@ -68,9 +72,10 @@ async fn a_link_that_is_cut_for_thirty_seconds_costs_nothing() {
     let Some(container) = boot("4G") else { return };
     let host = Host::begin(&container);
     let writer = Writer::begin(&container, 2000);
-    sleep(Duration::from_secs(2)).await;
+    until("some entries", || writer.sent() > 2000).await;
     host.link.set_cut(true);
     sleep(Duration::from_secs(30)).await;
+    until("many entries", || writer.sent() > 35_000).await;
     host.link.set_cut(false);
     sleep(Duration::from_secs(1)).await;
     let sent = writer.end();

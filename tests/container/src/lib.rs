@@ -31,7 +31,7 @@ use layer::Layer;
 pub const ROOT_VARIABLE: &str = "SEED_TEST_GUEST";
 
 /// How long systemd may take to come up, on a busy machine.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// How long a wait pauses between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
