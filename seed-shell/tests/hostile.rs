@@ -147,7 +147,7 @@ fn a_client_that_does_not_read_costs_no_memory() {
 #[test]
 fn limits_on_connections_and_channels_hold() {
     let host =
-        Host::with("[limits]\nconnections_per_address = 3\nchannels = 2\nidle_seconds = 2\n");
+        Host::with("[limits]\nconnections_per_address = 3\nchannels = 2\nidle_seconds = 6\n");
     let key = host.key("me", &["ed25519"]);
     let repo = host.plant("app", &public(&key), &["web"]);
     host.log(&repo, "web").add(["one"]);

@@ -22,7 +22,7 @@ use crate::unwrap::{KeyAgreement, SharedX};
 use super::{COMPRESSED_BYTES, GIVEN, MAGIC, REFUSED, REQUEST_BYTES};
 
 /// How long a client may take for its whole request, and for taking the answer.
-const CLIENT_TIMEOUT: Duration = Duration::from_millis(500);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept (out of descriptors), lest it spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const FOLDER_MODE: u32 = 0o700;

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use age_tpm::tpm::{Tcti, Tpm};
 use tempfile::TempDir;
 
 /// How long swtpm may take to listen on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Says on the terminal, past the test runner's capture, that a test did nothing.
 pub(crate) fn skip(test: &str, reason: &str) {
@@ -116,12 +117,17 @@ impl Swtpm {
 }
 
 /// Two neighbouring free ports: libtss2 takes the control channel to be one above the data channel.
+///
+/// They lie below those that the kernel gives out by itself (`ip_local_port_range`, from 32768), each process begins
+/// elsewhere and takes none twice: nobody comes between this look and swtpm's bind.
 fn free_ports() -> Tcti {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
     let host = "127.0.0.1".to_owned();
+    let begin = 20_000 + 24 * u16::try_from(std::process::id() % 500).unwrap();
     loop {
-        let first = TcpListener::bind((host.as_str(), 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind((host.as_str(), port + 1)).is_ok() {
+        let port = begin + 2 * TAKEN.fetch_add(1, Ordering::Relaxed);
+        let is_free = |port| TcpListener::bind((host.as_str(), port)).is_ok();
+        if is_free(port) && is_free(port + 1) {
             return Tcti::SwtpmTcp { host, port };
         }
     }

@@ -49,7 +49,7 @@ use seed_shim::{
 use tokio::runtime::Runtime;
 
 /// How long anything may take here before the test fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// The played recipient.
 pub(crate) const RECIPIENT: &str = "age1tpm1qexample";
