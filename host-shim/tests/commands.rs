@@ -11,28 +11,26 @@ use std::time::Duration;
 use containerd_shim_protos::api::{CreateTaskRequest, KillRequest, StartRequest};
 use seed_protocol::seed::management::{Output, StartExecRequest, State};
 use seed_shim::management::{Client, ClientError, Command};
-use stub::{Bench, Guest, until};
+use stub::{Bench, Guest, calls::soon, until};
 use tokio::time::timeout;
-use ttrpc::context;
 
 async fn running(bench: &Bench) {
     run(bench, |_| {}).await;
 }
 
 async fn run(bench: &Bench, configure: impl FnOnce(&mut serde_json::Value)) {
-    let limit = || context::with_duration(Duration::from_secs(20));
     let create = CreateTaskRequest {
         id: "demo".into(),
         bundle: bench.bundle("demo").to_string_lossy().into_owned(),
         ..Default::default()
     };
     bench.configure("demo", configure);
-    bench.client.create(limit(), &create).await.unwrap();
+    bench.client.create(soon(), &create).await.unwrap();
     let start = StartRequest {
         id: "demo".into(),
         ..Default::default()
     };
-    bench.client.start(limit(), &start).await.unwrap();
+    bench.client.start(soon(), &start).await.unwrap();
     let socket = bench.paths("demo").management_socket();
     let client = Client::connect(&socket).await.unwrap();
     let mut status = client.status(0, Duration::ZERO).await.unwrap();
@@ -152,8 +150,7 @@ async fn a_command_that_cannot_be_run_says_why() {
             signal: 9,
             ..Default::default()
         };
-        let limit = context::with_duration(Duration::from_secs(20));
-        bench.client.kill(limit, &kill).await
+        bench.client.kill(soon(), &kill).await
     });
     killed.unwrap();
     assert!(refusal(ended).contains("the instance has ended"));

@@ -29,7 +29,7 @@ use seed_shim::logs::{
     store::Limits,
 };
 
-/// How long a drain that has a limit of its own is waited for.
+/// The limit of a drain that ends long before it, and how long one is waited for that has a limit of its own.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 const ID: [u8; 16] = [7; 16];
 
@@ -238,7 +238,7 @@ async fn repeats_and_lost_connections(turns: bool) {
     while counters.entries() < 1000 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     assert_eq!(stored(dir.path()), (1..=1000).collect::<Vec<_>>());
     assert_eq!(
         (counters.entries(), counters.lag(), counters.missing()),
@@ -258,7 +258,7 @@ async fn what_is_missing_is_recorded_with_its_exact_numbers() {
     while counters.entries() < 21 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     let expected: Vec<i64> = (1..=5)
         .chain([-6, -9])
         .chain(10..=14)
@@ -289,7 +289,7 @@ async fn a_puller_that_is_dropped_anywhere_goes_on_where_it_was() {
     while stored(dir.path()).last() != Some(&300) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     assert_eq!(stored(dir.path()), (1..=300).collect::<Vec<_>>());
 }
 
@@ -299,7 +299,7 @@ async fn a_drain_takes_what_the_guest_still_has_and_ends_at_its_limit() {
     let mut guest = Guest::new(500, 10, []);
     guest.ends = false;
     let handle = spawn(guest, dir.path(), None);
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     assert_eq!(stored(dir.path()).len(), 500);
 
     #[derive(Clone)]
@@ -348,7 +348,7 @@ async fn a_stdout_that_nobody_reads_stops_nothing_and_loses_no_line() {
             .unwrap();
         text
     });
-    handle.drain(Duration::from_secs(20)).await;
+    handle.drain(DRAIN_LIMIT).await;
     let text = reader.await.unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 20_000);
@@ -386,7 +386,7 @@ async fn a_reader_of_stdout_that_goes_away_and_comes_back_misses_no_line() {
         file.read_to_end(&mut rest).unwrap();
         rest
     });
-    handle.drain(Duration::from_secs(20)).await;
+    handle.drain(DRAIN_LIMIT).await;
     text.extend(rest.await.unwrap());
     let text = String::from_utf8(text).unwrap();
     assert_eq!(text.lines().count(), 20_000);
@@ -403,7 +403,7 @@ async fn stdout_begins_with_this_boot() {
     while stored(&logs).len() < 10 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
 
     let file = dir.path().join("stdout.log");
     let output = Output::open(&format!("file://{}", file.display()), "").unwrap();
@@ -412,7 +412,7 @@ async fn stdout_begins_with_this_boot() {
     while text().lines().count() < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     assert_eq!(
         text(),
         "2025-11-21T23:01:02.000011Z app: entry 11\n2025-11-21T23:01:02.000012Z app: entry 12\n"
@@ -465,7 +465,7 @@ async fn namespaces_that_a_hostile_guest_names_stay_below_the_log_and_are_bounde
     let many = (0..100).map(|number| format!("n{number:03}"));
     source.0[0].namespaces = names.map(str::to_owned).into_iter().chain(many).collect();
     let handle = spawn(source, &logs, None);
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     assert_eq!(stored(&logs), [1, 2]);
     let kept = namespaces::kept(&logs).unwrap();
     assert_eq!(kept.len(), namespaces::MAX_KEPT);
@@ -530,7 +530,7 @@ async fn errors_go_to_stderr_and_a_broken_line_is_whole_again() {
     let url = |path: &Path| format!("file://{}", path.display());
     let output = Output::open(&url(&out), &url(&err)).unwrap();
     let handle = spawn(source, &dir.path().join("logs"), output);
-    handle.drain(Duration::from_secs(10)).await;
+    handle.drain(DRAIN_LIMIT).await;
     let prefix = "2025-11-21T23:01:02.000000Z app: ";
     let text = std::fs::read(&out).unwrap();
     let x = "x".repeat(96 << 10);
@@ -578,7 +578,7 @@ async fn a_reader_that_stalls_ends_and_is_started_again_misses_nothing() {
     while counters.entries() < total {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    handle.drain(Duration::from_secs(20)).await;
+    handle.drain(DRAIN_LIMIT).await;
     let text = reader.await.unwrap();
     assert_eq!(text.lines().count(), 20_000);
     for (line, number) in text.lines().zip(1..) {

@@ -23,7 +23,7 @@ use netns::Network;
 use seed_shim::management;
 use serde_json::json;
 use stub::{
-    Bench, Guest,
+    Bench, Guest, LIMIT,
     calls::{code, soon},
 };
 use tokio::{
@@ -151,7 +151,7 @@ async fn a_sandbox_lives_by_the_sandbox_api() {
         .shutdown_sandbox(soon(), &shutdown)
         .await
         .unwrap();
-    timeout(Duration::from_secs(5), bench.shutdown.notified())
+    timeout(LIMIT, bench.shutdown.notified())
         .await
         .expect("the shim goes with its sandbox");
     let again = bench.sandboxes.shutdown_sandbox(soon(), &shutdown).await;

@@ -27,7 +27,7 @@ use seed_protocol::seed::management::State;
 use seed_shim::management;
 use serde_json::json;
 use stub::{
-    Bench, Guest,
+    Bench, Guest, LIMIT,
     calls::{code, soon},
     fifo, until,
 };
@@ -100,9 +100,7 @@ async fn an_instance_lives_from_create_to_delete_and_leaves_nothing() {
         ..Default::default()
     };
     bench.client.shutdown(soon(), &shutdown).await.unwrap();
-    timeout(Duration::from_secs(1), bench.shutdown.notified())
-        .await
-        .unwrap();
+    timeout(LIMIT, bench.shutdown.notified()).await.unwrap();
     bench.stop().await;
 }
 
@@ -709,12 +707,12 @@ async fn whatever_runs_when_the_shim_goes_ends_with_it_and_is_told() {
         ..Default::default()
     };
     bench.client.shutdown(soon(), &now).await.unwrap();
-    timeout(Duration::from_secs(5), bench.shutdown.notified())
+    timeout(LIMIT, bench.shutdown.notified())
         .await
         .expect("now means now");
     // What `serve` does then.
     bench.pod.end(Duration::ZERO).await;
-    bench.publisher.flush(Duration::from_secs(5)).await;
+    bench.publisher.flush(LIMIT).await;
     assert_eq!(
         *heard.lock().unwrap(),
         ["/tasks/create", "/tasks/start", "/tasks/exit demo 137"]

@@ -122,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn what_follows_the_answer_is_left_for_the_caller() {
         let (_dir, path) = answering(b"OK 1073741824\nrest").await;
-        let mut stream = dial(&path, 1024, Duration::from_secs(1)).await.unwrap();
+        let mut stream = once(&path, 1024).await.unwrap();
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "rest");
@@ -130,21 +130,36 @@ mod tests {
 
     #[tokio::test]
     async fn other_answers_are_no_connection() {
-        let limit = Duration::from_millis(1);
         let (_dir, path) = answering(b"").await;
-        assert!(matches!(
-            dial(&path, 1024, limit).await,
-            Err(ConnectError::Refused(1024))
-        ));
+        let result = once(&path, 1024).await;
+        assert!(
+            matches!(result, Err(ConnectError::Refused(1024))),
+            "{result:?}"
+        );
         for answer in [&b"NO 1\n"[..], b"OKOKOKOKOKOKOKOKOKOKOKOKOK"] {
             let (_dir, path) = answering(answer).await;
-            let result = dial(&path, 1024, limit).await;
+            let result = once(&path, 1024).await;
             assert!(
                 matches!(result, Err(ConnectError::Answer { .. })),
                 "{result:?}"
             );
         }
+        let limit = Duration::from_millis(1);
         let result = dial(Path::new("/nonexistent"), 1024, limit).await;
         assert!(matches!(result, Err(ConnectError::Socket { .. })));
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_a_moment_later_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock.sock");
+        let late = async {
+            sleep(2 * PAUSE).await;
+            let (mut stream, _) = UnixListener::bind(&path).unwrap().accept().await.unwrap();
+            stream.write_all(b"OK 1\n").await.unwrap();
+            stream
+        };
+        let (reached, _stream) = tokio::join!(dial(&path, 1024, Duration::from_secs(60)), late);
+        reached.unwrap();
     }
 }

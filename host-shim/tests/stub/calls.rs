@@ -14,10 +14,10 @@ use seed_protocol::status;
 use seed_shim::management;
 use ttrpc::{Code, context};
 
-use super::Bench;
+use super::{Bench, LIMIT};
 
 pub(crate) fn soon() -> context::Context {
-    context::with_duration(Duration::from_secs(20))
+    context::with_duration(LIMIT)
 }
 
 pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ttrpc::Error>) -> (Code, String) {
