@@ -86,7 +86,36 @@ fn with_nixpkgs(places: &Places) -> Result<Tally> {
         tally.add(group(places, name, &tests(&format!("groups.{name}")))?);
     }
     ensure!(tally.passed > 0, "no case ran with {nixpkgs}");
+    flake_check(places, &nixpkgs, &sops_nix)?;
+    tally.add(Tally::one());
     Ok(tally)
+}
+
+/// `nix flake check` without building, with the trees in place of what the lock names. It needs a store to copy sources
+/// to, which is kept in the cache.
+fn flake_check(places: &Places, nixpkgs: &str, sops_nix: &str) -> Result<()> {
+    let store = places.cache.join("nix-store");
+    let input = |folder: &str| {
+        // Nix copies a checkout once, and a folder each time.
+        let kind = if Path::new(folder).join(".git").exists() {
+            "git+file"
+        } else {
+            "path"
+        };
+        format!("{kind}://{folder}")
+    };
+    let mut command = command(places, "nix");
+    command
+        .args(["--extra-experimental-features", "nix-command flakes"])
+        // For root without a group of builders; nothing is built.
+        .args(["--option", "build-users-group", "", "--offline"])
+        .arg("--store")
+        .arg(store)
+        .args(["flake", "check", "--no-build", "--no-write-lock-file"])
+        .args(["--override-input", "nixpkgs", &input(nixpkgs)])
+        .args(["--override-input", "sops-nix", &input(sops_nix)])
+        .arg(".");
+    util::step(places, "nix flake check", &mut command)
 }
 
 /// Evaluates a group of cases; what does not hold is told with what it gave.
