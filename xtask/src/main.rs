@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup | build | image | demo | test | bench | fuzz | chaos | release`.
+//! Developer commands: `cargo xtask setup | build | image | env | demo | test | bench | fuzz | chaos | release`.
 //!
 //! Only parses the command line; each command is a module of its own.
 
@@ -37,6 +37,7 @@ Usage: cargo xtask COMMAND
   setup              install what is missing on this machine (apt, and cargo into the cache)
   build              build our programs into target/lab
   image              build the guest root and print where it is
+  env                lines by which a shell finds programs, tools and the guest root, for its `eval`
   demo               boot one instance and show each point of it
                        --json   the same as data        --keep   leave it running
                        --accel  auto, kvm or tcg
@@ -120,6 +121,12 @@ fn run() -> Result<ExitCode> {
             setup::run(&places, Need::Run)?;
             programs::build(&places)?;
             image::run(&places)?;
+        }
+        "env" => {
+            no_more(&mut parser)?;
+            setup::run(&places, Need::Run)?;
+            programs::build(&places)?;
+            util::print(&programs::exports(&places, &image::build(&places)?))?;
         }
         "demo" => return demo::run(&places, &demo::Options::parse(&mut parser)?),
         // Internal: the part of `demo` that needs root.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `sh run` | run, all of a document in one shell, in their order, as root on folders of its own ([`shell`]) |
 //! | `sh machine` | run as well, in a guest's systemd in namespaces: what installs, and what starts services ([`machine`]) |
-//! | `sh xtask` | each line is a command of this program, which the test command or its steps run |
+//! | `sh xtask` | each line is a command of this program (or what it prints is evaluated), which the test command or its steps run |
 //! | `toml shim` | checked by the shim itself |
 //! | `nix` | parsed by Nix |
 //! | `text` | nothing: no command |
@@ -136,6 +136,10 @@ fn static_check(places: &Places, block: &Block) -> Result<()> {
         Kind::Run | Kind::Machine | Kind::Text | Kind::NotRun(_) => Ok(()),
         Kind::Xtask => block.text.lines().try_for_each(|line| {
             let command = line.split(" #").next().unwrap_or_default().trim();
+            let alone = command.strip_prefix("eval \"$(");
+            let command = alone
+                .and_then(|rest| rest.strip_suffix(")\""))
+                .unwrap_or(command);
             let words = command.strip_prefix("cargo xtask ");
             words::xtask(words.with_context(|| format!("{line:?} is no `cargo xtask`"))?)
         }),
@@ -223,6 +227,28 @@ mod tests {
             let text = fs::read_to_string(root.join(path)).expect("a document");
             let blocks = blocks::of(&text);
             assert!(blocks.is_ok(), "{path}: {:#}", blocks.expect_err("wrong"));
+        }
+    }
+
+    #[test]
+    fn a_line_for_this_program_is_one_of_its_commands_alone_or_evaluated() {
+        let places = Places::find().expect("places");
+        let check = |text: &str| {
+            let block = Block {
+                line: 1,
+                kind: Kind::Xtask,
+                text: text.to_owned(),
+            };
+            static_check(&places, &block)
+        };
+        let good = "cargo xtask demo   # shows it\neval \"$(cargo xtask env)\"\n";
+        check(good).expect("commands of this program");
+        for wrong in [
+            "cargo xtask deploy",
+            "eval \"$(cargo xtask no)\"",
+            "seed ps",
+        ] {
+            assert!(check(wrong).is_err(), "{wrong}");
         }
     }
 
