@@ -318,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(5);
+    const SOON: Duration = Duration::from_secs(60);
 
     async fn pair(table: &Arc<Table>, address: &str) -> (u64, TcpStream) {
         let listener = TcpListener::bind((address, 0)).await.unwrap();

@@ -222,12 +222,10 @@ impl Place {
             ),
         );
         // systemctl writes down what it was asked for.
-        fs::write(
-            files.join("systemctl"),
+        seed_script::write(
+            &files.join("systemctl"),
             "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/started\"\n",
-        )
-        .unwrap();
-        fs::set_permissions(files.join("systemctl"), PermissionsExt::from_mode(0o755)).unwrap();
+        );
         let at = |name: &str| files.join(name).display().to_string();
         let path = std::env::var("PATH").unwrap();
         let mut environment = vec![
