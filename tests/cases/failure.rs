@@ -31,7 +31,8 @@ pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
 
 /// The agent cannot start: the error names the last stage and the console log, which is kept.
 fn never_says_hello(lab: &Lab) -> Result<()> {
-    lab.write_config("[limits]\nhello_seconds = 15")?;
+    // Long enough for the kernel to speak, on a busy machine.
+    lab.write_config("[limits]\nhello_seconds = 40")?;
     let instance = Instance::named(lab, "h");
     let result = instance
         .try_run(&Spec::default().with(["--kernel-param", "systemd.mask=seed-agent.service"]));

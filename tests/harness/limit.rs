@@ -8,13 +8,13 @@ use std::{
 use anyhow::{Result, bail};
 
 /// From `seed run` until systemd says `running` or `degraded`.
-pub const BOOT: Duration = Duration::from_secs(240);
+pub const BOOT: Duration = Duration::from_secs(400);
 /// An orderly poweroff with everything drained.
-pub const STOP: Duration = Duration::from_secs(240);
+pub const STOP: Duration = Duration::from_secs(400);
 /// A command on the host, or one in the guest that ends by itself.
-pub const COMMAND: Duration = Duration::from_secs(60);
+pub const COMMAND: Duration = Duration::from_secs(180);
 /// Until a line that was logged in the guest stands in the log on the host.
-pub const LOG_LINE: Duration = Duration::from_secs(30);
+pub const LOG_LINE: Duration = Duration::from_secs(180);
 
 /// Asks again until there is an answer; the error says what was waited for.
 pub fn until<T>(

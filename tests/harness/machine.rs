@@ -29,7 +29,7 @@ const FIRST_SLOT: usize = 8;
 const TCG_CPU: &str = "qemu64,+rdrand,-cx16";
 const MEMORY_MIB: u32 = 512;
 /// How long a daemon may take to listen.
-const LISTEN: Duration = Duration::from_secs(20);
+const LISTEN: Duration = Duration::from_secs(90);
 
 /// Mounts the layer, and becomes virtiofsd. Arguments: the root, a folder for the layer, the socket.
 const SHARE: &str = r#"

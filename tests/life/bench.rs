@@ -36,7 +36,7 @@ impl Bench {
         let lab = Lab::find()?;
         let prepare = || -> Result<PathBuf> {
             let config = stub::programs(&lab.scratch("p"), env!("CARGO_BIN_EXE_stub-vm"))?;
-            lab.write_config(&format!("[limits]\nhello_seconds = 20\n{config}"))?;
+            lab.write_config(&format!("[limits]\nhello_seconds = 60\n{config}"))?;
             let root = lab.scratch("root");
             stub::root(&root)?;
             Ok(root)

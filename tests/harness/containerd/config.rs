@@ -65,7 +65,8 @@ fn toml(containerd: &Containerd, options: &Options) -> String {
         )
     };
     let cni = containerd.programs.cni();
-    // 2.1 takes a list of folders as well; one is understood by all.
+    // 2.1 takes a list of folders as well; one is understood by all. containerd's own limits are two to five seconds, and
+    // on a busy machine a shim that is late once would be taken for dead.
     format!(
         r#"version = {version}
 root = "{dir}/root"
@@ -77,6 +78,11 @@ level = "debug"
 address = "{dir}/c.sock"
 [ttrpc]
 address = "{dir}/t.sock"
+[timeouts]
+"io.containerd.timeout.shim.cleanup" = "60s"
+"io.containerd.timeout.shim.load" = "60s"
+"io.containerd.timeout.shim.shutdown" = "60s"
+"io.containerd.timeout.task.state" = "60s"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
 {nri}{image_plugin}[plugins."{runtime}"]

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::limit;
+
 /// The subprotocol: channel bytes, and the exit status as JSON on [`ERROR`].
 const PROTOCOL: &str = "v4.channel.k8s.io";
 
@@ -45,7 +47,7 @@ impl Stream {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            stream.fill(&mut byte, Instant::now() + Duration::from_secs(20))?;
+            stream.fill(&mut byte, Instant::now() + limit::COMMAND)?;
             head.push(byte[0]);
         }
         let head = String::from_utf8_lossy(&head).into_owned();
