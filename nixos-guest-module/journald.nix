@@ -9,6 +9,7 @@
     extraConfig = ''
       SplitMode=none
       SystemMaxUse=64M
+      RuntimeMaxUse=32M
       SystemMaxFileSize=8M
       ForwardToSyslog=no
       ForwardToWall=no

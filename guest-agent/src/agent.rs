@@ -7,6 +7,7 @@ use sd_notify::NotifyState;
 use seed_protocol::seed::v1::Stage;
 use thiserror::Error;
 use tokio::{
+    join,
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
 };
@@ -22,20 +23,26 @@ use crate::{
     status::Board,
     storage,
     sys::machine,
-    systemd,
+    systemd::{self, SystemdError, UnitName},
 };
 
 /// How long a host that was announced may take for its first `CreateContainer`. Under emulation a busy
 /// host needs its time; a guest whose host has gone must come up in the end.
 const HOST_LIMIT: Duration = Duration::from_secs(300);
 
-/// How long the agent goes on serving after SIGTERM. It comes from `systemd-shutdown(8)`, when nothing
-/// else is left: the host's last pull of the journal is on its way.
-const LAST_PULL: Duration = Duration::from_millis(500);
+/// How long the agent goes on serving after SIGTERM, for answers that are on their way.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// How long whoever reads the container's output may take for the rest of it. `systemd-shutdown(8)` waits
-/// longer than this.
-const LAST_READ: Duration = Duration::from_secs(10);
+/// When the machine ends, SIGTERM comes from `systemd-shutdown(8)`, to every process that is left. How long journald, which
+/// got it too, may take to write what it has received and to end.
+const LAST_WRITE: Duration = Duration::from_secs(10);
+
+/// How long after that the host may take to pull what it does not have yet, and whoever reads the container's output for
+/// the rest of it. `systemd-shutdown(8)` waits longer than all of this (`DefaultTimeoutStopSec=`, 90 s).
+const LAST_READ: Duration = Duration::from_secs(20);
+
+/// How long the answer about a unit may be held back until the host has the unit's last lines.
+const UNIT_DRAIN: Duration = Duration::from_secs(4);
 
 /// The subject of problems with the age identity.
 const IDENTITY: &str = "identity";
@@ -138,6 +145,20 @@ impl Context {
         }
     }
 
+    /// Does something to a unit. With the answer the host has what the unit logged until then, unless it is slow.
+    pub async fn control_unit(
+        &self,
+        unit: &UnitName,
+        action: systemd::Action,
+    ) -> Result<String, SystemdError> {
+        let result = self.systemd.control_unit(unit, action).await?;
+        let namespace = self.systemd.log_namespace(unit).await;
+        if !self.journal.drain(namespace, UNIT_DRAIN).await {
+            info!(%unit, "the host does not have the unit's last lines yet");
+        }
+        Ok(result)
+    }
+
     /// Lets the boot go on.
     pub fn release(&self) {
         self.remember();
@@ -183,11 +204,13 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     terminate.recv().await;
     info!("asked to end");
     if machine::is_ending(&ctx.config.paths.proc) {
+        ctx.journal.finished(LAST_WRITE).await;
         ctx.end.declare();
-        // Whoever reads the container's output gets all of it, and then its end.
-        let _ = timeout(LAST_READ, ctx.console.finished()).await;
+        // Whoever reads the container's output gets all of it, and then its end; the host all of the journal.
+        let console = timeout(LAST_READ, ctx.console.finished());
+        let _ = join!(console, ctx.journal.drain_all(LAST_READ));
     }
-    sleep(LAST_PULL).await;
+    sleep(LAST_ANSWERS).await;
     if let Some(server) = &mut server {
         server.stop().await;
     }

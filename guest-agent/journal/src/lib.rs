@@ -68,5 +68,5 @@ pub use crate::{
     journal::{Journal, OpenError, SYSTEM_DIRECTORIES},
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
     query::Query,
-    synchronize::{SynchronizeError, synchronize, synchronize_namespace},
+    synchronize::{SynchronizeError, synchronize, wait_for_end},
 };

@@ -1,12 +1,15 @@
-//! Asks journald to write out all that it has received.
+//! Asks journald to write out all that it has received, and waits for journald's own end.
 //!
 //! A unit's end does not mean that its last lines are in the journal. `io.systemd.Journal.Synchronize` answers
 //! when everything sent before the call is. One varlink call by hand: a JSON object and a zero byte each way.
+//!
+//! At the machine's end journald writes out what it has received, "Journal stopped", and ends (`dispatch_sigterm` in systemd's
+//! `journald-manager.c`); whoever is connected sees it go.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -32,21 +35,44 @@ pub enum SynchronizeError {
     Refused(String),
 }
 
-/// Blocks until journald has written what it received before, at most `timeout`.
+/// Blocks until the journald of the system, or of this `LogNamespace=`, has written what it received before; at most
+/// `timeout`.
 ///
 /// # Errors
 /// When journald cannot be reached, refuses, or takes longer.
-pub fn synchronize(timeout: Duration) -> Result<(), SynchronizeError> {
-    synchronize_at(Path::new(SOCKET), timeout)
+pub fn synchronize(namespace: Option<&str>, timeout: Duration) -> Result<(), SynchronizeError> {
+    synchronize_at(&socket(namespace), timeout)
 }
 
-/// [`synchronize`] for the journald of a `LogNamespace=`.
+/// Blocks until that journald has ended, which it does last of all when the machine ends; at most `timeout`. One that is not
+/// there has.
 ///
 /// # Errors
-/// As there.
-pub fn synchronize_namespace(namespace: &str, timeout: Duration) -> Result<(), SynchronizeError> {
-    let socket = NAMESPACE_SOCKET.replace("NAMESPACE", namespace);
-    synchronize_at(Path::new(&socket), timeout)
+/// When it still runs then.
+pub fn wait_for_end(namespace: Option<&str>, timeout: Duration) -> Result<(), SynchronizeError> {
+    wait_for_end_at(&socket(namespace), timeout)
+}
+
+fn socket(namespace: Option<&str>) -> PathBuf {
+    namespace.map_or_else(
+        || SOCKET.into(),
+        |name| NAMESPACE_SOCKET.replace("NAMESPACE", name).into(),
+    )
+}
+
+fn wait_for_end_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeError> {
+    let Ok(mut stream) = UnixStream::connect(socket) else {
+        return Ok(());
+    };
+    stream.set_read_timeout(Some(timeout))?;
+    // journald says nothing that it was not asked for: what comes is the end, by a reset where it never took the call.
+    match stream.read(&mut [0]) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(error.into())
+        }
+        Ok(1..) => Err(SynchronizeError::Reply),
+        Ok(0) | Err(_) => Ok(()),
+    }
 }
 
 fn synchronize_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeError> {
@@ -108,6 +134,30 @@ mod tests {
     fn an_empty_reply_is_success() {
         with_answer(b"{\"parameters\":{}}\0").unwrap();
         with_answer(b"{}\0").unwrap();
+    }
+
+    #[test]
+    fn journalds_end_is_seen_and_one_that_goes_on_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("io.systemd.journal");
+        let limit = Duration::from_millis(100);
+        wait_for_end_at(&path, limit).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let error = wait_for_end_at(&path, limit).unwrap_err();
+        assert!(matches!(error, SynchronizeError::Io(_)), "{error}");
+        // With a caller that it took, one that it did not take, and nobody.
+        let limit = Duration::from_secs(60);
+        let took = thread::spawn({
+            let path = path.clone();
+            move || wait_for_end_at(&path, limit)
+        });
+        // The first is the caller from above, who has left.
+        let taken = [listener.accept().unwrap(), listener.accept().unwrap()];
+        let not_taken = UnixStream::connect(&path).unwrap();
+        drop((taken, listener));
+        took.join().unwrap().unwrap();
+        drop(not_taken);
+        wait_for_end_at(&path, limit).unwrap();
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Batches of journal entries for the host, by long poll. One thread owns the readers (`reader`); requests queue up for
 //! it and wait there until there is something to read or their time is over. The position is the caller's; all that
 //! is remembered between requests is where the last answers to each caller ended, for those that ask ahead (`turns`).
+//! Who ends something waits here until the host has what was logged of it (`drain`).
 //!
 //! The system's journal and that of each namespace are a source each (`source`), found by `namespaces`.
 //! [`seed_journal`] reads; where it meets a file in a form that it does not know, the guest's own journalctl reads all of
 //! that journal (`journalctl`, `export`). The agent's own log is in the journal and therefore in the batches.
 
+mod drain;
 mod export;
 mod journalctl;
 mod namespaces;
@@ -20,14 +22,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Position, Query, ReadError, ReadOutcome, Skipped};
+use futures_util::future::join_all;
+use seed_journal::{
+    Position, Query, ReadError, ReadOutcome, Skipped, SynchronizeError, synchronize, wait_for_end,
+};
 use seed_protocol::JournalNamespace;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+};
+use tracing::{debug, info, warn};
 
+use drain::Whose;
 pub use journalctl::JournalctlError;
-use reader::{Reader, Waiting};
+use reader::{Order, Reader, Waiting};
 pub use turns::Turn;
 
 use crate::sys::privileges;
@@ -37,6 +46,13 @@ const MAX_REQUESTS: usize = 64;
 
 /// The longest poll that `seed.v1` promises.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// How long journald may take to write out what it has before a read. Half of what the host gives a guest that it is about
+/// to kill.
+const SYNCHRONIZE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Of the time that a unit's end may wait for the host journald may use one part in so many.
+const JOURNALDS_SHARE: u32 = 2;
 
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -141,34 +157,93 @@ type Answer = Result<Batch, JournalError>;
 /// A handle to the reader's thread. Clones share it; it ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct Service {
-    requests: mpsc::Sender<Waiting>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Service {
     /// Starts the thread. The journal is looked for in the folder of this machine's id below each of the
     /// directories, the persistent one first; none of them has to be there yet.
     pub fn spawn(directories: Vec<PathBuf>) -> Self {
-        let (requests, receiver) = mpsc::channel(MAX_REQUESTS);
+        let (orders, receiver) = mpsc::channel(MAX_REQUESTS);
         let read = move || Reader::new(directories).run(receiver);
         if let Err(error) = privileges::spawn("journal", read) {
             // Every request says so.
             warn!(%error, "the journal's reader cannot be started");
         }
-        Self { requests }
+        Self { orders }
     }
 
     /// The entries after a position; none when the time was over first.
     pub async fn read(&self, request: Request) -> Answer {
+        if request.synchronize {
+            let journal = vec![request.namespace.clone()];
+            ask_all(journal, synchronize, SYNCHRONIZE_LIMIT).await;
+        }
         let (answer, answered) = oneshot::channel();
         let until = Instant::now() + request.wait.min(MAX_WAIT);
         let waiting = Waiting::new(request, until, answer);
-        self.requests
-            .try_send(waiting)
+        self.orders
+            .try_send(Order::Read(Box::new(waiting)))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => JournalError::Busy,
                 mpsc::error::TrySendError::Closed(_) => JournalError::Gone,
             })?;
         answered.await.unwrap_or(Err(JournalError::Gone))
+    }
+
+    /// At the end of a unit: has journald write out what it received, and waits until the host that pulls has all of it;
+    /// where nobody pulls, for journald alone. It is the system's journal, and that of a namespace. False when the limit
+    /// was over first.
+    pub async fn drain(&self, namespace: Option<JournalNamespace>, limit: Duration) -> bool {
+        let mut journals = vec![None];
+        journals.extend(namespace.map(Some));
+        let until = Instant::now() + limit;
+        ask_all(journals.clone(), synchronize, limit / JOURNALDS_SHARE).await;
+        self.held(journals, until).await
+    }
+
+    /// At the end of the machine: waits until every journald has written all that it received and has ended.
+    pub async fn finished(&self, limit: Duration) {
+        ask_all(self.list().await, wait_for_end, limit).await;
+    }
+
+    /// Then: waits until the host that pulls has all of every journal. False when the limit was over first.
+    pub async fn drain_all(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let journals = self.list().await;
+        self.held(journals, until).await
+    }
+
+    async fn list(&self) -> Vec<Whose> {
+        let (answer, answered) = oneshot::channel();
+        // Without the reader's thread there is none.
+        let _ = self.orders.send(Order::List(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    async fn held(&self, journals: Vec<Whose>, until: Instant) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let drain = Order::Drain(journals, until, answer);
+        self.orders.send(drain).await.is_ok() && answered.await.unwrap_or(false)
+    }
+}
+
+/// Asks each journal's journald at the same time, so that a slow one costs the others nothing. What is written already is
+/// worth having whatever comes of it.
+async fn ask_all(
+    journals: Vec<Whose>,
+    ask: fn(Option<&str>, Duration) -> Result<(), SynchronizeError>,
+    limit: Duration,
+) {
+    let ask = |whose: Whose| {
+        spawn_blocking(move || ask(whose.as_ref().map(JournalNamespace::as_str), limit))
+    };
+    for done in join_all(journals.into_iter().map(ask)).await {
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => info!(%error, "journald did not write out what it has"),
+            Err(error) => debug!(%error, "nobody asked journald to write out what it has"),
+        }
     }
 }
 

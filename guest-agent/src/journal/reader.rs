@@ -1,36 +1,48 @@
 //! The thread that owns the readers: takes requests, answers those that can be answered, and looks for news for those that
-//! cannot. It blocks on files, on journald when it is to write out what it has, and on nothing else.
+//! cannot; and tells those who wait for it when the host has everything. It blocks on files, and on nothing else.
 
 use std::{
-    path::{Path, PathBuf},
+    collections::HashSet,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
-use seed_journal::{Position, synchronize, synchronize_namespace};
-use seed_protocol::JournalNamespace;
+use seed_journal::Position;
+use seed_protocol::{JournalNamespace, MAX_NAMESPACES};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
 
 use super::{
     Answer, Batch, JournalError, MAX_REQUESTS, Request,
+    drain::{Drains, Whose},
     namespaces::Namespaces,
     settings,
     source::{Source, machine_id},
     turns::{Turns, When},
 };
 
-/// How long journald may take to write out what it has.
-const SYNCHRONIZE_LIMIT: Duration = Duration::from_secs(10);
-
 /// While somebody waits for entries, new requests are looked for this often.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// While somebody waits until the host has everything.
+const SHORT_SLICE: Duration = Duration::from_millis(5);
 
 /// News show in the files' headers and in the directories; this is for what does not.
 const READ_ANYWAY: Duration = Duration::from_secs(1);
 
 /// Journals that are kept open. The one that was asked for longest ago makes room; it costs its next reader some work.
 const MAX_SOURCES: usize = 9;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Answer this.
+    Read(Box<Waiting>),
+    /// Say when the host has everything of these journals, or that it had not by then.
+    Drain(Vec<Whose>, Instant, oneshot::Sender<bool>),
+    /// Which journals there are.
+    List(oneshot::Sender<Vec<Whose>>),
+}
 
 /// A request that is not answered yet.
 #[derive(Debug)]
@@ -66,6 +78,9 @@ pub(super) struct Reader {
     sources: Vec<Source>,
     namespaces: Namespaces,
     turns: Turns,
+    drains: Drains,
+    /// Namespaces whose settings were looked at.
+    looked_at: HashSet<JournalNamespace>,
     machine_id: Option<[u8; 16]>,
 }
 
@@ -76,62 +91,85 @@ impl Reader {
             sources: Vec::new(),
             namespaces: Namespaces::default(),
             turns: Turns::default(),
+            drains: Drains::default(),
+            looked_at: HashSet::new(),
             machine_id: None,
         }
     }
 
-    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Waiting>) {
+    pub(super) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut waiting: Vec<Waiting> = Vec::new();
-        for problem in settings::problems(Path::new("/")) {
-            warn!(
-                problem,
-                "journald is not set for a host that wants everything"
-            );
-        }
+        settings::tell(None);
         let mut served = Instant::now();
         let mut has_work = false;
         loop {
-            if waiting.is_empty() {
-                let Some(request) = requests.blocking_recv() else {
+            if waiting.is_empty() && self.drains.is_empty() {
+                let Some(order) = orders.blocking_recv() else {
                     return;
                 };
-                waiting.push(self.accept(request));
+                waiting.extend(self.accept(order));
                 has_work = true;
             }
             while waiting.len() < MAX_REQUESTS
-                && let Ok(request) = requests.try_recv()
+                && let Ok(order) = orders.try_recv()
             {
-                waiting.push(self.accept(request));
+                waiting.extend(self.accept(order));
                 has_work = true;
             }
             let now = Instant::now();
             let is_due = |one: &Waiting| one.is_behind || one.until <= now;
-            if has_work || waiting.iter().any(is_due) || now - served >= READ_ANYWAY {
+            if has_work
+                || !self.drains.is_empty()
+                || waiting.iter().any(is_due)
+                || now - served >= READ_ANYWAY
+            {
                 waiting = self.serve_all(waiting);
                 served = now;
             } else {
                 waiting.retain(|one| !one.answer.is_closed());
             }
+            self.settle(&waiting);
             has_work = waiting.iter().any(|one| one.is_behind) || self.rest(&waiting);
         }
     }
 
-    fn accept(&mut self, waiting: Waiting) -> Waiting {
-        let request = &waiting.request;
-        if let Some(turn) = request.turn {
-            self.turns.arrive(turn, request.after);
-        }
-        if request.synchronize {
-            let done = match &request.namespace {
-                None => synchronize(SYNCHRONIZE_LIMIT),
-                Some(name) => synchronize_namespace(name.as_str(), SYNCHRONIZE_LIMIT),
-            };
-            if let Err(error) = done {
-                // What is written already is worth having all the same.
-                info!(%error, "journald did not write out what it has");
+    fn accept(&mut self, order: Order) -> Option<Waiting> {
+        match order {
+            Order::Read(waiting) => {
+                let request = &waiting.request;
+                if let Some(turn) = request.turn {
+                    self.turns.arrive(turn, request.after);
+                    self.drains.asked(&request.namespace, &request.after);
+                }
+                return Some(*waiting);
+            }
+            Order::Drain(journals, until, answer) => self.drains.begin(journals, until, answer),
+            Order::List(answer) => {
+                // Who has left needs no answer.
+                let _ = answer.send(self.journals());
             }
         }
-        waiting
+        None
+    }
+
+    /// The system's, and those of the namespaces.
+    fn journals(&mut self) -> Vec<Whose> {
+        let id = self.machine_id();
+        let names = id.map(|id| self.namespaces.look(&self.directories, id).to_vec());
+        let names = names.unwrap_or_default().into_iter().map(Some);
+        std::iter::once(None).chain(names).collect()
+    }
+
+    /// What requests that wait already say of what the host holds counts too.
+    fn settle(&mut self, waiting: &[Waiting]) {
+        if self.drains.is_empty() {
+            return;
+        }
+        for one in waiting.iter().filter(|one| one.request.turn.is_some()) {
+            self.drains
+                .asked(&one.request.namespace, &one.request.after);
+        }
+        self.drains.settle(Instant::now());
     }
 
     /// Looks at each journal that somebody waits for.
@@ -146,10 +184,14 @@ impl Reader {
     /// Sleeps until there may be news (then true), or a request may have come, or the first of these has waited for long
     /// enough.
     fn rest(&mut self, waiting: &[Waiting]) -> bool {
-        let Some(first) = waiting.iter().map(|one| one.until).min() else {
-            return false;
+        let slice = match (waiting.is_empty(), self.drains.is_empty()) {
+            (true, true) => return false,
+            (false, true) => SLICE,
+            (_, false) => SHORT_SLICE,
         };
-        let end = first.min(Instant::now() + SLICE);
+        let end = Instant::now() + slice;
+        let first = waiting.iter().map(|one| one.until).min();
+        let end = first.map_or(end, |first| first.min(end));
         loop {
             if self.have_news(waiting) {
                 return true;
@@ -194,14 +236,24 @@ impl Reader {
         }
         let after = waiting.passed.unwrap_or(after);
         let answer = self.read(&waiting.request, &after);
+        let unclear = self.sources.last().and_then(Source::unclear_until);
+        let whose = &waiting.request.namespace;
+        if turn.is_some()
+            && unclear.is_none()
+            && let Some(batch) = answer.as_ref().ok().filter(|one| one.outcome.caught_up)
+        {
+            let end = if batch.is_empty() { after } else { batch.end() };
+            self.drains.answered(whose, &end);
+        }
         if let Some(batch) = answer.as_ref().ok().filter(|batch| batch.is_empty()) {
             waiting.passed = batch.position;
             waiting.is_behind = batch.position.is_some() && !batch.outcome.caught_up;
-            if !is_over {
+            let hurries = turn.is_some() && self.drains.hurries(whose);
+            if !is_over && !hurries {
                 return Some(waiting);
             }
             if !waiting.settles
-                && let Some(clear) = self.sources.last().and_then(Source::unclear_until)
+                && let Some(clear) = unclear
             {
                 // "Nothing" would be believed by a host that asks for the last time.
                 (waiting.settles, waiting.until) = (true, clear);
@@ -219,10 +271,7 @@ impl Reader {
     }
 
     fn read(&mut self, request: &Request, after: &Position) -> Answer {
-        let machine_id = match self.machine_id {
-            Some(id) => id,
-            None => *self.machine_id.insert(machine_id()?),
-        };
+        let machine_id = self.machine_id()?;
         let namespace = request.namespace.as_ref();
         let mut batch = self.source(machine_id, namespace).read(request, after)?;
         if namespace.is_none() {
@@ -230,6 +279,13 @@ impl Reader {
             batch.namespaces = names.to_vec();
         }
         Ok(batch)
+    }
+
+    fn machine_id(&mut self) -> Result<[u8; 16], JournalError> {
+        match self.machine_id {
+            Some(id) => Ok(id),
+            None => Ok(*self.machine_id.insert(machine_id()?)),
+        }
     }
 
     fn source(
@@ -246,6 +302,12 @@ impl Reader {
             None => {
                 if self.sources.len() == MAX_SOURCES {
                     self.sources.remove(0);
+                }
+                if let Some(name) = namespace
+                    && self.looked_at.len() < MAX_NAMESPACES
+                    && self.looked_at.insert(name.clone())
+                {
+                    settings::tell(namespace);
                 }
                 Source::open(&self.directories, machine_id, namespace)
             }

@@ -128,7 +128,7 @@ impl v1_ttrpc::Guest for Service {
         request: ControlUnitRequest,
     ) -> ttrpc::Result<ControlUnitResponse> {
         let (unit, action) = control(&request)?;
-        let result = self.ctx.systemd.control_unit(&unit, action).await;
+        let result = self.ctx.control_unit(&unit, action).await;
         let result = result.map_err(RequestError::from)?;
         Ok(ControlUnitResponse {
             result,

@@ -23,7 +23,10 @@ use zbus::{
     message::Type, names::OwnedUniqueName, proxy::CacheProperties,
 };
 
-use super::{jobs::Jobs, proxy::ManagerProxy};
+use super::{
+    jobs::Jobs,
+    proxy::{ManagerProxy, ServiceProxy},
+};
 use crate::sys::{clock, descriptors::Keeper};
 
 /// How the names of connections begin among descriptors that outlive the agent. Each has a name of its own: the
@@ -180,6 +183,17 @@ impl Bus {
             watched,
             watchers: Arc::clone(&self.watchers),
         }
+    }
+}
+
+impl Bus {
+    /// The properties of a service at this object path.
+    pub(super) async fn service<'p>(&self, path: &'p str) -> zbus::Result<ServiceProxy<'p>> {
+        ServiceProxy::builder(&self.connection)
+            .path(path)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
     }
 }
 

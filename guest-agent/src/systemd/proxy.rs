@@ -91,4 +91,8 @@ pub(super) trait Service {
 
     #[zbus(property(emits_changed_signal = "false"))]
     fn result(&self) -> zbus::Result<String>;
+
+    /// Empty for the system's journal.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn log_namespace(&self) -> zbus::Result<String>;
 }

@@ -226,11 +226,7 @@ impl Transient {
     }
 
     async fn service(&self) -> zbus::Result<ServiceProxy<'_>> {
-        ServiceProxy::builder(&self.bus.connection)
-            .path(self.watch.path())
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await
+        self.bus.service(self.watch.path()).await
     }
 
     async fn why_not_started(&self, job_result: &str) -> SystemdError {

@@ -4,6 +4,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use seed_protocol::JournalNamespace;
 use tokio::time::timeout;
 use tracing::info;
 use zbus::OwnedObjectPath;
@@ -199,6 +200,14 @@ impl Handle {
             "unit controlled"
         );
         Ok(result)
+    }
+
+    /// Which namespace's journal a service logs to; none for the system's, and for what is no service.
+    pub async fn log_namespace(&self, unit: &UnitName) -> Option<JournalNamespace> {
+        let bus = self.bus().await.ok()?;
+        let watch = bus.watch_unit(unit.as_str());
+        let name = bus.service(watch.path()).await.ok()?.log_namespace().await;
+        JournalNamespace::try_from(name.ok()?.as_str()).ok()
     }
 
     /// Sends a signal to the main process of a unit, or to all of its processes.

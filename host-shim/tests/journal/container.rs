@@ -2,6 +2,7 @@
 //! `shipper.service`, not as the unit that a real boot waits for, and listens on a Unix socket.
 
 use std::{
+    fs,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     time::Duration,
@@ -33,6 +34,9 @@ RuntimeDirectory=shipper
 RuntimeDirectoryPreserve=yes
 ";
 
+/// What it takes to go on until `systemd-shutdown(8)` ends it, as the agent's own unit does.
+const TO_THE_END: &str = "[Unit]\nDefaultDependencies=no\n";
+
 /// Ends with all of its processes and mounts when it is dropped.
 pub(crate) struct Container(seed_container::Container);
 
@@ -40,24 +44,36 @@ impl Container {
     /// Boots with this `SystemMaxUse=` and these lines of journald.conf(5), until the journal is on the disk and the agent
     /// listens.
     pub(crate) fn boot(root: &Path, max_use: &str, more: &str) -> Self {
-        let limits = format!(
-            "[Journal]\nSystemMaxUse={max_use}\nSystemKeepFree=1M\nSystemMaxFileSize=8M\n{more}\n"
-        );
-        let units = "/etc/systemd/system";
-        let spec = Spec::new(root)
-            .and_then(|spec| spec.file("/etc/systemd/journald.conf.d/zz-test.conf", limits))
-            .and_then(|spec| {
-                spec.file(
-                    &format!("{units}/systemd-journald.service.d/zz-test.conf"),
-                    JOURNALD,
-                )
-            })
-            .and_then(|spec| spec.file(&format!("{units}/shipper.service"), SHIPPER));
-        let container = spec.unwrap().boot().unwrap();
+        Self::start(spec(root, max_use, more))
+    }
+
+    /// Boots with a journal in this folder, an agent that serves until the machine ends, and a unit that is not started.
+    pub(crate) fn boot_to_the_end(root: &Path, journal: &Path, unit: (&str, &str)) -> Self {
+        let spec = spec(root, "1G", "Storage=persistent")
+            .file(
+                "/etc/systemd/system/shipper.service.d/zz-test.conf",
+                TO_THE_END,
+            )
+            .and_then(|spec| spec.file(&format!("/etc/systemd/system/{}", unit.0), unit.1));
+        Self::start(spec.unwrap().bind(journal, "/var/log/journal"))
+    }
+
+    fn start(spec: Spec) -> Self {
+        let container = spec.boot().unwrap();
         container
             .serve("shipper.service", AGENT_SOCKET, LISTEN_LIMIT)
             .unwrap();
         Self(container)
+    }
+
+    /// A file inside, as text; nothing when it cannot be read.
+    pub(crate) fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.0.inside(path)).unwrap_or_default()
+    }
+
+    /// Blocks until it has ended by itself.
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) {
+        self.0.wait_for_end(limit).unwrap();
     }
 
     /// Where the agent listens.
@@ -88,4 +104,22 @@ impl Container {
     pub(crate) fn output(&self, command: &[&str]) -> Vec<u8> {
         self.0.read(command).unwrap()
     }
+}
+
+fn spec(root: &Path, max_use: &str, more: &str) -> Spec {
+    let limits = format!(
+        "[Journal]\nSystemMaxUse={max_use}\nSystemKeepFree=1M\nSystemMaxFileSize=8M\n{more}\n"
+    );
+    [
+        ("/etc/systemd/journald.conf.d/zz-test.conf", limits.as_str()),
+        (
+            "/etc/systemd/system/systemd-journald.service.d/zz-test.conf",
+            JOURNALD,
+        ),
+        ("/etc/systemd/system/shipper.service", SHIPPER),
+    ]
+    .into_iter()
+    .fold(Spec::new(root).unwrap(), |spec, (path, text)| {
+        spec.file(path, text).unwrap()
+    })
 }

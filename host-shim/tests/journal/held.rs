@@ -43,9 +43,12 @@ pub(crate) fn exported(container: &Container) -> Vec<Identity> {
 /// what a block holds.
 pub(crate) fn exported_of(container: &Container, words: &[&str]) -> Vec<Identity> {
     let export = ["journalctl", "--quiet", "--no-pager", "-o", "export"];
-    let text = container.output(&[&export[..], words].concat());
+    parse(&container.output(&[&export[..], words].concat()))
+}
+
+/// The entries of an export.
+pub(crate) fn parse(mut rest: &[u8]) -> Vec<Identity> {
     let mut found = Vec::new();
-    let mut rest = text.as_slice();
     let mut entry: Vec<Vec<u8>> = Vec::new();
     while !rest.is_empty() {
         let end = rest.iter().position(|byte| *byte == b'\n').unwrap();

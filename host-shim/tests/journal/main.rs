@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod container;
+mod end;
 mod filters;
 mod forms;
 mod held;
@@ -19,7 +20,7 @@ mod restored;
 mod stalls;
 mod text;
 
-use std::{io::Write, thread};
+use std::{io::Write, path::PathBuf, thread};
 
 use container::Container;
 use seed_container::guest_root;
@@ -31,8 +32,13 @@ pub(crate) fn boot(max_use: &str) -> Option<Container> {
 
 /// [`boot`], with more lines for journald.conf(5).
 pub(crate) fn boot_with(max_use: &str, more: &str) -> Option<Container> {
+    Some(Container::boot(&root()?, max_use, more))
+}
+
+/// The guest's root.
+pub(crate) fn root() -> Option<PathBuf> {
     match guest_root() {
-        Ok(root) => Some(Container::boot(&root, max_use, more)),
+        Ok(root) => Some(root),
         Err(reason) => {
             // Past libtest's capture, and in one write: a skip must be seen.
             let test = thread::current();

@@ -211,6 +211,13 @@ impl Container {
         wait_for(socket, limit, || Ok(path.exists()))
     }
 
+    /// Blocks until it has ended by itself.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        wait_for("the container's end", limit, || {
+            Ok(self.unshare.try_wait()?.is_some())
+        })
+    }
+
     /// The main process of a service, as the container numbers it.
     pub fn main_pid(&self, unit: &str) -> Result<u32> {
         let text = self.run(&["systemctl", "show", "--property=MainPID", "--value", unit])?;
