@@ -236,6 +236,30 @@ impl Arrays {
     }
 }
 
+/// The first `count` items of the chain that begins at this array; none where it is shorter or turns back.
+pub(crate) fn linked_from(
+    file: &File,
+    header: &Header,
+    mut array: u64,
+    count: u64,
+) -> Option<Vec<u64>> {
+    let mut items = Vec::with_capacity(usize::try_from(count).ok()?);
+    while let Some(left) = count
+        .checked_sub(items.len() as u64)
+        .filter(|left| *left > 0)
+    {
+        let head = read_head(file, header, array).filter(|head| head.capacity > 0)?;
+        for index in 0..left.min(head.capacity) {
+            items.push(read_item(file, header, array, index)?);
+        }
+        if head.next != 0 && head.next <= array {
+            return None;
+        }
+        array = head.next;
+    }
+    Some(items)
+}
+
 fn read_head(file: &File, header: &Header, offset: u64) -> Option<ArrayHead> {
     if offset < header.header_size || !offset.is_multiple_of(8) {
         return None;

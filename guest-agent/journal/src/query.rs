@@ -2,7 +2,8 @@
 //!
 //! Values are tested by place, not by content: in one file a value has one DATA object, so a condition is turned
 //! into offsets once for each file (by the file's own hash table), and an entry is tested by the offsets it lists.
-//! A file that lacks the values of a condition is passed over whole.
+//! A file that lacks the values of a condition is passed over whole; where they are rare in it, they say themselves which
+//! entries have them, and no other entry's fields are read.
 
 use std::{collections::HashSet, hash::BuildHasherDefault};
 
@@ -12,6 +13,10 @@ use crate::{cache::KeyHasher, file::JournalFile, object::EntryRef};
 
 /// Places of shared values that are remembered while texts are searched.
 const MAX_OTHERS: usize = 16 * 1024;
+
+/// A condition is rare where at most one entry in so many meets it, and this many entries do.
+const RARE_SHARE: u64 = 16;
+const MAX_RARE: u64 = 4096;
 
 /// Which entries are wanted. The empty query wants all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -148,8 +153,47 @@ pub(crate) struct Filter<'q> {
     groups: Vec<Vec<u64>>,
     /// Entries that the file had when the offsets were looked up.
     as_of: u64,
+    rare: Option<Rare>,
     /// Shared values that are no messages.
     others: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+}
+
+/// The entries that meet the rarest condition.
+#[derive(Debug)]
+struct Rare {
+    /// Their places, which rise.
+    places: Vec<u64>,
+    /// The file's last entry: there and behind it others may meet the condition.
+    last: u64,
+}
+
+impl Rare {
+    /// None where no condition is rare, or damage hides who meets it.
+    fn find(groups: &[Vec<u64>], file: &mut JournalFile) -> Option<Self> {
+        let last = file.last_place()?;
+        let mut most = MAX_RARE.min(file.header.n_entries / RARE_SHARE);
+        let mut best = None;
+        for values in groups {
+            let mut places = Vec::new();
+            let is_rare = values.iter().all(|value| {
+                let left = most.saturating_sub(places.len() as u64);
+                file.users(*value, left)
+                    .map(|users| places.extend(users))
+                    .is_some()
+            });
+            if is_rare {
+                places.sort_unstable();
+                places.dedup();
+                most = places.len() as u64;
+                best = Some(Self { places, last });
+            }
+        }
+        best
+    }
+
+    fn excludes(&self, entry: &EntryRef) -> bool {
+        entry.offset < self.last && self.places.binary_search(&entry.offset).is_err()
+    }
 }
 
 impl<'q> Filter<'q> {
@@ -162,13 +206,14 @@ impl<'q> Filter<'q> {
             offsets.sort_unstable();
             offsets
         };
-        let groups = query
+        let groups: Vec<_> = query
             .groups
             .iter()
             .map(|values| find(values, file))
             .collect();
         Self {
             query,
+            rare: Rare::find(&groups, file),
             groups,
             as_of: file.header.n_entries,
             others: HashSet::default(),
@@ -185,10 +230,21 @@ impl<'q> Filter<'q> {
         self.groups.iter().any(Vec::is_empty)
     }
 
+    /// The places of all entries that can be wanted, the last first, where a condition is rare. Some of them may be no
+    /// entries.
+    pub(crate) fn candidates(&self) -> Option<Vec<u64>> {
+        let Rare { places, last } = self.rare.as_ref()?;
+        let below = places.iter().rev().filter(|place| *place < last);
+        Some(std::iter::once(last).chain(below).copied().collect())
+    }
+
     /// Whether the entry is wanted. A damaged one is not.
     pub(crate) fn wants(&mut self, entry: &EntryRef, file: &mut JournalFile) -> bool {
         let query = self.query;
         if !query.is_of_place(&entry.head) || self.excludes_all() {
+            return false;
+        }
+        if self.rare.as_ref().is_some_and(|rare| rare.excludes(entry)) {
             return false;
         }
         if self.groups.is_empty() && query.text.is_none() {

@@ -123,6 +123,22 @@ fn last_of_file(
     if filter.excludes_all() {
         return;
     }
+    if let Some(places) = filter.candidates() {
+        for place in places {
+            let Some(entry) = file.entry(place) else {
+                continue;
+            };
+            let seqnum = entry.head.seqnum;
+            let is_low = numbers.first().is_some_and(|lowest| seqnum < *lowest);
+            if numbers.len() >= lines && is_low {
+                return;
+            }
+            if part.contains(seqnum) && filter.wants(&entry, file) {
+                keep(numbers, seqnum, lines);
+            }
+        }
+        return;
+    }
     let mut end = file.header.n_entries;
     let mut block = FIRST_BLOCK.max(lines as u64).min(LARGEST_BLOCK);
     while end > 0 {
@@ -140,13 +156,8 @@ fn last_of_file(
             file.advance();
             let seqnum = entry.head.seqnum;
             first = first.or(Some(seqnum));
-            let is_there = part.contains(seqnum);
-            if is_there
-                && filter.wants(&entry, file)
-                && numbers.insert(seqnum)
-                && numbers.len() > lines
-            {
-                numbers.pop_first();
+            if part.contains(seqnum) && filter.wants(&entry, file) {
+                keep(numbers, seqnum, lines);
             }
         }
         let lowest = numbers.first().copied().unwrap_or(0);
@@ -155,5 +166,12 @@ fn last_of_file(
         }
         end = begin;
         block = (block * 4).min(LARGEST_BLOCK);
+    }
+}
+
+/// Adds a number, and drops the lowest where there are too many then.
+fn keep(numbers: &mut BTreeSet<u64>, seqnum: u64, lines: usize) {
+    if numbers.insert(seqnum) && numbers.len() > lines {
+        numbers.pop_first();
     }
 }

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use common::{FORMS, Folder, Got, fixture, read_all};
 use seed_journal::{Journal, Mark, Position, Query};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder};
@@ -170,4 +172,37 @@ fn the_last_lines_are_found_over_several_files_and_in_none() {
         matching(&mut journal, from, &query, 1000),
         Vec::<u64>::new()
     );
+}
+
+/// A value that few entries have leads to them by itself; what it leads to is what a look at every entry finds.
+#[test]
+fn every_value_of_a_file_finds_its_entries() {
+    for name in FORMS {
+        let folder = Folder::new();
+        folder.put("system@1.journal", &fixture(&format!("{name}.journal")));
+        let all = read_all(&mut folder.journal());
+        let mut users: BTreeMap<&[u8], BTreeSet<u64>> = BTreeMap::new();
+        for got in &all {
+            for field in &got.fields {
+                users.entry(field).or_default().insert(got.head.seqnum);
+            }
+        }
+        let rare = users.values().filter(|users| users.len() * 16 <= all.len());
+        assert!(rare.count() > 100, "{name}");
+        for (value, users) in users {
+            let query = Query::new().any_of([value]);
+            let users: Vec<u64> = users.into_iter().collect();
+            let mut journal = folder.journal();
+            let found = matching(&mut journal, Position::START, &query, 64 * 1024);
+            assert_eq!(found, users, "{name}, {}", value.escape_ascii());
+            let last = journal.find_last(&query, 2);
+            let found = matching(&mut journal, last, &query, 64 * 1024);
+            assert_eq!(
+                found,
+                users[users.len().saturating_sub(2)..],
+                "{name}, {}",
+                value.escape_ascii()
+            );
+        }
+    }
 }

@@ -1,7 +1,14 @@
-//! From a value to its place, by the file's hash table of values. Never looks at entries.
+//! From a value to its place, by the file's hash table of values, and from there to the entries that use it, by the value's
+//! own entry arrays. What is damaged is said to be unknown: then every entry has to be looked at.
 
-use super::JournalFile;
-use crate::{hash::value_hash, header::le64, window::Walk};
+use super::{JournalFile, entry_at};
+use crate::{
+    arrays::{Arrays, Step, linked_from},
+    hash::value_hash,
+    header::le64,
+    object::EntryRef,
+    window::Walk,
+};
 
 /// Head and tail of one chain.
 const HASH_ITEM_BYTES: u64 = 16;
@@ -30,5 +37,49 @@ impl JournalFile {
             offset = next;
         }
         None
+    }
+
+    /// The places of all entries that use the value at this place, in the order of writing. None where they are more than
+    /// `most`, or cannot be known. The last entry of a file that is written to may be missing: journald links an entry to the
+    /// file before it links it to its values.
+    pub(crate) fn users(&mut self, data: u64, most: u64) -> Option<Vec<u64>> {
+        let bytes = self.windows.get(&self.file, data, 64, Walk::Jump).ok()?;
+        let (first, array, count) = (le64(bytes, 40), le64(bytes, 48), le64(bytes, 56));
+        let others = count.checked_sub(1).filter(|_| count <= most)?;
+        let mut places = linked_from(&self.file, &self.header, array, others)?;
+        places.insert(0, first);
+        let rises = places.windows(2).all(|pair| pair[0] < pair[1]);
+        rises.then_some(places)
+    }
+
+    /// The place of the last entry that the header counts; none where that cannot be known, and where values cannot be
+    /// trusted to know their entries: in what a sudden end left (`system@....journal~`), since pages reach the disk in any order.
+    pub(crate) fn last_place(&self) -> Option<u64> {
+        let is_whole = self
+            .path
+            .extension()
+            .is_some_and(|ending| ending == "journal");
+        if self.behind.is_some() || !is_whole {
+            return None;
+        }
+        let before = self
+            .header
+            .n_entries
+            .checked_sub(1)
+            .filter(|left| *left > 0)?;
+        let mut arrays = Arrays::new();
+        if !arrays.skip(&self.file, &self.header, before) {
+            return None;
+        }
+        match arrays.next(&self.file, &self.header) {
+            Step::Item(place) => Some(place),
+            Step::Bad | Step::End | Step::Broken => None,
+        }
+    }
+
+    /// The entry at a place that an entry array named.
+    pub(crate) fn entry(&mut self, place: u64) -> Option<EntryRef> {
+        let (file, header) = (&self.file, &self.header);
+        entry_at(file, &mut self.windows, header, place, Walk::Jump)
     }
 }
