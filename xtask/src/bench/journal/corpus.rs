@@ -23,6 +23,7 @@ RateLimitBurst=0
 SystemMaxUse=8G
 SystemKeepFree=1M
 SystemMaxFileSize=128M
+SystemMaxFiles=1000
 ";
 const CORPUS: &str = "\
 [Service]
