@@ -18,6 +18,7 @@ use crate::{
     logs::{pack::Compression, store},
     spec::{KATA_ANNOTATIONS, MemoryMib, Vcpus},
     vmm::VmmKind,
+    writes::WritesMib,
 };
 
 /// Where the configuration is looked for when nothing else says so.
@@ -322,6 +323,9 @@ pub struct Config {
     pub logs: Logs,
     /// How far instances may grow while they run.
     pub growth: Growth,
+    /// What guests write to their roots is kept in memory, at most so many MiB for each; 0: it is not. An annotation may
+    /// override it.
+    pub root_writes_mib: u32,
     /// Annotations of Kata Containers that a bundle may carry, without their prefix.
     pub enable_annotations: Vec<String>,
 }
@@ -358,6 +362,7 @@ impl Default for Config {
             limits: Limits::default(),
             logs: Logs::default(),
             growth: Growth::default(),
+            root_writes_mib: 0,
             enable_annotations: ["default_vcpus", "default_memory"]
                 .map(str::to_owned)
                 .into(),
@@ -427,6 +432,9 @@ impl Config {
         }
         if let Some((key, problem)) = self.logs.problem().or_else(|| self.growth.problem()) {
             return wrong(key, problem);
+        }
+        if let Err(problem) = WritesMib::parse(self.root_writes_mib) {
+            return wrong("root_writes_mib", problem);
         }
         let unknown = |name: &&String| !KATA_ANNOTATIONS.contains(&name.as_str());
         if let Some(name) = self.enable_annotations.iter().find(unknown) {
@@ -511,6 +519,7 @@ mod tests {
             ("[growth]\nmax_vcpus = 65", "growth.max_vcpus"),
             ("[growth]\nmax_memory_mib = 1", "growth.max_memory_mib"),
             ("enable_annotations = ['kernel']", "enable_annotations"),
+            ("root_writes_mib = 1048577", "root_writes_mib"),
             ("accel = 'hax'", "hax"),
             ("vmm = 'kvmtool'", "kvmtool"),
         ] {

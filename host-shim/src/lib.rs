@@ -8,6 +8,7 @@
 //! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
 //! | [`net`] | a pod's network: its namespace, and the wires from its links to the guest's cards |
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
+//! | [`writes`] | writes to a root that are kept in memory |
 //! | [`share`] | files and folders of the host that the guest sees beside its root |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
 //! | [`agent`] | the connection to the guest's agent |
@@ -44,3 +45,4 @@ pub mod text;
 pub mod tpm;
 pub mod usage;
 pub mod vmm;
+pub mod writes;

@@ -187,6 +187,11 @@ impl InstancePaths {
         self.run.join("share")
     }
 
+    /// Where memory for writes to the root is mounted until the root is whole.
+    pub fn writes_dir(&self) -> PathBuf {
+        self.run.join("writes")
+    }
+
     /// QEMU's monitor.
     pub fn qmp_socket(&self) -> PathBuf {
         self.vm_dir().join("qmp.sock")

@@ -22,7 +22,10 @@ use rustix::{
 };
 use thiserror::Error;
 
-use crate::sys::{mounts, open_inside};
+use crate::{
+    sys::{mounts, open_inside},
+    writes::{InMemory, WritesMib, keep_in_memory},
+};
 
 /// Why the root file system is not there.
 #[derive(Debug, Error)]
@@ -57,6 +60,16 @@ pub enum RootfsError {
         /// Why.
         source: io::Error,
     },
+    /// The layer over it.
+    #[error("writes to root {} cannot be kept in {mib} MiB of memory", path.display())]
+    Writes {
+        /// The root.
+        path: PathBuf,
+        /// How much.
+        mib: WritesMib,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// One mount, as containerd gives it.
@@ -72,6 +85,12 @@ pub struct RootMount {
     pub options: Vec<String>,
 }
 
+impl RootMount {
+    fn is_root(&self) -> bool {
+        self.target.trim_matches('/').is_empty()
+    }
+}
+
 /// A root file system that is mounted until this is dropped.
 #[derive(Debug)]
 pub struct Rootfs {
@@ -80,8 +99,13 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Mounts all at `path`, in their order. With none, `path` is used as it is.
-    pub fn mount(path: &Path, mounts: &[RootMount]) -> Result<Self, RootfsError> {
+    /// Mounts all at `path`, in their order. With none, `path` is used as it is. What is then written to the root, though not
+    /// to other mounts in it, is kept in memory where that is wanted.
+    pub fn mount(
+        path: &Path,
+        mounts: &[RootMount],
+        writes: Option<InMemory<'_>>,
+    ) -> Result<Self, RootfsError> {
         let wrap = |source| RootfsError::Root {
             path: path.to_owned(),
             source,
@@ -91,19 +115,40 @@ impl Rootfs {
         }
         let path = path.canonicalize().map_err(wrap)?;
         let mut rootfs = Self { path, mounted: 0 };
+        let roots = mounts.iter().rposition(RootMount::is_root);
+        let (roots, inside) = mounts.split_at(roots.map_or(0, |last| last + 1));
+        rootfs.apply(roots)?;
+        if let Some(writes) = writes {
+            rootfs.keep_in_memory(writes)?;
+        }
+        rootfs.apply(inside)?;
+        Ok(rootfs)
+    }
+
+    fn apply(&mut self, mounts: &[RootMount]) -> Result<(), RootfsError> {
         for one in mounts {
-            let target = rootfs.target(&one.target)?;
+            let target = self.target(&one.target)?;
             apply(one, &target).map_err(|source| RootfsError::Mount {
                 kind: one.kind.clone(),
                 source_path: one.source.clone(),
-                target: rootfs.path.join(one.target.trim_start_matches('/')),
+                target: self.path.join(one.target.trim_start_matches('/')),
                 source,
             })?;
-            if one.target.trim_matches('/').is_empty() {
-                rootfs.mounted += 1;
+            if one.is_root() {
+                self.mounted += 1;
             }
         }
-        Ok(rootfs)
+        Ok(())
+    }
+
+    fn keep_in_memory(&mut self, writes: InMemory<'_>) -> Result<(), RootfsError> {
+        keep_in_memory(&self.path, writes).map_err(|source| RootfsError::Writes {
+            path: self.path.clone(),
+            mib: writes.mib,
+            source,
+        })?;
+        self.mounted += 1;
+        Ok(())
     }
 
     /// Where it is.
@@ -271,9 +316,9 @@ mod tests {
     #[test]
     fn a_root_without_mounts_is_used_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let rootfs = Rootfs::mount(dir.path(), &[]).unwrap();
+        let rootfs = Rootfs::mount(dir.path(), &[], None).unwrap();
         assert_eq!(rootfs.path(), dir.path().canonicalize().unwrap());
-        let error = Rootfs::mount(Path::new("/nonexistent/root"), &[]).unwrap_err();
+        let error = Rootfs::mount(Path::new("/nonexistent/root"), &[], None).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/root"));
     }
 }

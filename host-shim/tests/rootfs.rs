@@ -4,13 +4,19 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::{fs, os::unix::fs::symlink, path::Path, thread};
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    thread,
+};
 
 use seed_shim::{
     rootfs::{RootMount, Rootfs},
     share::Share,
     spec::SharedMount,
     sys,
+    writes::{InMemory, WritesMib},
 };
 
 /// Runs `case` in a thread that has mounts of its own.
@@ -86,7 +92,7 @@ fn an_overlay_with_seventy_binds_is_one_root_and_is_gone_after() {
             ));
         }
         let root = dir.join("rootfs");
-        let rootfs = Rootfs::mount(&root, &all).unwrap();
+        let rootfs = Rootfs::mount(&root, &all, None).unwrap();
         assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "lower");
         assert_eq!(
             fs::read_to_string(root.join("nix/store/69/name")).unwrap(),
@@ -116,7 +122,7 @@ fn a_link_in_the_image_does_not_lead_a_mount_out_of_the_root() {
         symlink("../../../../real", dir.join("lower/nix")).unwrap();
         let bind = mount("bind", &dir.join("store"), "/nix", &["rbind"]);
         let root = dir.join("rootfs");
-        let _rootfs = Rootfs::mount(&root, &[overlay, bind]).unwrap();
+        let _rootfs = Rootfs::mount(&root, &[overlay, bind], None).unwrap();
         assert_eq!(fs::read_to_string(root.join("real/name")).unwrap(), "store");
         assert_eq!(fs::read_dir(dir.join("outside")).unwrap().count(), 0);
     });
@@ -151,7 +157,7 @@ fn restrictions_of_a_recursive_bind_reach_every_mount_below() {
         let flags = ["rbind", "rro", "nosuid", "nodev"];
         let bind = mount("bind", &dir.join("source"), "/data", &flags);
         let root = dir.join("rootfs");
-        let _rootfs = Rootfs::mount(&root, &[layers(dir), bind]).unwrap();
+        let _rootfs = Rootfs::mount(&root, &[layers(dir), bind], None).unwrap();
         for at in ["data", "data/deep", "data/deep/deeper"] {
             let at = root.join(at);
             for option in ["ro", "nosuid", "nodev", "noexec"] {
@@ -201,7 +207,7 @@ fn a_mount_that_fails_leaves_none_behind_and_is_named() {
     apart(|dir| {
         let missing = mount("bind", Path::new("/nonexistent/store"), "/nix", &["rbind"]);
         let root = dir.join("rootfs");
-        let error = Rootfs::mount(&root, &[layers(dir), missing])
+        let error = Rootfs::mount(&root, &[layers(dir), missing], None)
             .unwrap_err()
             .to_string();
         assert!(
@@ -209,5 +215,66 @@ fn a_mount_that_fails_leaves_none_behind_and_is_named() {
             "{error}"
         );
         assert_eq!(mounts_under(&root), 0);
+    });
+}
+
+#[test]
+fn writes_kept_in_memory_end_at_their_size_and_reach_no_layer() {
+    apart(|dir| {
+        let overlay = layers(dir);
+        fs::write(dir.join("lower/file"), "lower").unwrap();
+        fs::set_permissions(dir.join("upper"), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::create_dir(dir.join("store")).unwrap();
+        fs::write(dir.join("store/name"), "store").unwrap();
+        let bind = mount("bind", &dir.join("store"), "/nix/store", &["rbind", "ro"]);
+        // Names that overlayfs's own options could not have.
+        let (root, at) = (dir.join("root, :fs"), dir.join("writes, :here"));
+        let mib = WritesMib::parse(2).unwrap().unwrap();
+        let writes = InMemory { at: &at, mib };
+        let rootfs = Rootfs::mount(&root, &[overlay, bind], Some(writes)).unwrap();
+        assert!(!at.exists());
+        let mode = fs::metadata(&root).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o711, "the root is as it was below");
+        assert_eq!(
+            fs::read_to_string(root.join("nix/store/name")).unwrap(),
+            "store"
+        );
+
+        fs::write(root.join("new"), "kept").unwrap();
+        fs::write(root.join("file"), "changed").unwrap();
+        assert_eq!(fs::read_to_string(root.join("new")).unwrap(), "kept");
+        let upper: Vec<_> = fs::read_dir(dir.join("upper")).unwrap().collect();
+        assert_eq!(upper.len(), 0, "{upper:?}");
+        assert_eq!(fs::read_to_string(dir.join("lower/file")).unwrap(), "lower");
+
+        let full = fs::write(root.join("much"), vec![1; 3 << 20]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        fs::remove_file(root.join("much")).unwrap();
+        let many = (0..2000).find_map(|n| fs::write(root.join(n.to_string()), "").err());
+        assert_eq!(many.unwrap().kind(), io::ErrorKind::StorageFull);
+
+        drop(rootfs);
+        assert_eq!(mounts_under(dir), 0);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn writes_are_kept_in_memory_also_of_a_root_that_nobody_mounted() {
+    apart(|dir| {
+        let root = dir.join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("file"), "before").unwrap();
+        let mib = WritesMib::parse(1).unwrap().unwrap();
+        for _ in 0..2 {
+            let at = dir.join("run/writes");
+            let writes = InMemory { at: &at, mib };
+            let rootfs = Rootfs::mount(&root, &[], Some(writes)).unwrap();
+            assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "before");
+            fs::write(root.join("file"), "after").unwrap();
+            drop(rootfs);
+        }
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "before");
+        assert_eq!(mounts_under(dir), 0);
     });
 }

@@ -31,6 +31,7 @@ use crate::{
     spec::{self, Bundle, Cpu, Inputs, PodSpec},
     tpm::StateDir,
     vmm::Vmm,
+    writes::InMemory,
 };
 
 /// More execs than this at once are refused.
@@ -133,7 +134,12 @@ impl Task {
             None => None,
         };
         let tpm = StateDir::lock(&paths)?;
-        let rootfs = Rootfs::mount(&bundle.root, &mounts)?;
+        let at = paths.writes_dir();
+        let writes = spec::root_writes(&bundle, config)?.map(|mib| InMemory { at: &at, mib });
+        if writes.is_some() {
+            make_dir(paths.run_dir())?;
+        }
+        let rootfs = Rootfs::mount(&bundle.root, &mounts, writes)?;
         let spec = spec::build(&Inputs {
             namespace,
             id: &id,

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use super::{Forward, MemoryMib, Network, Size, Vcpus};
-use crate::config::Accel;
+use crate::{config::Accel, writes::WritesMib};
 
 /// The prefix of ours.
 pub const PREFIX: &str = "seed.loom.farm/";
 
-const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, max_vcpus, max_memory_mib, accel, network, publish or kernel_params";
+const UNKNOWN: &str = "unknown: use size, vcpus, memory_mib, max_vcpus, max_memory_mib, accel, network, publish, kernel_params or root_writes_mib";
 
 /// What an annotation may say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub struct Annotations {
     pub publish: Vec<Forward>,
     /// `kernel_params`: more kernel parameters, separated by spaces. The host's own still win.
     pub kernel_params: Vec<String>,
+    /// `root_writes_mib`: what is written to the root is kept in memory, at most so much; 0: not in memory. Overrides the
+    /// configuration's.
+    pub root_writes: Option<Option<WritesMib>>,
 }
 
 /// An annotation that cannot be meant.
@@ -94,6 +97,7 @@ impl Annotations {
                 self.publish = parsed?;
             }
             "kernel_params" => self.kernel_params = words(value)?,
+            "root_writes_mib" => self.root_writes = Some(WritesMib::parse(number(value)?)?),
             _ => return Err(UNKNOWN.into()),
         }
         Ok(())
@@ -150,6 +154,7 @@ mod tests {
             ("seed.loom.farm/memory_mib", "1"),
             ("seed.loom.farm/network", "bridge"),
             ("seed.loom.farm/kernel_params", "quiet\nx"),
+            ("seed.loom.farm/root_writes_mib", "1048577"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(&format!("{key}={value:?}")), "{error}");

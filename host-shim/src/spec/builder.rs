@@ -25,6 +25,7 @@ use crate::{
     names::{ContainerId, Namespace},
     net::Nic,
     paths::{InstancePaths, SocketPathError},
+    writes::WritesMib,
 };
 
 /// `COMMAND_LINE_SIZE` of x86 (arch/x86/include/asm/setup.h), with the final zero byte.
@@ -184,6 +185,15 @@ pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError>
             source,
         })?;
     BootSpec::parse(&text).map_err(|source| SpecError::BootSpec { path, source })
+}
+
+/// How much of what the guest writes to its root is kept in memory: the annotation's word, else the configuration's. `None`: it
+/// goes where the mounts say.
+pub fn root_writes(bundle: &Bundle, config: &Config) -> Result<Option<WritesMib>, SpecError> {
+    let annotations = Annotations::parse(&bundle.annotations)?;
+    // The configuration's was checked when it was read.
+    let configured = || WritesMib::parse(config.root_writes_mib).unwrap_or_default();
+    Ok(annotations.root_writes.unwrap_or_else(configured))
 }
 
 /// Validates everything and joins it.
