@@ -17,6 +17,7 @@ mod ctr;
 mod flood;
 mod guest;
 mod pod;
+mod roots;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_args();
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
                     sandboxer: true,
                 };
                 pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
+                roots::run(&mut runner, &programs, *newest);
                 guest::run(&mut runner, &programs, *newest);
             }
         }

@@ -4,6 +4,7 @@
 
 mod config;
 pub mod image;
+pub mod tasks;
 
 use std::{
     env,

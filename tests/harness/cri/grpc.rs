@@ -1,5 +1,5 @@
 //! Unary gRPC over a Unix socket (grpc/grpc, doc/PROTOCOL-HTTP2.md): one request, one answer, a status in the
-//! trailers. No more than a CRI client needs.
+//! trailers. No more than clients of CRI and of containerd's own services need.
 
 use std::{path::Path, time::Duration};
 
@@ -17,6 +17,7 @@ const PREFIX_BYTES: usize = 5;
 pub struct Channel {
     runtime: Runtime,
     sender: SendRequest<Bytes>,
+    namespace: Option<&'static str>,
 }
 
 impl Channel {
@@ -34,7 +35,18 @@ impl Channel {
             tokio::spawn(connection);
             anyhow::Ok(sender)
         })?;
-        Ok(Self { runtime, sender })
+        Ok(Self {
+            runtime,
+            sender,
+            namespace: None,
+        })
+    }
+
+    /// Every call names this namespace of containerd.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &'static str) -> Self {
+        self.namespace = Some(namespace);
+        self
     }
 
     /// Calls `/service/method`.
@@ -51,10 +63,13 @@ impl Channel {
     }
 
     async fn unary<A: Message>(&self, path: &str, request: &impl Message) -> Result<A> {
-        let head = http::Request::post(format!("http://localhost{path}"))
+        let mut head = http::Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())?;
+            .header("te", "trailers");
+        if let Some(namespace) = self.namespace {
+            head = head.header("containerd-namespace", namespace);
+        }
+        let head = head.body(())?;
         let body = request.write_to_bytes()?;
         let mut message = BytesMut::with_capacity(PREFIX_BYTES + body.len());
         message.extend_from_slice(&[0]);
