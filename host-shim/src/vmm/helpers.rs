@@ -11,7 +11,7 @@ const TX_BUFFER_BYTES: u32 = 16 * 1024;
 
 /// What a guest may keep of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cache {
+pub enum Cache {
     /// Everything: nobody on the host changes the root while its guest runs. Measured: half the boot time of
     /// the other.
     Always,
@@ -20,7 +20,7 @@ pub(super) enum Cache {
 }
 
 /// virtiofsd (its README, version 1.13) for the root file system, and for what is shared beside it.
-pub(super) fn virtiofsd(socket: &Path, root: &Path, cache: Cache) -> Vec<OsString> {
+pub fn virtiofsd(socket: &Path, root: &Path, cache: Cache) -> Vec<OsString> {
     let cache = match cache {
         Cache::Always => "--cache=always",
         Cache::Auto => "--cache=auto",

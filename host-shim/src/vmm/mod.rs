@@ -9,7 +9,7 @@
 pub mod cloud_hypervisor;
 pub mod console;
 mod daemons;
-mod helpers;
+pub mod helpers;
 mod kind;
 pub mod process;
 pub mod programs;
