@@ -23,6 +23,7 @@ mod secrets;
 mod shell;
 mod smoke;
 mod storage;
+mod trust;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_args();

@@ -4,13 +4,13 @@
 
 use seed_tests::{Instance, Lab, Runner, Spec};
 
-use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage};
+use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage, trust};
 
 /// A case that needs the running instance.
 type Case = fn(&Instance<'_>) -> anyhow::Result<()>;
 
 /// In the order of the instance's life.
-const CASES: [(&str, Case); 17] = [
+const CASES: [(&str, Case); 18] = [
     (
         "smoke: the boot names every stage in order",
         smoke::the_boot_names_every_stage,
@@ -48,6 +48,10 @@ const CASES: [(&str, Case); 17] = [
         exec::a_command_outlives_the_agent,
     ),
     (
+        "trust: the guest may not talk to its own agent",
+        trust::the_guest_may_not_talk_to_its_agent,
+    ),
+    (
         "journal: the log holds what the guest's journal holds",
         journal::equals_the_guests,
     ),
@@ -82,8 +86,8 @@ const CASES: [(&str, Case); 17] = [
 ];
 
 /// For the skip list.
-pub(crate) const NAMES: [&str; 18] = {
-    let mut names = [BOOT; 18];
+pub(crate) const NAMES: [&str; 19] = {
+    let mut names = [BOOT; 19];
     let mut index = 0;
     while index < CASES.len() {
         names[index + 1] = CASES[index].0;
