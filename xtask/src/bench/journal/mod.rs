@@ -42,8 +42,10 @@ const MACHINE_ID: &str = "5eed5eed5eed5eed5eed5eed5eed5eed";
 const INSTANCE: &str = "corpus";
 
 /// The most that each row may be: a million entries read and 300,000 printed in a second of CPU.
-const TARGETS: [(&str, f64); 8] = [
+const TARGETS: [(&str, f64); 10] = [
     (READ, 1.0),
+    (UNLIKE_JOURNALCTL, 0.0),
+    (UNLIKE_SDJOURNAL, 0.0),
     (JSON, 1e6 / 300e3),
     (LAST, 50.0),
     (P50, 5.0),
@@ -53,6 +55,9 @@ const TARGETS: [(&str, f64); 8] = [
     (HOST_MEMORY, 8.0),
 ];
 const READ: &str = "guest: read and encode, CPU per entry";
+const UNLIKE_JOURNALCTL: &str = "entries that differ from journalctl's, in place or any field";
+const UNLIKE_SDJOURNAL: &str =
+    "entries of sdjournal's that differ from ours, in place or any field";
 const JSON: &str = "host: print as JSON, CPU per entry";
 const LAST: &str = "seed logs --lines 10, wall";
 const P50: &str = "live: journald's stamp to segment, p50";
@@ -114,6 +119,8 @@ struct Readers {
     entries: f64,
     cost: BTreeMap<String, f64>,
     private_mib: f64,
+    /// Entries that a peer gives differently, by its name; with `--peers` only.
+    unlike: BTreeMap<String, f64>,
 }
 
 impl Readers {
@@ -139,7 +146,13 @@ impl Readers {
             entries: entries.context("no entries")?,
             cost,
             private_mib: private / 1024.0,
+            unlike: serde_json::from_value(found["unlike"].clone()).unwrap_or_default(),
         })
+    }
+
+    fn unlike(&self, peer: &str) -> Result<f64> {
+        let found = self.unlike.get(peer).copied();
+        found.with_context(|| format!("{peer} was not compared"))
     }
 
     fn cost(&self, name: &str) -> Result<f64> {
@@ -169,6 +182,13 @@ fn readers(container: &Container) -> Result<Vec<Row>> {
             found.private_mib,
             &[],
         ),
+        row(
+            UNLIKE_JOURNALCTL,
+            "entries",
+            found.unlike("journalctl")?,
+            &[],
+        ),
+        row(UNLIKE_SDJOURNAL, "entries", found.unlike("sdjournal")?, &[]),
     ])
 }
 

@@ -1,7 +1,10 @@
 //! Reads and encodes a whole journal and prints one JSON object with what it cost, and the same for
-//! `sdjournal` and `journalctl` on the same files, then what a few searches take: `journal_bench PARENT MACHINE_ID [--peers]`. CPU seconds are the process's
-//! own (user and system), entries per CPU second follow from them.
+//! `sdjournal` and `journalctl` on the same files, whether they gave the same entries (`content`), then what a few searches
+//! take: `journal_bench PARENT MACHINE_ID [--peers]`. CPU seconds are the process's own (user and system), entries per CPU
+//! second follow from them.
 #![forbid(unsafe_code)]
+
+mod content;
 
 use std::{
     env,
@@ -19,6 +22,8 @@ use seed_protocol::journal::{BatchDecoder, BatchEncoder};
 const BATCH_BYTES: usize = 128 * 1024;
 /// So many entries are read at least, to have a figure.
 const AT_LEAST: u64 = 200_000;
+/// What a string table that begins anew with each block costs shows beside the largest block that the protocol has.
+const LARGE_BATCH_BYTES: usize = 1024 * 1024;
 
 struct Row {
     name: String,
@@ -36,12 +41,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: journal_bench PARENT MACHINE_ID [--peers]".into()),
     };
     // Whoever reads first brings the files into memory, for all that come after: it shall be none of them.
-    let entries = encode(parent, id, false)?.entries;
+    let entries = encode(parent, id, BATCH_BYTES, false)?.entries;
+    let large = encode(parent, id, LARGE_BATCH_BYTES, false)?;
     // A small journal is read in less than the kernel's clock of a process is late.
     let times = u32::try_from(AT_LEAST / entries.max(1))?.max(1);
     let mut rows = vec![
-        median_of_three(|| mean(times, || encode(parent, id, false)))?,
-        mean(times, || encode(parent, id, true))?,
+        median_of_three(|| mean(times, || encode(parent, id, BATCH_BYTES, false)))?,
+        mean(times, || encode(parent, id, BATCH_BYTES, true))?,
+        Row {
+            name: "encode, blocks of 1 MiB".to_owned(),
+            ..large
+        },
     ];
     let entries = rows[0].entries;
     let private = private_kib()?;
@@ -67,9 +77,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             f64::from(u32::try_from(row.entries)?) / row.cpu_seconds,
         )?;
     }
-    write!(out, "], \"searches\": [")?;
-    let unit = unit_of_corpus(parent, id)?;
-    for (index, (name, query, lines)) in searches(&unit).into_iter().enumerate() {
+    write!(out, "], ")?;
+    if peers {
+        let directory = PathBuf::from(parent).join(id);
+        let ours = content::ours(parent, machine_id(id)?)?;
+        let (ours_alone, theirs_alone) =
+            content::unlike(ours.clone(), content::journalctl(&directory)?);
+        let journalctl = ours_alone + theirs_alone;
+        // It leaves out whole files; what it does give has to be ours.
+        let (_, sdjournal) = content::unlike(ours, content::sdjournal(&directory)?);
+        write!(
+            out,
+            "\"unlike\": {{\"journalctl\": {journalctl}, \"sdjournal\": {sdjournal}}}, "
+        )?;
+    }
+    write!(out, "\"searches\": [")?;
+    let unit = field_of_corpus(parent, id, b"_SYSTEMD_UNIT=", b"corpus@")?;
+    let request = field_of_corpus(parent, id, b"REQUEST_ID=", b"")?;
+    for (index, (name, query, lines)) in searches(&unit, &request).into_iter().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let (found, milliseconds) = search(parent, id, &query, lines)?;
         write!(
@@ -107,8 +132,13 @@ fn median_of_three(
     Ok(median)
 }
 
-/// The first unit in the journal that is one of the corpus.
-fn unit_of_corpus(parent: &str, id: &str) -> Result<String, Box<dyn Error>> {
+/// The first value in the journal of a field whose value begins so.
+fn field_of_corpus(
+    parent: &str,
+    id: &str,
+    name: &[u8],
+    begin: &[u8],
+) -> Result<String, Box<dyn Error>> {
     let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
     let mut position = Position::START;
     loop {
@@ -119,22 +149,24 @@ fn unit_of_corpus(parent: &str, id: &str) -> Result<String, Box<dyn Error>> {
         let mut fields = Vec::new();
         let mut decoder = BatchDecoder::new(&block)?;
         while decoder.read_into(&mut fields)?.is_some() {
-            let unit = |bytes: &[u8]| {
-                let unit = bytes.strip_prefix(b"_SYSTEMD_UNIT=")?;
-                unit.starts_with(b"corpus@").then(|| unit.to_vec())
+            let value = |bytes: &[u8]| {
+                let value = bytes.strip_prefix(name)?;
+                value.starts_with(begin).then(|| value.to_vec())
             };
-            if let Some(unit) = fields.iter().find_map(|field| unit(field.bytes)) {
-                return Ok(String::from_utf8(unit)?);
+            if let Some(value) = fields.iter().find_map(|field| value(field.bytes)) {
+                return Ok(String::from_utf8(value)?);
             }
         }
         if outcome.caught_up {
-            return Err("the corpus has no unit of its own".into());
+            return Err("the corpus has no such field".into());
         }
     }
 }
 
-fn searches(unit: &str) -> Vec<(&'static str, Query, usize)> {
+fn searches(unit: &str, request: &str) -> Vec<(&'static str, Query, usize)> {
     let unit = || Query::new().units([unit]);
+    // Of the journal's first entry that has one: no other has it.
+    let rare = || Query::new().any_of([format!("REQUEST_ID={request}")]);
     vec![
         ("last 10", Query::new(), 10),
         ("last 10 of a unit", unit(), 10),
@@ -144,6 +176,8 @@ fn searches(unit: &str) -> Vec<(&'static str, Query, usize)> {
             Query::new().units(["none.service"]),
             10,
         ),
+        ("last 10 with a value of one entry", rare(), 10),
+        ("all with a value of one entry", rare(), usize::MAX),
         ("all of a unit", unit(), usize::MAX),
         (
             "all with priority err",
@@ -189,12 +223,12 @@ fn search(
     }
 }
 
-fn encode(parent: &str, id: &str, decode: bool) -> Result<Row, Box<dyn Error>> {
+fn encode(parent: &str, id: &str, max_bytes: usize, decode: bool) -> Result<Row, Box<dyn Error>> {
     let begin = (Instant::now(), cpu_seconds("self")?);
     let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
     let mut position = Position::START;
     let (mut entries, mut bytes, mut fields) = (0, 0, 0);
-    let mut batch = BatchEncoder::new(BATCH_BYTES);
+    let mut batch = BatchEncoder::new(max_bytes);
     loop {
         let outcome = journal.read_after(&position, &mut batch)?;
         let mark = batch.last().as_ref().map(Mark::from);
