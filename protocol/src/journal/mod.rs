@@ -1,8 +1,13 @@
 //! The journal batch block: how entries of a systemd journal travel from the guest to the host and
 //! lie in the host's segments. One encoder, one decoder; no I/O, no compression, no clock.
 //!
-//! A block stands alone: its string table begins empty and ends with it, so any block can be read
-//! without the ones before it. An empty block (no bytes at all) holds no entries.
+//! A block stands alone: it is the whole epoch of its dictionary. Its string table begins empty and ends with it, so any block
+//! can be read without the ones before it, by whoever comes when. An empty block (no bytes at all) holds no entries.
+//!
+//! An epoch of many blocks would be shorter by what each block now says again, but a reader would have to go back to the epoch's
+//! start: a segment that lost its head, a reconnect, a filter and a second reader would each have to begin a new one. What it
+//! costs shows beside blocks that are eight times as long: 3.4 % of the bytes, on a corpus of 100,000 entries (`encode, blocks of
+//! 1 MiB` of `seed-journal`'s example `journal_bench`).
 //!
 //! # Form, version 1
 //!
