@@ -22,7 +22,7 @@ use crate::{
     server::{self, ListenError},
     status::Board,
     storage,
-    sys::machine,
+    sys::{clock, machine},
     systemd::{self, SystemdError, UnitName},
 };
 
@@ -110,7 +110,10 @@ impl Context {
             etc: config.paths.etc.clone(),
         };
         let identity = identity::Holder::new(config.paths.identity_file.clone()).lending(socket);
-        let journal = journal::Service::spawn(config.paths.journal_dirs.clone());
+        let board = status.clone();
+        let is_booting = move || board.is_booting(clock::boottime_us());
+        let directories = config.paths.journal_dirs.clone();
+        let journal = journal::Service::spawn_in_boot(directories, is_booting);
         let end = End::default();
         Arc::new(Self {
             console: Console::new(journal.clone(), end.clone(), render::human)

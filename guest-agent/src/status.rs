@@ -19,6 +19,9 @@ const MAX_PROBLEMS: usize = 64;
 /// The longest time that [`Board::wait_change`] waits, as `seed.v1` promises.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
+/// A guest that has not come up by then does not boot, it hangs, and what it says is waited for.
+const BOOT_LIMIT: Duration = Duration::from_mins(2);
+
 /// A handle to the board. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Board {
@@ -93,6 +96,13 @@ impl Board {
             status.volumes = volumes;
             true
         });
+    }
+
+    /// Whether the guest still comes up, so long after its kernel started.
+    pub fn is_booting(&self, boottime_us: u64) -> bool {
+        let is_up = |reached: &StageTime| reached.stage.value() >= Stage::STAGE_RUNNING as i32;
+        u128::from(boottime_us) < BOOT_LIMIT.as_micros()
+            && !self.status.borrow().stages.iter().any(is_up)
     }
 
     /// The status as it is now, with the clock and the host name of this moment.
@@ -213,5 +223,18 @@ mod tests {
         tokio::task::yield_now().await;
         board.reach(Stage::STAGE_HELLO);
         assert_eq!(waiter.await.unwrap().stage, Stage::STAGE_HELLO.into());
+    }
+
+    #[test]
+    fn a_guest_boots_until_it_is_up_or_hangs() {
+        let limit = u64::try_from(BOOT_LIMIT.as_micros()).expect("minutes");
+        let board = Board::new();
+        board.reach(Stage::STAGE_SYSTEM_BUS);
+        assert!(board.is_booting(0) && board.is_booting(limit - 1));
+        assert!(!board.is_booting(limit), "it hangs");
+        for (state, booting) in [("starting", true), ("running", false)] {
+            board.set_system_state(state, Vec::new());
+            assert_eq!(board.is_booting(0), booting, "{state}");
+        }
     }
 }

@@ -164,8 +164,17 @@ impl Service {
     /// Starts the thread. The journal is looked for in the folder of this machine's id below each of the
     /// directories, the persistent one first; none of them has to be there yet.
     pub fn spawn(directories: Vec<PathBuf>) -> Self {
+        Self::spawn_in_boot(directories, || false)
+    }
+
+    /// The same, which looks for news less often as long as the guest boots.
+    pub fn spawn_in_boot(
+        directories: Vec<PathBuf>,
+        is_booting: impl Fn() -> bool + Send + 'static,
+    ) -> Self {
+        let is_booting = Box::new(is_booting);
         let (orders, receiver) = mpsc::channel(MAX_REQUESTS);
-        let read = move || Reader::new(directories).run(receiver);
+        let read = move || Reader::new(directories, is_booting).run(receiver);
         if let Err(error) = privileges::spawn("journal", read) {
             // Every request says so.
             warn!(%error, "the journal's reader cannot be started");

@@ -30,6 +30,10 @@ const SHORT_SLICE: Duration = Duration::from_millis(5);
 /// News show in the files' headers and in the directories; this is for what does not.
 const READ_ANYWAY: Duration = Duration::from_secs(1);
 
+/// As long as the guest boots, news are looked for this often: every look takes its time from the boot, and from one to the
+/// next more than one entry comes.
+const BOOT_LOOK: Duration = Duration::from_millis(100);
+
 /// Journals that are kept open. The one that was asked for longest ago makes room; it costs its next reader some work.
 const MAX_SOURCES: usize = 9;
 
@@ -71,9 +75,13 @@ impl Waiting {
     }
 }
 
+/// Says whether the guest still boots.
+pub(super) type IsBooting = Box<dyn Fn() -> bool + Send>;
+
 /// What the thread owns.
 pub(super) struct Reader {
     directories: Vec<PathBuf>,
+    is_booting: IsBooting,
     /// The one that was asked for last is the last.
     sources: Vec<Source>,
     namespaces: Namespaces,
@@ -85,9 +93,10 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(directories: Vec<PathBuf>) -> Self {
+    pub(super) fn new(directories: Vec<PathBuf>, is_booting: IsBooting) -> Self {
         Self {
             directories,
+            is_booting,
             sources: Vec::new(),
             namespaces: Namespaces::default(),
             turns: Turns::default(),
@@ -192,6 +201,11 @@ impl Reader {
         let end = Instant::now() + slice;
         let first = waiting.iter().map(|one| one.until).min();
         let end = first.map_or(end, |first| first.min(end));
+        // An end is never waited for longer than it takes.
+        if self.drains.is_empty() && (self.is_booting)() {
+            thread::sleep(BOOT_LOOK.min(end.saturating_duration_since(Instant::now())));
+            return self.have_news(waiting);
+        }
         loop {
             if self.have_news(waiting) {
                 return true;

@@ -14,12 +14,12 @@ use std::{
 
 use futures_util::StreamExt;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OnceCell, watch},
     time::timeout,
 };
 use tracing::warn;
 use zbus::{
-    Connection, MatchRule, Message, MessageStream, Variant, connection, fdo::DBusProxy,
+    Connection, MatchRule, Message, MessageStream, Variant, connection, fdo::DBusProxy, match_rule,
     message::Type, names::OwnedUniqueName, proxy::CacheProperties,
 };
 
@@ -54,6 +54,11 @@ pub(super) struct Bus {
     watchers: Arc<Watchers>,
     /// Something changed that may change the state of the whole system.
     pub(super) dirty: Arc<Notify>,
+    /// The boot is over.
+    pub(super) finished: Arc<Notify>,
+    daemon: DBusProxy<'static>,
+    owner: OwnedUniqueName,
+    hears_changes: OnceCell<()>,
     held: HeldConnection,
     closed: watch::Receiver<bool>,
 }
@@ -134,11 +139,16 @@ impl Bus {
             jobs: Arc::default(),
             watchers: Arc::default(),
             dirty: Arc::default(),
+            finished: Arc::default(),
+            daemon,
+            owner: owner.clone(),
+            hears_changes: OnceCell::new(),
             held,
             closed,
         };
         let dispatcher = Dispatcher {
             owner,
+            finished: Arc::clone(&bus.finished),
             jobs: Arc::clone(&bus.jobs),
             watchers: Arc::clone(&bus.watchers),
             dirty: Arc::clone(&bus.dirty),
@@ -169,7 +179,29 @@ impl Bus {
         let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
 
-    /// Hears of changes of this unit from now on, whether it is loaded or not.
+    /// Hears of the ends of jobs and of changes of units from now on. A boot has hundreds of them, so this waits until somebody
+    /// wants to know; a second call asks for nothing.
+    pub(super) async fn hear_changes(&self) -> zbus::Result<()> {
+        let add = async || {
+            let job_ended = from_systemd(&self.owner)
+                .interface(MANAGER_INTERFACE)
+                .member("JobRemoved")
+                .build()?;
+            self.daemon.add_match_rule(job_ended).await?;
+            let unit_changed = from_systemd(&self.owner)
+                .interface(PROPERTIES_INTERFACE)
+                .member("PropertiesChanged")
+                .path_namespace(UNIT_PATHS)
+                .arg(0, UNIT_INTERFACE)
+                .build()?;
+            self.daemon.add_match_rule(unit_changed).await
+        };
+        self.hears_changes.get_or_try_init(add).await?;
+        Ok(())
+    }
+
+    /// Takes the changes of this unit from now on, whether it is loaded or not, once they are heard of
+    /// ([`Self::hear_changes`]).
     pub(super) fn watch_unit(&self, name: &str) -> UnitWatch {
         let path = unit_path(name);
         let watched = Arc::new(Watched::default());
@@ -291,28 +323,12 @@ impl Drop for UnitWatch {
     }
 }
 
-/// What we want to hear: ends of jobs, the end of the boot, changes of units, and systemd leaving the bus
-/// (it does at `daemon-reexec`).
-fn rules(owner: &OwnedUniqueName) -> zbus::Result<[MatchRule<'static>; 4]> {
-    let from_systemd = || {
-        MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(owner.as_str().to_owned())
-    };
+/// What we want to hear from the beginning: the end of the boot, and systemd leaving the bus (it does at `daemon-reexec`).
+fn rules(owner: &OwnedUniqueName) -> zbus::Result<[MatchRule<'static>; 2]> {
     Ok([
-        from_systemd()
-            .interface(MANAGER_INTERFACE)
-            .member("JobRemoved")
-            .build()?,
-        from_systemd()
+        from_systemd(owner)
             .interface(MANAGER_INTERFACE)
             .member("StartupFinished")
-            .build()?,
-        from_systemd()
-            .interface(PROPERTIES_INTERFACE)
-            .member("PropertiesChanged")
-            .path_namespace(UNIT_PATHS)
-            .arg(0, UNIT_INTERFACE)
             .build()?,
         MatchRule::builder()
             .msg_type(Type::Signal)
@@ -324,11 +340,18 @@ fn rules(owner: &OwnedUniqueName) -> zbus::Result<[MatchRule<'static>; 4]> {
     ])
 }
 
+fn from_systemd(owner: &OwnedUniqueName) -> match_rule::Builder<'static> {
+    MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender(owner.as_str().to_owned())
+}
+
 struct Dispatcher {
     owner: OwnedUniqueName,
     jobs: Arc<Jobs>,
     watchers: Arc<Watchers>,
     dirty: Arc<Notify>,
+    finished: Arc<Notify>,
 }
 
 impl Dispatcher {
@@ -370,7 +393,7 @@ impl Dispatcher {
                 }
                 self.dirty.notify_one();
             }
-            "StartupFinished" => self.dirty.notify_one(),
+            "StartupFinished" => self.finished.notify_one(),
             "PropertiesChanged" => {
                 if let Some(path) = header.path() {
                     self.watchers.changed(path.as_str(), message);

@@ -1,8 +1,9 @@
 //! The task that keeps the connection to systemd and tells the status board what systemd says: its state
 //! (`starting`, `running`, `degraded`...) and the units that failed.
 //!
-//! systemd does not announce changes of `SystemState`. So every job that ends and every unit that
-//! changes is taken as a hint to ask again, at most once in [`SETTLE`]; a slow poll catches the rest.
+//! systemd does not announce changes of `SystemState`, but for the end of the boot. So after the boot every job that ends
+//! and every unit that changes is taken as a hint to ask again, at most once in [`SETTLE`]; a slow poll catches the rest.
+//! During the boot there would be hundreds of hints a second, each of which takes its time from the boot.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,11 +24,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Hints within this time are one question: a boot makes some hundreds of hints a second.
+/// Hints within this time are one question.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Without any hint systemd is asked this often.
 const POLL: Duration = Duration::from_secs(15);
+
+/// The same while the system comes up: for units that fail on the way.
+const BOOT_POLL: Duration = Duration::from_secs(2);
+
+/// What `SystemState` says until the boot is over, org.freedesktop.systemd1(5).
+const COMING_UP: [&str; 2] = ["initializing", "starting"];
 
 /// The most failed units that are reported.
 const MAX_FAILED_UNITS: usize = 64;
@@ -82,12 +89,33 @@ impl Follower {
         info!("connected to systemd");
         self.link.send_replace(Link::Up(Arc::clone(&bus)));
         self.board.reach(Stage::STAGE_SYSTEM_BUS);
+        let (mut is_coming_up, mut hears_changes) = (true, false);
         loop {
             match ask(&bus).await {
-                Ok((state, failed)) => self.board.set_system_state(&state, failed),
+                Ok((state, failed)) => {
+                    is_coming_up &= COMING_UP.contains(&state.as_str());
+                    self.board.set_system_state(&state, failed);
+                }
                 // At shutdown the bus goes while we ask.
                 Err(_) if bus.is_closed() => break,
                 Err(error) => warn!(error = %error, "systemd did not say how it is"),
+            }
+            if is_coming_up {
+                select! {
+                    () = bus.finished.notified() => {}
+                    () = sleep(BOOT_POLL) => {}
+                    () = bus.closed() => break,
+                    () = self.link.closed() => break,
+                }
+                continue;
+            }
+            if !hears_changes {
+                hears_changes = true;
+                if let Err(error) = bus.hear_changes().await {
+                    warn!(%error, "changes of units are not heard of");
+                }
+                // For what has changed before they were.
+                continue;
             }
             select! {
                 () = sleep(SETTLE) => {}

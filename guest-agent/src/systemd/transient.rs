@@ -22,7 +22,7 @@ use super::{
     Handle, SystemdError, UnitName,
     bus::{Bus, UnitWatch},
     proxy::{ServiceProxy, UnitStateProxy},
-    unit::finish,
+    unit::{JobError, finish},
 };
 
 /// All transient services of the agent live here.
@@ -105,6 +105,8 @@ impl Handle {
         let name = spec.unit.as_str();
         let properties = properties(&spec);
         let watch = bus.watch_unit(name);
+        let heard = bus.hear_changes().await;
+        heard.map_err(|error| JobError::Refused(error).named("start", name))?;
         let start = bus
             .manager
             .start_transient_unit(name, "fail", &properties, &[]);
@@ -156,12 +158,21 @@ impl Handle {
     /// any more.
     pub async fn adopt(&self, unit: UnitName) -> Option<Transient> {
         let bus = self.next_bus().await.ok()?;
-        let watch = bus.watch_unit(unit.as_str());
-        if let Err(error) = bus.manager.ref_unit(unit.as_str()).await {
-            debug!(%unit, error = %error, "exec could not be held");
-        }
+        let watch = hold(&bus, &unit).await;
         Some(Transient { unit, bus, watch })
     }
+}
+
+/// Takes a reference to a service that runs, and watches it. Where that fails it is asked for now and then ([`POLL`]).
+async fn hold(bus: &Bus, unit: &UnitName) -> UnitWatch {
+    let watch = bus.watch_unit(unit.as_str());
+    if let Err(error) = bus.manager.ref_unit(unit.as_str()).await {
+        debug!(%unit, %error, "exec could not be held");
+    }
+    if let Err(error) = bus.hear_changes().await {
+        debug!(%unit, %error, "exec cannot be watched");
+    }
+    watch
 }
 
 impl Transient {
@@ -198,11 +209,8 @@ impl Transient {
         let Ok(bus) = systemd.next_bus().await else {
             return;
         };
-        self.watch = bus.watch_unit(self.unit.as_str());
+        self.watch = hold(&bus, &self.unit).await;
         self.bus = bus;
-        if let Err(error) = self.bus.manager.ref_unit(self.unit.as_str()).await {
-            debug!(unit = %self.unit, error = %error, "exec could not be held");
-        }
     }
 
     /// How it ended, or `None` while anything of it runs.

@@ -177,6 +177,8 @@ impl Handle {
         let bus = self.bus().await?;
         let (manager, name) = (&bus.manager, unit.as_str());
         let watch = bus.watch_unit(name);
+        let heard = bus.hear_changes().await;
+        heard.map_err(|error| JobError::Refused(error).named(action.verb(), name))?;
         let mode = "replace";
         let what = || format!("the {} of {unit}", action.verb());
         let result = match action {
