@@ -11,7 +11,7 @@ use seed_shim::{
     names::{ContainerId, Namespace},
     paths::Paths,
     spec::{self, Bundle, Cpu, Inputs},
-    vmm::qemu::args,
+    vmm::qemu::args::{self, Numbers},
 };
 use serde_json::json;
 
@@ -101,7 +101,7 @@ fn prepare(path: &Path) -> Result<usize, Box<dyn Error>> {
         host_address: None,
         nics: &[],
     })?;
-    let line = args::args(&spec, &"a".repeat(32));
+    let line = args::args(&spec, &"a".repeat(32), &Numbers::counted(&spec, 3));
     let disks = line
         .iter()
         .filter(|word| word.to_string_lossy().starts_with("virtio-blk-pci"));

@@ -296,6 +296,49 @@ impl Growth {
     }
 }
 
+/// How many users a machine has: QEMU's, swtpm's and the vsock daemon's.
+pub const IDS_EACH: u32 = 3;
+
+/// Users and groups under which a root's machines run, so that none has the rights of root or of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Users {
+    /// The lowest number. By default the first that systemd leaves to nobody (its `UIDS-GIDS.md`).
+    pub first: u32,
+    /// How many, three an instance; 0: everything runs as the shim's own user.
+    pub count: u32,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            first: 0x7000_0000,
+            count: 3 << 16,
+        }
+    }
+}
+
+impl Users {
+    /// For how many instances they are enough.
+    pub fn instances(&self) -> u32 {
+        self.count / IDS_EACH
+    }
+
+    /// The key that is wrong, and how.
+    fn problem(&self) -> Option<(&'static str, String)> {
+        if self.first == 0 {
+            return Some(("users.first", "must not be root's, 0".to_owned()));
+        }
+        if self.count % IDS_EACH != 0 {
+            let problem = format!("must be a multiple of {IDS_EACH}: each instance has as many");
+            return Some(("users.count", problem));
+        }
+        // The highest number stands for none (setresuid(2)).
+        let fits = self.first.checked_add(self.count).is_some();
+        (!fits).then(|| ("users.count", format!("must end below {}", u32::MAX)))
+    }
+}
+
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -326,6 +369,8 @@ pub struct Config {
     /// What guests write to their roots is kept in memory, at most so many MiB for each; 0: it is not. An annotation may
     /// override it.
     pub root_writes_mib: u32,
+    /// Users of what runs for instances.
+    pub users: Users,
     /// Annotations of Kata Containers that a bundle may carry, without their prefix.
     pub enable_annotations: Vec<String>,
 }
@@ -363,6 +408,7 @@ impl Default for Config {
             logs: Logs::default(),
             growth: Growth::default(),
             root_writes_mib: 0,
+            users: Users::default(),
             enable_annotations: ["default_vcpus", "default_memory"]
                 .map(str::to_owned)
                 .into(),
@@ -430,7 +476,8 @@ impl Config {
                 return wrong(key, format!("must be from 1 to {MAX_LIMIT_SECONDS}"));
             }
         }
-        if let Some((key, problem)) = self.logs.problem().or_else(|| self.growth.problem()) {
+        let problem = self.logs.problem().or_else(|| self.growth.problem());
+        if let Some((key, problem)) = problem.or_else(|| self.users.problem()) {
             return wrong(key, problem);
         }
         if let Err(problem) = WritesMib::parse(self.root_writes_mib) {
@@ -518,6 +565,9 @@ mod tests {
             ("log_level = 'loud'", "log_level"),
             ("[growth]\nmax_vcpus = 65", "growth.max_vcpus"),
             ("[growth]\nmax_memory_mib = 1", "growth.max_memory_mib"),
+            ("[users]\nfirst = 0", "users.first"),
+            ("[users]\ncount = 4", "users.count"),
+            ("[users]\nfirst = 4294967294\ncount = 3", "users.count"),
             ("enable_annotations = ['kernel']", "enable_annotations"),
             ("root_writes_mib = 1048577", "root_writes_mib"),
             ("accel = 'hax'", "hax"),

@@ -20,6 +20,13 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// The folder of the Task API's sockets, beside those of the namespaces. No namespace begins with a dot.
 const SOCKETS: &str = ".s";
 
+/// Sockets of the vsock device, in its folder.
+pub(crate) const VSOCK: &str = "vsock.sock";
+pub(crate) const VHOST: &str = "vhost.sock";
+
+/// The folder of locks on users' numbers below the run directory.
+const USERS: &str = ".u";
+
 /// The lock in a folder of TPM state.
 pub(crate) const TPM_LOCK: &str = "lock";
 
@@ -88,6 +95,7 @@ impl Paths {
     pub fn instance(&self, namespace: &Namespace, id: &ContainerId) -> InstancePaths {
         let name = Path::new(namespace.as_str()).join(id);
         InstancePaths {
+            users: self.run_dir.join(USERS),
             run: self.run_dir.join(&name),
             tpm: self.state_dir.join("tpm").join(&name),
             volumes: self.state_dir.join("volumes").join(&name),
@@ -100,6 +108,7 @@ impl Paths {
 /// The paths of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstancePaths {
+    users: PathBuf,
     run: PathBuf,
     tpm: PathBuf,
     volumes: PathBuf,
@@ -152,19 +161,29 @@ impl InstancePaths {
         self.run.join("vm")
     }
 
+    /// Says which users' numbers are taken. All instances of the run directory share it.
+    pub fn users_dir(&self) -> &Path {
+        &self.users
+    }
+
+    /// The folder of the vsock device: its user's own, and so with what only that one makes.
+    pub fn vsock_dir(&self) -> PathBuf {
+        self.vm_dir().join("vsock")
+    }
+
     /// Where the host dials the guest (`CONNECT <port>`).
     pub fn vsock_socket(&self) -> PathBuf {
-        self.vm_dir().join("vsock.sock")
+        self.vsock_dir().join(VSOCK)
     }
 
     /// Where connections from the guest to a host port arrive: `vsock.sock_<port>`.
     pub fn vsock_listener(&self, port: u32) -> PathBuf {
-        self.vm_dir().join(format!("vsock.sock_{port}"))
+        self.vsock_dir().join(format!("{VSOCK}_{port}"))
     }
 
     /// vhost-user socket between vhost-device-vsock and the VMM.
     pub fn vhost_socket(&self) -> PathBuf {
-        self.vm_dir().join("vhost.sock")
+        self.vsock_dir().join(VHOST)
     }
 
     /// swtpm's control socket.
@@ -190,11 +209,6 @@ impl InstancePaths {
     /// Where memory for writes to the root is mounted until the root is whole.
     pub fn writes_dir(&self) -> PathBuf {
         self.run.join("writes")
-    }
-
-    /// QEMU's monitor.
-    pub fn qmp_socket(&self) -> PathBuf {
-        self.vm_dir().join("qmp.sock")
     }
 
     /// Cloud Hypervisor's API.
@@ -266,7 +280,6 @@ impl InstancePaths {
             self.vhost_socket(),
             self.tpm_socket(),
             self.virtiofs_socket(),
-            self.qmp_socket(),
             self.api_socket(),
         ];
         sockets.into_iter().try_for_each(check_socket)

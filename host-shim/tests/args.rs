@@ -10,7 +10,7 @@ use seed_shim::{
     names::{ContainerId, Namespace},
     paths::Paths,
     spec::{self, Bundle, Cpu, Inputs, SpecError, VmSpec},
-    vmm::qemu::args,
+    vmm::qemu::args::{self, Numbers},
 };
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
 }
 
 fn line(spec: &VmSpec) -> String {
-    let args = args::args(spec, &"a".repeat(32));
+    let args = args::args(spec, &"a".repeat(32), &Numbers::counted(spec, 3));
     args.iter()
         .map(|arg| arg.to_str().unwrap())
         .collect::<Vec<_>>()

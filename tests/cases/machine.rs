@@ -1,6 +1,8 @@
 //! The machine from outside: what it uses, what it is given while it runs, its ports, and its identity as a file.
 
-use std::{io::Read, net::TcpStream, os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    collections::BTreeSet, io::Read, net::TcpStream, os::unix::fs::PermissionsExt, process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use seed_tests::{Instance, Lab, Runner, Spec, limit};
@@ -28,6 +30,7 @@ fn machine(lab: &Lab) -> Result<()> {
     let instance = Instance::run(lab, &Spec::default().with(["--publish", &publish]))?;
     let name = instance.name().to_owned();
     figures(lab, &instance)?;
+    unprivileged(&instance)?;
     more_memory(lab, &instance)?;
     published(&instance, port)?;
     identity(lab, &instance)?;
@@ -67,6 +70,40 @@ fn figures(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
             .parse()?;
         ensure!(value > 0.0, "{family} is {value}");
     }
+    Ok(())
+}
+
+/// QEMU, swtpm and the vsock daemon are users of their own, which have no rights of root.
+fn unprivileged(instance: &Instance<'_>) -> Result<()> {
+    let status = instance.status()?;
+    let processes = status["processes"].as_array().context("no processes")?;
+    let mut seen = BTreeSet::new();
+    for name in ["qemu", "swtpm", "vhost-device-vsock"] {
+        let process = processes.iter().find(|one| one["name"] == name);
+        let pid = process.and_then(|one| one["pid"].as_u64());
+        let pid = pid.with_context(|| format!("no {name} in {status}"))?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |key: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(key));
+            value.map(|value| value.split_whitespace().collect::<Vec<_>>())
+        };
+        let uid = field("Uid:").context("no user")?;
+        ensure!(uid.iter().all(|one| *one == uid[0]), "{name}: {uid:?}");
+        ensure!(
+            uid[0].parse::<u32>()? >= 0x7000_0000,
+            "{name} is {}",
+            uid[0]
+        );
+        ensure!(field("Gid:") == Some(uid.clone()), "{name}: {text}");
+        for key in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            ensure!(
+                field(key) == Some(vec!["0000000000000000"]),
+                "{name}: {text}"
+            );
+        }
+        seen.insert(uid[0].to_owned());
+    }
+    ensure!(seen.len() == 3, "{seen:?}");
     Ok(())
 }
 

@@ -22,6 +22,7 @@ mod agent;
 use std::{env, fs, path::PathBuf, process::ExitCode, sync::atomic::Ordering, time::Duration};
 
 use agent::FakeAgent;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use seed_protocol::{
     beacon,
     seed::v1::{Beacon, Stage},
@@ -69,44 +70,49 @@ fn paths(args: &[String], key: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Listens where it is told to, and ends with its first client, as the real ones do.
+/// A socket that was open under this number when the program started.
+fn inherited(number: &str) -> UnixStream {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let number = number.parse().unwrap();
+    let socket = pidfd_getfd(own, number, PidfdGetfdFlags::empty()).unwrap();
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true).unwrap();
+    UnixStream::from_std(socket).unwrap()
+}
+
+/// Listens where it is told to, or answers where it is connected, and ends with its first client, as the real ones do.
 async fn daemon(args: &[String]) {
-    let socket = ["socket-path", "path", "socket"]
-        .iter()
-        .find_map(|key| paths(args, key).into_iter().next())
-        .expect("a socket on the command line");
-    // A TPM that has run has state: without any the shim takes the folder away.
-    if let Some(state) = paths(args, "dir").first() {
+    let mut stream = if let Some(number) = paths(args, "clientfd").first() {
+        // A TPM that has run has state: without any the shim takes the folder away.
+        let state = paths(args, "dir").remove(0);
         fs::write(state.join("tpm2-00.permall"), "state").unwrap();
-    }
-    let listener = UnixListener::bind(socket).unwrap();
-    let (mut stream, _) = listener.accept().await.unwrap();
+        let mut stream = inherited(number.to_str().unwrap());
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        stream.write_all(&[0; 8]).await.unwrap();
+        stream
+    } else {
+        let socket = ["socket-path", "socket"]
+            .iter()
+            .find_map(|key| paths(args, key).into_iter().next())
+            .expect("a socket on the command line");
+        let listener = UnixListener::bind(socket).unwrap();
+        listener.accept().await.unwrap().0
+    };
     let _ = stream.read_to_end(&mut Vec::new()).await;
 }
 
 async fn qemu(args: &[String]) {
     println!("Linux version 6.12.0-stub");
-    let mut devices = Vec::new();
-    for socket in paths(args, "path") {
-        if socket
-            .extension()
-            .is_some_and(|extension| extension == "sock")
-        {
-            devices.push(UnixStream::connect(&socket).await.unwrap());
-        }
-    }
-    let qmp = args
+    let monitor = args
         .iter()
-        .find_map(|arg| arg.strip_prefix("unix:")?.split(',').next())
-        .expect("a QMP socket on the command line");
-    let folder = PathBuf::from(qmp).parent().unwrap().to_owned();
+        .find_map(|arg| arg.strip_prefix("socket,id=monitor,fd="))
+        .expect("a monitor on the command line");
+    let folder = env::current_dir().unwrap().join("vsock");
     let hold = env::var("STUB_HOLD").unwrap_or_default();
     let agent = FakeAgent::serve_with(&folder.join("vsock.sock"), &LINES);
     agent.talks.store(true, Ordering::Relaxed);
     agent.hold_orders.store(hold == "orders", Ordering::Relaxed);
-    let monitor = UnixListener::bind(qmp).unwrap();
-    let (stream, _) = monitor.accept().await.unwrap();
-    let (read, mut write) = stream.into_split();
+    let (read, mut write) = inherited(monitor).into_split();
     write.write_all(b"{\"QMP\": {}}\n").await.unwrap();
     let mut lines = BufReader::new(read).lines();
     let mut hello = tokio::time::interval(Duration::from_millis(20));

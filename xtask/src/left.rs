@@ -43,15 +43,18 @@ pub(crate) fn mounts_below(folder: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Processes with this text in their command line: pid and command line, by pid. A zombie has none.
+/// Processes with this text in their command line or their working directory: pid and command line, by pid. A zombie
+/// has neither.
 pub(crate) fn processes_naming(text: &str) -> Result<Vec<(u32, String)>> {
     let mut found = Vec::new();
     for process in processes()? {
         let words = fs::read(process.join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         let pid = process.file_name().and_then(|name| name.to_str());
+        let folder = fs::read_link(process.join("cwd")).unwrap_or_default();
+        let names = words.contains(text) || folder.to_string_lossy().contains(text);
         if let Some(pid) = pid.and_then(|name| name.parse().ok())
-            && words.contains(text)
+            && names
         {
             found.push((pid, words.trim_end().to_owned()));
         }

@@ -1,6 +1,6 @@
 //! The `delete` command: called when a shim is gone, after a crash or an orderly end. It kills what a dead
-//! shim left, removes its files, and tells the true exit status. It never touches volumes, TPM state or
-//! logs, and a second call finds nothing to do.
+//! shim left, removes its files, and tells the true exit status. It never touches volumes, logs or TPM state, but
+//! for taking that back from the user that its TPM ran as, and a second call finds nothing to do.
 
 use std::{
     env, fs, io,
@@ -23,8 +23,8 @@ use crate::{
     config::Config,
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
-    sys,
-    vmm::VmmKind,
+    sys, tpm,
+    vmm::{VmmKind, users},
 };
 
 /// The status of a VM that a dead shim took with it.
@@ -149,6 +149,8 @@ fn remove(paths: &InstancePaths, socket: Option<&Path>) {
         let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir_all(paths.vm_dir());
+    tpm::reclaim(paths);
+    users::sweep(paths.users_dir());
     // Empty once its shim is gone; never with content.
     let _ = fs::remove_dir(paths.share_dir());
     // Only if nothing else is in it.

@@ -111,7 +111,7 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     let result = runtime.block_on(serve(
         target,
         &state,
-        Arc::new(Backends::new(&state.config.programs, &state.config.limits)),
+        Arc::new(Backends::new(&state.config)),
         Arc::new(host_mounts),
     ));
     // Where it could not be made it is somebody else's.

@@ -33,6 +33,11 @@ impl Forward {
         )
     }
 
+    /// Where the host listens.
+    pub fn host_port(&self) -> u16 {
+        self.host_port
+    }
+
     fn word(&self) -> &'static str {
         match self.carried {
             Carried::Tcp => "tcp",

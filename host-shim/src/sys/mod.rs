@@ -1,6 +1,7 @@
 //! The system calls that the standard library has no word for. The only place with `unsafe`, and each
 //! block says why it is sound.
 
+pub mod identity;
 pub mod lookup;
 pub mod mounts;
 pub mod tun;

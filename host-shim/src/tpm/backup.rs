@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::{
     StateDir, StateDirError,
     archive::{self, ArchiveError, Entry},
+    owner,
     state_dir::machine_id,
 };
 use crate::paths::{InstancePaths, TPM_LOCK, TPM_MACHINE_ID};
@@ -72,7 +73,8 @@ pub fn pack(paths: &InstancePaths) -> Result<Vec<u8>, BackupError> {
             continue;
         }
         let path = found.path();
-        let data = fs::read(&path).map_err(io(&path))?;
+        let file = owner::open_plain(OpenOptions::new().read(true), &path).map_err(io(&path))?;
+        let data = load(file, &path)?;
         entries.push(Entry { name, data });
     }
     entries.sort_by(|one, other| one.name.cmp(&other.name));

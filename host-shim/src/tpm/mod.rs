@@ -3,10 +3,12 @@
 
 mod archive;
 mod backup;
+mod owner;
 mod state_dir;
 mod swtpm;
 
 pub use archive::ArchiveError;
 pub use backup::{BackupError, load, pack, save, unpack};
+pub(crate) use state_dir::reclaim;
 pub use state_dir::{StateDir, StateDirError};
-pub use swtpm::args;
+pub use swtpm::{Asked, Control, args};

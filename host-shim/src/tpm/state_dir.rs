@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -11,10 +11,14 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
+use super::owner;
 use crate::{
     locks,
     paths::{InstancePaths, TPM_LOCK as LOCK, TPM_MACHINE_ID as MACHINE_ID},
 };
+
+/// More than a machine id has: 32 digits and a line's end.
+const MAX_MACHINE_ID_BYTES: u64 = 64;
 
 /// Why the TPM's state cannot be used.
 #[derive(Debug, Error)]
@@ -62,18 +66,16 @@ impl StateDir {
             .map_err(io(&path))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
         let lock_path = paths.tpm_lock();
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(io(&lock_path))?;
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true).mode(0o600);
+        let lock = owner::open_plain(options, &lock_path).map_err(io(&lock_path))?;
         match locks::take(|| flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::InUse(path)),
             Err(error) => return Err(io(&lock_path)(error.into())),
         }
+        // A shim that was killed could not.
+        owner::take_back(&path).map_err(io(&path))?;
         let machine_id = machine_id(&paths.machine_id())?;
         Ok(Self {
             path,
@@ -88,6 +90,11 @@ impl StateDir {
         &self.path
     }
 
+    /// Gives it to the user of this number, as whom the TPM runs, until this is dropped.
+    pub(crate) fn lend(&self, id: u32) -> io::Result<()> {
+        owner::lend(&self.path, id)
+    }
+
     /// The guest's machine id.
     pub fn machine_id(&self) -> &str {
         &self.machine_id
@@ -96,6 +103,9 @@ impl StateDir {
 
 impl Drop for StateDir {
     fn drop(&mut self) {
+        if let Err(error) = owner::take_back(&self.path) {
+            tracing::warn!(dir = %self.path.display(), %error, "TPM state was not taken back");
+        }
         if !self.is_new {
             return;
         }
@@ -116,13 +126,26 @@ impl Drop for StateDir {
     }
 }
 
+/// Takes the state of an instance back that a killed shim has lent to another user, unless it runs again.
+pub(crate) fn reclaim(paths: &InstancePaths) {
+    if owner::is_lent(paths.tpm_dir())
+        && let Err(error) = StateDir::lock(paths)
+    {
+        tracing::warn!(%error, "TPM state was not taken back");
+    }
+}
+
 /// Reads the machine id, or makes one: machine-id(5).
 pub(super) fn machine_id(path: &Path) -> Result<String, StateDirError> {
     let io = |source| StateDirError::Io {
         path: path.to_owned(),
         source,
     };
-    match fs::read_to_string(path) {
+    let read = || {
+        let file = owner::open_plain(OpenOptions::new().read(true), path)?;
+        io::read_to_string(file.take(MAX_MACHINE_ID_BYTES))
+    };
+    match read() {
         Ok(text) => {
             let id = text.trim();
             let plain = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -137,7 +160,9 @@ pub(super) fn machine_id(path: &Path) -> Result<String, StateDirError> {
             let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(io)?;
             let id: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
             let draft = path.with_extension("new");
-            let mut file = File::create(&draft).map_err(io)?;
+            let mut options = OpenOptions::new();
+            let options = options.create(true).truncate(true).write(true);
+            let mut file = owner::open_plain(options, &draft).map_err(io)?;
             writeln!(file, "{id}")
                 .and_then(|()| file.sync_all())
                 .map_err(io)?;

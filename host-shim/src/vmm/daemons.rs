@@ -1,15 +1,20 @@
 //! The programs beside the VMM: swtpm on the instance's TPM state, virtiofsd on its root and on what is shared
 //! beside it, and, for QEMU, vhost-device-vsock. All start at once, and each is waited for.
 //!
-//! virtiofsd and swtpm end by themselves when their VMM is gone; vhost-device-vsock has to be told.
+//! virtiofsd ends by itself when its VMM is gone; the others have to be told.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs, io,
+    os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{Gid, Uid, chown},
+    process::Signal,
+};
 use serde_json::json;
 use tokio::{
     sync::mpsc,
@@ -19,12 +24,13 @@ use tokio::{
 use super::{
     ProcessInfo, VmmError,
     helpers::{self, Cache},
-    process::{Ended, Launch, Supervised, wait_socket},
+    process::{Ended, Launch, Starting, Supervised},
     programs::Found,
+    users::Lease,
 };
 use crate::{
     spec::VmSpec,
-    sys,
+    sys::{self, identity::Identity},
     tpm::{self, StateDir},
 };
 
@@ -34,49 +40,153 @@ const VIRTIOFSD: &str = "virtiofsd";
 const SHARE: &str = "virtiofsd-share";
 const VSOCK: &str = "vhost-device-vsock";
 
+/// Those that go on without their VMM: swtpm does on a channel that it was given.
+const TOLD: [&str; 2] = [VSOCK, SWTPM];
+
 /// How long the daemons may take to end by themselves after their VMM, before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What the daemons of a machine are started with.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    pub(super) spec: &'a VmSpec,
+    pub(super) tpm: &'a StateDir,
+    pub(super) found: &'a Found,
+    /// How long each may take.
+    pub(super) limit: Duration,
+    pub(super) ends: &'a mpsc::UnboundedSender<Ended>,
+    pub(super) ended: &'a mut mpsc::UnboundedReceiver<Ended>,
+}
+
+/// Connections to the daemons, for a VMM that takes open files.
+#[derive(Debug)]
+pub(super) struct Connections {
+    pub(super) tpm: UnixStream,
+    pub(super) root: UnixStream,
+    pub(super) vsock: UnixStream,
+    pub(super) share: Option<UnixStream>,
+}
 
 /// The running ones. Dropping it kills them.
 #[derive(Debug)]
 pub(super) struct Daemons(Vec<Supervised>);
 
 impl Daemons {
-    /// Starts all that the spec wants, and returns when each listens, or at the end of the first that ends.
-    pub(super) async fn start(
-        spec: &VmSpec,
-        tpm: &StateDir,
-        found: &Found,
-        limit: Duration,
-        (ends, ended): (
-            &mpsc::UnboundedSender<Ended>,
-            &mut mpsc::UnboundedReceiver<Ended>,
-        ),
-    ) -> Result<Self, VmmError> {
-        let paths = &spec.paths;
-        let mut wanted: Vec<(&'static str, &Path, PathBuf, Vec<_>)> = Vec::new();
-        // A swtpm that somebody else runs is not ours to start.
-        if spec.tpm_socket.is_none() {
-            let socket = paths.tpm_socket();
-            let args = tpm::args(tpm.path(), &socket);
-            wanted.push((SWTPM, &found.swtpm, socket, args));
-        }
-        let socket = paths.virtiofs_socket();
-        let args = helpers::virtiofsd(&socket, &spec.rootfs, Cache::Always);
-        wanted.push((VIRTIOFSD, &found.virtiofsd, socket, args));
-        if let Some(program) = &found.vhost_device_vsock {
-            let socket = paths.vhost_socket();
-            let args = helpers::vsock(&socket, &paths.vsock_socket());
-            wanted.push((VSOCK, program, socket, args));
-        }
-        if !spec.shared.is_empty() {
-            let socket = paths.share_socket();
-            let args = helpers::virtiofsd(&socket, &paths.share_dir(), Cache::Auto);
-            wanted.push((SHARE, &found.virtiofsd, socket, args));
-        }
+    /// Starts all, as the shim's own user, and returns when each listens where the VMM will look for it, or at the end of
+    /// the first that ends.
+    pub(super) async fn listening(start: Start<'_>) -> Result<Self, VmmError> {
         let mut daemons = Self(Vec::new());
+        let socket = start.spec.paths.tpm_socket();
+        daemons.swtpm(&start, &tpm::Control::Socket(&socket), None)?;
+        let others = daemons.others(&start, None)?;
+        let swtpm = start.spec.tpm_socket.is_none().then_some((SWTPM, socket));
+        for (name, socket) in swtpm.into_iter().chain(others) {
+            let log = start.spec.paths.helper_log(name);
+            let starting = Starting {
+                name,
+                socket: &socket,
+                log: &log,
+            };
+            starting.listens(start.limit, start.ended).await?;
+        }
+        Ok(daemons)
+    }
+
+    /// Starts all, as other users where there are numbers for them, and connects to each; at the end of the first that
+    /// ends it gives up.
+    pub(super) async fn connected(
+        start: Start<'_>,
+        lease: Option<&Lease>,
+    ) -> Result<(Self, Connections), VmmError> {
+        let mut daemons = Self(Vec::new());
+        let paths = &start.spec.paths;
+        let socket = |path: &Path| {
+            let path = path.to_owned();
+            move |source| VmmError::Socket { path, source }
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(socket(&paths.tpm_socket()))?;
+        let identity = lease.map(Lease::swtpm);
+        daemons.swtpm(&start, &tpm::Control::Open(theirs.as_fd()), identity)?;
+        // Its end is seen on ours.
+        drop(theirs);
+        let others = daemons.others(&start, lease.map(Lease::vsock))?;
+        let tpm = match &start.spec.tpm_socket {
+            Some(path) => UnixStream::connect(path).map_err(socket(path))?,
+            None => answering(ours, start.spec, start.limit, start.ended).await?,
+        };
+        let mut streams = BTreeMap::new();
+        for (name, path) in others {
+            let log = start.spec.paths.helper_log(name);
+            let starting = Starting {
+                name,
+                socket: &path,
+                log: &log,
+            };
+            let stream = starting.connect(start.limit, start.ended).await?;
+            streams.insert(name, stream);
+        }
+        let share = streams.remove(SHARE);
+        let mut of = |name| {
+            let stream = streams.remove(name);
+            stream.expect("a machine behind connections has this daemon, and it was connected to")
+        };
+        let connections = Connections {
+            tpm,
+            root: of(VIRTIOFSD),
+            vsock: of(VSOCK),
+            share,
+        };
+        Ok((daemons, connections))
+    }
+
+    /// Starts swtpm, if the TPM is ours: one that somebody else runs is not ours to start.
+    fn swtpm(
+        &mut self,
+        start: &Start<'_>,
+        control: &tpm::Control<'_>,
+        identity: Option<Identity>,
+    ) -> Result<(), VmmError> {
+        let Start {
+            spec, tpm, found, ..
+        } = start;
+        if spec.tpm_socket.is_some() {
+            return Ok(());
+        }
+        if let Some(identity) = &identity {
+            tpm.lend(identity.id).map_err(|source| VmmError::File {
+                path: tpm.path().to_owned(),
+                source,
+            })?;
+        }
+        let inherited = match control {
+            tpm::Control::Open(fd) => vec![*fd],
+            tpm::Control::Socket(_) => Vec::new(),
+        };
+        self.spawn(
+            Launch {
+                name: SWTPM,
+                program: &found.swtpm,
+                args: tpm::args(control),
+                log: spec.paths.helper_log(SWTPM),
+                pipe_stdout: false,
+                inherited,
+                dir: tpm.path().to_owned(),
+                identity,
+            },
+            start.ends,
+        )
+    }
+
+    /// Starts all but swtpm; their names and sockets. `identity` is the vsock daemon's.
+    fn others(
+        &mut self,
+        start: &Start<'_>,
+        identity: Option<Identity>,
+    ) -> Result<Vec<(&'static str, PathBuf)>, VmmError> {
+        let Start { spec, found, .. } = start;
+        let paths = &spec.paths;
         let mut sockets = Vec::new();
-        for (name, program, socket, args) in wanted {
+        let mut run = |name, program, args, dir, identity, socket| {
             let launch = Launch {
                 name,
                 program,
@@ -84,14 +194,49 @@ impl Daemons {
                 log: paths.helper_log(name),
                 pipe_stdout: false,
                 inherited: Vec::new(),
+                dir,
+                identity,
             };
-            daemons.0.push(Supervised::spawn(launch, ends)?.0);
             sockets.push((name, socket));
+            self.spawn(launch, start.ends)
+        };
+        let socket = paths.virtiofs_socket();
+        let args = helpers::virtiofsd(&socket, &spec.rootfs, Cache::Always);
+        run(
+            VIRTIOFSD,
+            &found.virtiofsd,
+            args,
+            paths.vm_dir(),
+            None,
+            socket,
+        )?;
+        if let Some(program) = &found.vhost_device_vsock {
+            let dir = paths.vsock_dir();
+            if let Some(identity) = &identity {
+                // The beacons' listener is in it already.
+                for path in [paths.vsock_listener(spec.beacon_port), dir.clone()] {
+                    let given = give(&path, identity.id);
+                    given.map_err(|source| VmmError::File { path, source })?;
+                }
+            }
+            let socket = paths.vhost_socket();
+            run(VSOCK, program, helpers::vsock(), dir, identity, socket)?;
         }
-        for (name, socket) in sockets {
-            wait_socket(name, &socket, &paths.helper_log(name), limit, ended).await?;
+        if !spec.shared.is_empty() {
+            let socket = paths.share_socket();
+            let args = helpers::virtiofsd(&socket, &paths.share_dir(), Cache::Auto);
+            run(SHARE, &found.virtiofsd, args, paths.vm_dir(), None, socket)?;
         }
-        Ok(daemons)
+        Ok(sockets)
+    }
+
+    fn spawn(
+        &mut self,
+        launch: Launch<'_>,
+        ends: &mpsc::UnboundedSender<Ended>,
+    ) -> Result<(), VmmError> {
+        self.0.push(Supervised::spawn(launch, ends)?.0);
+        Ok(())
     }
 
     /// One has ended.
@@ -101,7 +246,7 @@ impl Daemons {
 
     /// Returns when none is left. Their ends arrive on `ended`.
     pub(super) async fn stop(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>) {
-        for daemon in self.0.iter().filter(|one| one.info().name == VSOCK) {
+        for daemon in self.0.iter().filter(|one| TOLD.contains(&one.info().name)) {
             daemon.signal(Signal::TERM);
         }
         let until = Instant::now() + GRACE;
@@ -147,4 +292,35 @@ impl Daemons {
             Err(source) => Err(VmmError::File { path, source }),
         }
     }
+}
+
+/// A channel to swtpm, when swtpm has answered over it.
+async fn answering(
+    channel: UnixStream,
+    spec: &VmSpec,
+    limit: Duration,
+    ended: &mut mpsc::UnboundedReceiver<Ended>,
+) -> Result<UnixStream, VmmError> {
+    let socket = spec.paths.tpm_socket();
+    let wrap = |source| VmmError::Socket {
+        path: socket.clone(),
+        source,
+    };
+    let log = spec.paths.helper_log(SWTPM);
+    let starting = Starting {
+        name: SWTPM,
+        socket: &socket,
+        log: &log,
+    };
+    let mut asked = tpm::Asked::over(channel).map_err(wrap)?;
+    starting
+        .until(limit, ended, || asked.answered().then_some(()))
+        .await?;
+    asked.channel().map_err(wrap)
+}
+
+/// Gives a file of ours to the user and group of this number.
+fn give(path: &Path, id: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    Ok(chown(path, Some(uid), Some(gid))?)
 }

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, path::Path};
 
+use crate::paths::{VHOST, VSOCK};
+
 /// Any number from 3 on: a guest behind a daemon of its own needs no unique one.
 const GUEST_CID: u32 = 3;
 
@@ -36,13 +38,12 @@ pub fn virtiofsd(socket: &Path, root: &Path, cache: Cache) -> Vec<OsString> {
     ]
 }
 
-/// vhost-device-vsock (its README, version 0.3).
-pub(super) fn vsock(vhost: &Path, listen: &Path) -> Vec<OsString> {
-    let mut vm = joined(&format!("guest-cid={GUEST_CID},socket="), vhost);
-    vm.push(",uds-path=");
-    vm.push(listen);
-    vm.push(format!(",tx-buffer-size={TX_BUFFER_BYTES}"));
-    vec!["--vm".into(), vm]
+/// vhost-device-vsock (its README, version 0.3), with its sockets in its working directory.
+pub(super) fn vsock() -> Vec<OsString> {
+    let vm = format!(
+        "guest-cid={GUEST_CID},socket={VHOST},uds-path={VSOCK},tx-buffer-size={TX_BUFFER_BYTES}"
+    );
+    vec!["--vm".into(), vm.into()]
 }
 
 fn joined(prefix: &str, path: &Path) -> OsString {
@@ -74,11 +75,8 @@ mod tests {
              --sandbox=namespace --xattr --log-level=warn"
         );
         assert_eq!(
-            line(vsock(
-                Path::new("/vm/vhost.sock"),
-                Path::new("/vm/vsock.sock")
-            )),
-            "--vm guest-cid=3,socket=/vm/vhost.sock,uds-path=/vm/vsock.sock,tx-buffer-size=16384"
+            line(vsock()),
+            "--vm guest-cid=3,socket=vhost.sock,uds-path=vsock.sock,tx-buffer-size=16384"
         );
     }
 }

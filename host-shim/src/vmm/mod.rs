@@ -15,6 +15,7 @@ pub mod process;
 pub mod programs;
 pub mod qemu;
 mod supervisor;
+pub mod users;
 
 use std::{fmt, io, path::PathBuf};
 
@@ -24,11 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use kind::{VmmKind, VmmKindError};
 
-use crate::{
-    config::{Limits, Programs},
-    spec::VmSpec,
-    tpm::StateDir,
-};
+use crate::{config::Config, spec::VmSpec, tpm::StateDir};
 
 /// Why no machine came up.
 #[derive(Debug, Error)]
@@ -91,6 +88,25 @@ pub enum VmmError {
     /// A running machine takes no more.
     #[error("the machine does not grow")]
     Grow(#[from] qemu::grow::GrowError),
+    /// A socket of a daemon.
+    #[error("{} cannot be connected to", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that the machine uses.
+    #[error("{} cannot be opened", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There are no users for its programs.
+    #[error(transparent)]
+    Users(#[from] users::UsersError),
     /// A file of the machine.
     #[error("{} cannot be written", path.display())]
     File {
@@ -237,10 +253,11 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// With these programs and limits.
-    pub fn new(programs: &Programs, limits: &Limits) -> Self {
+    /// As the configuration has them.
+    pub fn new(config: &Config) -> Self {
+        let (programs, limits) = (&config.programs, &config.limits);
         Self {
-            qemu: qemu::Qemu::new(programs.clone(), limits.clone()),
+            qemu: qemu::Qemu::new(programs.clone(), limits.clone(), config.users.clone()),
             cloud_hypervisor: cloud_hypervisor::CloudHypervisor::new(
                 programs.clone(),
                 limits.clone(),

@@ -7,7 +7,7 @@ use std::{
     io,
     os::{
         fd::{BorrowedFd, OwnedFd},
-        unix::process::ExitStatusExt,
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{ProcessInfo, VmmError};
-use crate::sys;
+use crate::sys::{self, identity::Identity};
 
 /// How much of a child's last words goes into a message.
 const LAST_WORDS_BYTES: usize = 400;
@@ -51,6 +51,10 @@ pub struct Launch<'a> {
     pub pipe_stdout: bool,
     /// Files that it finds open, under the numbers that they have here.
     pub inherited: Vec<BorrowedFd<'a>>,
+    /// Where it works: names of files without a folder are meant in it. It need not be open to the child's user.
+    pub dir: PathBuf,
+    /// As whom; as the shim's own user without.
+    pub identity: Option<Identity>,
 }
 
 /// The end of a child.
@@ -77,19 +81,17 @@ impl Supervised {
         launch: Launch<'_>,
         ends: &mpsc::UnboundedSender<Ended>,
     ) -> Result<(Self, Option<ChildStdout>), VmmError> {
-        let Launch {
-            name,
-            program,
-            args,
-            log,
-            pipe_stdout,
-            inherited,
-        } = launch;
-        let keep = |flags| inherited.iter().try_for_each(|fd| fcntl_setfd(fd, flags));
+        let (name, log) = (launch.name, launch.log.clone());
+        let keep = |flags| {
+            launch
+                .inherited
+                .iter()
+                .try_for_each(|fd| fcntl_setfd(fd, flags))
+        };
         // Nothing else is started in between: there is one thread, and it does not wait here.
         let spawned = keep(FdFlags::empty())
             .map_err(io::Error::from)
-            .and_then(|()| start(program, &args, &log, pipe_stdout));
+            .and_then(|()| start(&launch));
         if let Err(error) = keep(FdFlags::CLOEXEC) {
             tracing::warn!(process = name, %error, "files stay open for later children");
         }
@@ -135,24 +137,24 @@ impl Drop for Supervised {
     }
 }
 
-fn start(
-    program: &Path,
-    args: &[OsString],
-    log: &Path,
-    pipe_stdout: bool,
-) -> io::Result<(Child, u32, OwnedFd)> {
+fn start(launch: &Launch<'_>) -> io::Result<(Child, u32, OwnedFd)> {
+    let log = &launch.log;
     let log = OpenOptions::new().create(true).append(true).open(log)?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(launch.program);
     command
-        .args(args)
+        .args(&launch.args)
+        .current_dir(&launch.dir)
         .stdin(Stdio::null())
         .stderr(log.try_clone()?)
         .kill_on_drop(true);
-    command.stdout(if pipe_stdout {
+    command.stdout(if launch.pipe_stdout {
         Stdio::piped()
     } else {
         log.into()
     });
+    if let Some(identity) = launch.identity.clone() {
+        sys::identity::run_as(&mut command, identity, launch.pipe_stdout);
+    }
     sys::die_with_parent(&mut command);
     let child = command.spawn()?;
     let gone = || io::Error::other("the process is gone");
@@ -161,42 +163,75 @@ fn start(
     Ok((child, pid, pidfd))
 }
 
-/// Waits until `socket` listens, or until its program has ended.
-pub async fn wait_socket(
-    name: &'static str,
-    socket: &Path,
-    log: &Path,
-    limit: Duration,
-    ends: &mut mpsc::UnboundedReceiver<Ended>,
-) -> Result<(), VmmError> {
-    let until = Instant::now() + limit;
-    loop {
-        if is_listening(socket) {
-            return Ok(());
+/// A program that is being started, for messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Starting<'a> {
+    /// Which.
+    pub name: &'static str,
+    /// What it shall listen on.
+    pub socket: &'a Path,
+    /// Where its messages go.
+    pub log: &'a Path,
+}
+
+impl Starting<'_> {
+    /// Waits until its socket is listened on, or until a program has ended.
+    pub async fn listens(
+        &self,
+        limit: Duration,
+        ends: &mut mpsc::UnboundedReceiver<Ended>,
+    ) -> Result<(), VmmError> {
+        let look = || is_listening(self.socket).then_some(());
+        self.until(limit, ends, look).await
+    }
+
+    /// The same, and connects to it.
+    pub async fn connect(
+        &self,
+        limit: Duration,
+        ends: &mut mpsc::UnboundedReceiver<Ended>,
+    ) -> Result<UnixStream, VmmError> {
+        let look = || UnixStream::connect(self.socket).ok();
+        self.until(limit, ends, look).await
+    }
+
+    /// Waits for what `look` finds, or until a program has ended.
+    pub async fn until<T>(
+        &self,
+        limit: Duration,
+        ends: &mut mpsc::UnboundedReceiver<Ended>,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Result<T, VmmError> {
+        let Self { name, socket, log } = *self;
+        let until = Instant::now() + limit;
+        loop {
+            if let Some(found) = look() {
+                return Ok(found);
+            }
+            if let Ok(first) = ends.try_recv() {
+                // Daemons end when the VMM that they serve does, and may be heard of first.
+                let own = if first.name == name {
+                    None
+                } else {
+                    end_of(name, ends).await
+                };
+                let Ended { name, how, .. } = own.unwrap_or(first);
+                return Err(VmmError::Died {
+                    name,
+                    how,
+                    said: String::new(),
+                });
+            }
+            if Instant::now() >= until {
+                return Err(VmmError::NoSocket {
+                    name,
+                    socket: socket.to_owned(),
+                    seconds: limit.as_secs(),
+                    said: last_words(log),
+                });
+            }
+            sleep(SOCKET_POLL).await;
         }
-        if let Ok(first) = ends.try_recv() {
-            // Daemons end when the VMM that they serve does, and may be heard of first.
-            let own = if first.name == name {
-                None
-            } else {
-                end_of(name, ends).await
-            };
-            let Ended { name, how, .. } = own.unwrap_or(first);
-            return Err(VmmError::Died {
-                name,
-                how,
-                said: String::new(),
-            });
-        }
-        if Instant::now() >= until {
-            return Err(VmmError::NoSocket {
-                name,
-                socket: socket.to_owned(),
-                seconds: limit.as_secs(),
-                said: last_words(log),
-            });
-        }
-        sleep(SOCKET_POLL).await;
     }
 }
 
@@ -256,6 +291,10 @@ fn last_words(log: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, io::Write, os::unix::fs::PermissionsExt};
+
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
     use super::*;
 
     fn sh<'a>(script: &str, log: &Path) -> Launch<'a> {
@@ -266,6 +305,8 @@ mod tests {
             log: log.to_owned(),
             pipe_stdout: false,
             inherited: Vec::new(),
+            dir: "/".into(),
+            identity: None,
         }
     }
 
@@ -292,6 +333,38 @@ mod tests {
         assert_eq!(ended.recv().await.unwrap().how, "signal 9");
     }
 
+    #[test]
+    fn a_child_dies_with_us_whoever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = sys::identity::can_switch().then(|| Identity::plain(1_879_048_192));
+        for identity in [None, other] {
+            let log = dir.path().join("log");
+            // The thread that started it counts as its parent.
+            let thread = std::thread::spawn(move || {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = runtime.enable_all().build().unwrap();
+                let _inside = runtime.enter();
+                let launch = Launch {
+                    identity,
+                    ..sh("exec sleep 1000", &log)
+                };
+                let (ends, _) = mpsc::unbounded_channel();
+                let (child, _) = Supervised::spawn(launch, &ends).unwrap();
+                let pid = child.info().pid;
+                // Neither of them kills it.
+                std::mem::forget((child, runtime.handle().clone()));
+                std::mem::forget(runtime);
+                pid
+            });
+            let pid = thread.join().unwrap();
+            let until = std::time::Instant::now() + Duration::from_secs(20);
+            while sys::start_time(pid).is_some() {
+                assert!(std::time::Instant::now() < until, "{pid} lives on");
+                std::thread::sleep(SOCKET_POLL);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_program_that_ends_before_its_socket_is_there_is_noticed_at_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -300,10 +373,71 @@ mod tests {
         let _child = Supervised::spawn(sh("exit 1", &log), &ends).unwrap();
         let socket = dir.path().join("none");
         let limit = Duration::from_secs(60);
-        let error = wait_socket("sh", &socket, &log, limit, &mut ended)
-            .await
-            .unwrap_err();
+        let starting = Starting {
+            name: "sh",
+            socket: &socket,
+            log: &log,
+        };
+        let error = starting.listens(limit, &mut ended).await.unwrap_err();
         assert_eq!(error.to_string(), "sh ended at its start (exit status 1)");
+    }
+
+    #[tokio::test]
+    async fn a_child_of_another_user_has_nothing_of_ours_but_its_files() {
+        if !sys::identity::can_switch() {
+            let why = "a child of another user needs root";
+            std::io::stderr()
+                .write_all(format!("SKIPPED another_user: {why}\n").as_bytes())
+                .unwrap();
+            return;
+        }
+        // Closed to others, as the program in it and the folder where it works.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+        let (log, program) = (dir.path().join("log"), dir.path().join("sh"));
+        std::fs::copy("/bin/sh", &program).unwrap();
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let script = "grep -E '^(Uid|Gid|Groups|Cap...):' /proc/self/status; cat log; ls; \
+                      echo >/dev/stdout console; exec sleep 1000";
+        let launch = Launch {
+            program: &program,
+            dir: dir.path().to_owned(),
+            pipe_stdout: true,
+            identity: Some(Identity {
+                id: 1_879_048_192,
+                groups: vec![rustix::fs::Gid::from_raw(77)],
+                low_ports: true,
+            }),
+            ..sh(script, &log)
+        };
+        let (child, stdout) = Supervised::spawn(launch, &ends).unwrap();
+        let mut lines = BufReader::new(stdout.unwrap()).lines();
+        let mut said = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line == "console" {
+                break;
+            }
+            said.push(line.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+        let id = "1879048192 1879048192 1879048192 1879048192";
+        assert_eq!(
+            said[..3],
+            [
+                format!("Uid: {id}"),
+                format!("Gid: {id}"),
+                "Groups: 77".into()
+            ]
+        );
+        let low_ports = "0000000000000400";
+        for name in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(said.contains(&format!("{name}: {low_ports}")), "{said:?}");
+        }
+        let refused = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(refused.matches("Permission denied").count(), 2, "{refused}");
+        let pid = child.info().pid;
+        drop(child);
+        assert_eq!(ended.recv().await.unwrap().how, "signal 9");
+        assert_eq!(sys::start_time(pid), None);
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ impl Lab {
         limits(&mut config.limits);
         bundle(dir.path(), kernel);
         let spec = build(dir.path(), &config);
-        fs::create_dir_all(spec.paths.vm_dir()).unwrap();
+        fs::create_dir_all(spec.paths.vsock_dir()).unwrap();
         let tpm = StateDir::lock(&spec.paths).unwrap();
         Self {
             dir,

@@ -299,7 +299,8 @@ fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outc
     // Whatever is left of it now, an orderly restart makes it whole.
     lab.seed(&["restart", name], STOP + BOOT)?;
     let own = lab.run_dir().join("default").join(name);
-    let vms = left::processes_naming(&format!("{}/vm/qmp", own.display()))?;
+    let mut vms = left::processes_naming(&own.join("vm").display().to_string())?;
+    vms.retain(|(_, line)| line.contains("chardev=monitor"));
     ensure!(vms.len() == 1, "{} VMs of {name}: {vms:?}", vms.len());
     Ok(Outcome::Restarted)
 }

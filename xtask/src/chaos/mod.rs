@@ -261,7 +261,7 @@ fn nothing_left(lab: &Lab) -> Result<()> {
     ensure!(mounts.is_empty(), "mounts are left: {mounts:?}");
     // The folders that all instances share may stay.
     let mut files = left::below(&lab.run_dir());
-    files.retain(|path| ![".s", "default"].contains(&path.as_str()));
+    files.retain(|path| ![".s", ".u", "default"].contains(&path.as_str()));
     ensure!(files.is_empty(), "left in the run directory: {files:?}");
     let state = left::below(&lab.state_dir());
     let of_instance = |path: &&String| {

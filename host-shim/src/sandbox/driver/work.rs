@@ -38,7 +38,7 @@ impl Driver {
         let prepared = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(paths.vm_dir())
+            .create(paths.vsock_dir())
             .and_then(|()| agent::listen_for_beacons(&paths.vsock_listener(self.spec.beacon_port)));
         let (listener, mut beacons) = match prepared {
             Ok(prepared) => prepared,

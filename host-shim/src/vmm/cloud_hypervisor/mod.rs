@@ -28,8 +28,8 @@ use tokio::{
 
 use super::{
     Machine, MachineSize, Vmm, VmmError, VmmKind, console,
-    daemons::Daemons,
-    process::{Ended, Launch, Supervised, wait_socket},
+    daemons::{Daemons, Start},
+    process::{Ended, Launch, Starting, Supervised},
     programs::Found,
     supervisor::{Monitor, Order, Running, own_end, supervise},
 };
@@ -96,7 +96,15 @@ impl Vmm for CloudHypervisor {
         let args = args::args(spec, tpm.machine_id(), write.as_fd())?;
         let (ends, mut ended) = mpsc::unbounded_channel();
         // Until the supervisor has them, an error drops the children, which kills them.
-        let daemons = Daemons::start(spec, tpm, &found, limit, (&ends, &mut ended)).await?;
+        let daemons = Daemons::listening(Start {
+            spec,
+            tpm,
+            found: &found,
+            limit,
+            ends: &ends,
+            ended: &mut ended,
+        })
+        .await?;
         let (vmm, stdout) = start(&found, args, spec, &write, &ends)?;
         drop(write);
         let (speak, spoke) = oneshot::channel();
@@ -107,7 +115,12 @@ impl Vmm for CloudHypervisor {
         let (tell, heard) = mpsc::unbounded_channel();
         tokio::spawn(events::listen(read, boot, tell));
         let socket = spec.paths.api_socket();
-        wait_socket(KIND.as_str(), &socket, &log, limit, &mut ended).await?;
+        let starting = Starting {
+            name: KIND.as_str(),
+            socket: &socket,
+            log: &log,
+        };
+        starting.listens(limit, &mut ended).await?;
         wait_boot(booted, limit, &mut ended).await?;
         let running = Running {
             kind: KIND,
@@ -117,6 +130,7 @@ impl Vmm for CloudHypervisor {
             monitor: Arc::new(Api::at(socket)),
             heard,
             spoke,
+            lease: None,
         };
         supervise(running, spec)
     }
@@ -137,6 +151,8 @@ fn start(
         log: spec.paths.helper_log(KIND.as_str()),
         pipe_stdout: true,
         inherited: nics.chain([events.as_fd()]).collect(),
+        dir: spec.paths.vm_dir(),
+        identity: None,
     };
     Supervised::spawn(launch, ends)
 }

@@ -1,6 +1,10 @@
 //! QEMU's command line: a pure function of the spec (qemu(1), QEMU 7.2 to 11).
 
-use std::{ffi::OsString, os::fd::AsRawFd, path::Path};
+use std::{
+    ffi::OsString,
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+};
 
 use seed_protocol::paths::{ROOT_TAG, SHARE_TAG};
 
@@ -32,18 +36,62 @@ impl Args {
     }
 }
 
+/// Numbers of the open files that it is given, so that it needs no right to open any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbers {
+    /// The kernel.
+    pub kernel: RawFd,
+    /// The initial file system, where there is one.
+    pub initrd: Option<RawFd>,
+    /// [`VmSpec::disks`], in their order.
+    pub disks: Vec<RawFd>,
+    /// A connection to virtiofsd on the root.
+    pub root: RawFd,
+    /// To the one on what is shared beside it, where there is any.
+    pub share: Option<RawFd>,
+    /// To the vsock daemon.
+    pub vsock: RawFd,
+    /// To swtpm's control channel.
+    pub tpm: RawFd,
+    /// Its monitor: the other end is ours.
+    pub monitor: RawFd,
+}
+
+impl Numbers {
+    /// One after another from this one on, for a command line that is looked at and not run.
+    pub fn counted(spec: &VmSpec, first: RawFd) -> Self {
+        let mut count = first..;
+        let mut next = || count.next().unwrap_or(RawFd::MAX);
+        Self {
+            kernel: next(),
+            initrd: spec.initrd.as_ref().map(|_| next()),
+            disks: spec.disks().map(|_| next()).collect(),
+            root: next(),
+            share: (!spec.shared.is_empty()).then(&mut next),
+            vsock: next(),
+            tpm: next(),
+            monitor: next(),
+        }
+    }
+}
+
 /// The whole command line but for the program. The console is the standard output.
-pub fn args(spec: &VmSpec, machine_id: &str) -> Vec<OsString> {
+pub fn args(spec: &VmSpec, machine_id: &str, files: &Numbers) -> Vec<OsString> {
     let mut args = Args(Vec::new());
     machine(&mut args, spec);
-    boot(&mut args, spec, machine_id);
-    devices(&mut args, spec);
-    disks(&mut args, spec);
-    share(&mut args, spec);
+    boot(&mut args, spec, machine_id, files);
+    devices(&mut args, files);
+    disks(&mut args, spec, files);
+    share(&mut args, files);
     network(&mut args, spec);
-    let qmp = escaped(&spec.paths.qmp_socket());
-    args.pair("-qmp", format!("unix:{qmp},server=on,wait=off"));
+    connection(&mut args, "monitor", files.monitor);
+    args.pair("-mon", "chardev=monitor,mode=control");
     args.0
+}
+
+/// A socket that is connected already.
+fn connection(args: &mut Args, id: &str, fd: RawFd) {
+    args.pair("-chardev", format!("socket,id={id},fd={fd}"));
 }
 
 fn machine(args: &mut Args, spec: &VmSpec) {
@@ -97,31 +145,29 @@ fn processors(spec: &VmSpec) -> String {
     }
 }
 
-fn boot(args: &mut Args, spec: &VmSpec, machine_id: &str) {
+fn boot(args: &mut Args, spec: &VmSpec, machine_id: &str, files: &Numbers) {
     if spec.kernel_format == KernelFormat::Elf {
         // With SeaBIOS, an ELF kernel, an initrd and a TPM the guest loses its ACPI tables.
         args.pair("-bios", "qboot.rom");
     }
-    args.pair("-kernel", &spec.kernel);
-    if let Some(initrd) = &spec.initrd {
-        args.pair("-initrd", initrd);
+    // These two it takes by name alone.
+    let name = |fd: RawFd| format!("/proc/self/fd/{fd}");
+    args.pair("-kernel", name(files.kernel));
+    if let Some(initrd) = files.initrd {
+        args.pair("-initrd", name(initrd));
     }
     args.pair("-append", spec.cmdline(machine_id));
 }
 
-fn devices(args: &mut Args, spec: &VmSpec) {
-    let socket = |path: &Path| escaped(path);
-    let virtiofs = socket(&spec.paths.virtiofs_socket());
-    args.pair("-chardev", format!("socket,id=root,path={virtiofs}"));
+fn devices(args: &mut Args, files: &Numbers) {
+    connection(args, "root", files.root);
     args.pair(
         "-device",
         format!("vhost-user-fs-pci,chardev=root,tag={ROOT_TAG},queue-size=1024"),
     );
-    let vhost = socket(&spec.paths.vhost_socket());
-    args.pair("-chardev", format!("socket,id=vsock,path={vhost}"));
+    connection(args, "vsock", files.vsock);
     args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
-    let tpm = socket(&spec.tpm_control());
-    args.pair("-chardev", format!("socket,id=tpm,path={tpm}"));
+    connection(args, "tpm", files.tpm);
     args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm");
     args.pair("-device", "tpm-crb,tpmdev=tpm0");
     args.pair("-device", "virtio-rng-pci");
@@ -131,20 +177,22 @@ fn devices(args: &mut Args, spec: &VmSpec) {
     args.pair("-serial", "chardev:console");
 }
 
-fn disks(args: &mut Args, spec: &VmSpec) {
-    for (index, disk) in spec.disks().enumerate() {
+fn disks(args: &mut Args, spec: &VmSpec, files: &Numbers) {
+    for (index, (disk, fd)) in spec.disks().zip(&files.disks).enumerate() {
         let driver = if disk.is_device {
             "host_device"
         } else {
             "file"
         };
         let read_only = if disk.read_only { ",read-only=on" } else { "" };
+        // It opens a set of files by the set's number, and takes what is in it. The name is for people.
         let source = escaped(disk.source);
+        args.pair("-add-fd", format!("fd={fd},set={index},opaque={source}"));
         args.pair(
             "-blockdev",
             format!(
                 "driver=raw,node-name=disk{index},discard=unmap{read_only},\
-                 file.driver={driver},file.filename={source}"
+                 file.driver={driver},file.filename=/dev/fdset/{index}"
             ),
         );
         let serial = disk.serial;
@@ -155,10 +203,9 @@ fn disks(args: &mut Args, spec: &VmSpec) {
     }
 }
 
-fn share(args: &mut Args, spec: &VmSpec) {
-    if !spec.shared.is_empty() {
-        let socket = escaped(&spec.paths.share_socket());
-        args.pair("-chardev", format!("socket,id=share,path={socket}"));
+fn share(args: &mut Args, files: &Numbers) {
+    if let Some(fd) = files.share {
+        connection(args, "share", fd);
         args.pair(
             "-device",
             format!("vhost-user-fs-pci,chardev=share,tag={SHARE_TAG},queue-size=1024"),
@@ -197,7 +244,7 @@ mod tests {
     use crate::spec::tests::sample;
 
     fn line(spec: &VmSpec) -> String {
-        let args = args(spec, &"0".repeat(32));
+        let args = args(spec, &"0".repeat(32), &Numbers::counted(spec, 10));
         args.iter()
             .map(|a| a.to_str().unwrap())
             .collect::<Vec<_>>()
@@ -228,13 +275,11 @@ mod tests {
         let mut spec = sample();
         spec.max_vcpus = 4.try_into().unwrap();
         spec.max_memory = 1024.try_into().unwrap();
-        spec.tpm_socket = Some("/run/tpm/a.sock".into());
         let line = line(&spec);
         for pair in [
             "-smp\n1,sockets=4,cores=1,threads=1,maxcpus=4\n",
             "-m\n512M,slots=4,maxmem=1024M\n",
             "size=512M,share=on\n",
-            "socket,id=tpm,path=/run/tpm/a.sock\n",
         ] {
             assert!(line.contains(pair), "{line}");
         }
@@ -257,7 +302,7 @@ mod tests {
         spec.volumes[0].read_only = true;
         let line = line(&spec);
         assert!(
-            line.contains("file.filename=/v/a,,readonly=off.img"),
+            line.contains("fd=12,set=0,opaque=/v/a,,readonly=off.img\n"),
             "{line}"
         );
         assert!(line.contains("read-only=on"), "{line}");

@@ -1,8 +1,10 @@
 //! QEMU: `q35`, KVM where it works and TCG where not.
 //!
-//! Start: the daemons, then QEMU, then its monitor; the supervisor owns all from then on.
+//! Start: the daemons, then QEMU, then its monitor; the supervisor owns all from then on. Where it can, each runs as
+//! another user that has nothing: what QEMU uses of the host it finds open.
 
 pub mod args;
+mod files;
 pub mod grow;
 pub mod qmp;
 
@@ -13,16 +15,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Machine, MachineSize, VmEnd, Vmm, VmmError, VmmKind, console,
-    daemons::Daemons,
-    process::{Launch, Supervised, wait_socket},
+    daemons::{Daemons, Start},
+    process::{Launch, Supervised},
     programs::Found,
     supervisor::{Heard, Monitor, Order, Running, own_end, supervise},
+    users::Lease,
 };
 use crate::{
-    config::{Limits, Programs},
+    config::{Limits, Programs, Users},
     spec::VmSpec,
     tpm::StateDir,
 };
+use files::Files;
 use qmp::{Qmp, QmpEvent};
 
 const KIND: VmmKind = VmmKind::Qemu;
@@ -32,12 +36,17 @@ const KIND: VmmKind = VmmKind::Qemu;
 pub struct Qemu {
     programs: Programs,
     limits: Limits,
+    users: Users,
 }
 
 impl Qemu {
-    /// With these programs and limits.
-    pub fn new(programs: Programs, limits: Limits) -> Self {
-        Self { programs, limits }
+    /// With these programs and limits, and these users for them.
+    pub fn new(programs: Programs, limits: Limits, users: Users) -> Self {
+        Self {
+            programs,
+            limits,
+            users,
+        }
     }
 }
 
@@ -50,29 +59,41 @@ impl Vmm for Qemu {
 
     async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError> {
         let found = Found::look(&self.programs, KIND)?;
-        let limit = self.limits.daemon();
+        let lease = Lease::take(&self.users, spec)?;
+        let identity = lease.as_ref().and_then(|lease| lease.qemu(spec));
         let (ends, mut ended) = mpsc::unbounded_channel();
+        let start = Start {
+            spec,
+            tpm,
+            found: &found,
+            limit: self.limits.daemon(),
+            ends: &ends,
+            ended: &mut ended,
+        };
         // Until the supervisor has them, an error drops the children, which kills them.
-        let daemons = Daemons::start(spec, tpm, &found, limit, (&ends, &mut ended)).await?;
-        let log = spec.paths.helper_log(KIND.as_str());
+        let (daemons, connections) = Daemons::connected(start, lease.as_ref()).await?;
+        let (files, monitor) = Files::open(spec, connections, identity.is_some())?;
+        let taps = spec.nics.iter().map(|nic| nic.tap.as_fd());
         let (vmm, stdout) = Supervised::spawn(
             Launch {
                 name: KIND.as_str(),
                 program: &found.vmm,
-                args: args::args(spec, tpm.machine_id()),
-                log: log.clone(),
+                args: args::args(spec, tpm.machine_id(), &files.numbers),
+                log: spec.paths.helper_log(KIND.as_str()),
                 pipe_stdout: true,
-                inherited: spec.nics.iter().map(|nic| nic.tap.as_fd()).collect(),
+                inherited: files.all().chain(taps).collect(),
+                dir: spec.paths.vm_dir(),
+                identity,
             },
             &ends,
         )?;
+        // Its daemons and we see its end by what it alone has open.
+        drop(files);
         let (speak, spoke) = oneshot::channel();
         if let Some(stdout) = stdout {
             tokio::spawn(console::copy(stdout, spec.paths.console_log(), speak));
         }
-        let socket = spec.paths.qmp_socket();
-        wait_socket(KIND.as_str(), &socket, &log, limit, &mut ended).await?;
-        let (qmp, said) = match Qmp::connect(&socket).await {
+        let (qmp, said) = match Qmp::over(monitor).await {
             Ok(connected) => connected,
             Err(error) => return Err(own_end(KIND, &mut ended).await.unwrap_or(error.into())),
         };
@@ -84,6 +105,7 @@ impl Vmm for Qemu {
             monitor: Arc::new(qmp),
             heard: in_our_words(said),
             spoke,
+            lease,
         };
         supervise(running, spec)
     }

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     io,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -27,8 +26,8 @@ use tokio::{
 /// The longest line that is taken.
 const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// How long QEMU may take to greet and to answer the first command.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
+/// How long QEMU may take to start, and to make its machine: then it greets.
+const GREETING_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long QEMU may take to answer a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -95,14 +94,7 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects and leaves negotiation mode. Events come on the channel, which ends with the connection.
-    pub async fn connect(
-        socket: &Path,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<QmpEvent>), QmpError> {
-        Self::over(UnixStream::connect(socket).await?).await
-    }
-
-    /// As [`Qmp::connect`], over a stream that is open already.
+    /// Leaves negotiation mode on a connection. Events come on the channel, which ends with the connection.
     pub async fn over(
         stream: UnixStream,
     ) -> Result<(Self, mpsc::UnboundedReceiver<QmpEvent>), QmpError> {

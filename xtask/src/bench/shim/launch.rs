@@ -1,7 +1,7 @@
 //! From Create to a launched VMM, and how long the very same programs take that are started by hand, in turns.
 //!
-//! By hand means: the command lines of a running instance, with its folders replaced by scratch ones; the daemons at
-//! once, each waited for by its listening socket, then QEMU until its monitor takes commands. So the difference is what the shim itself takes: reading and
+//! By hand means: the command lines of a running instance, with its folders replaced by scratch ones, and names of files
+//! where it was given open ones; the daemons at once, each waited for by its listening socket, then QEMU until its monitor takes commands. So the difference is what the shim itself takes: reading and
 //! checking bundle and closure, the root's mounts, the TPM's lock, noticing what listens.
 
 use std::{
@@ -27,9 +27,11 @@ use crate::{
 pub(super) const NAME: &str = "launch";
 /// How often a socket is looked for.
 const POLL: Duration = Duration::from_millis(1);
+/// Its state is in its working directory.
+const SWTPM: &str = "swtpm";
 /// What QEMU needs first; the socket of each.
 const DAEMONS: [(&str, &str); 3] = [
-    ("swtpm", "tpm.sock"),
+    (SWTPM, "tpm.sock"),
     ("virtiofsd", "virtiofs.sock"),
     ("vhost-device-vsock", "vhost.sock"),
 ];
@@ -107,8 +109,10 @@ impl ByHand {
         for (name, pid) in processes {
             let line = fs::read(format!("/proc/{pid}/cmdline")).context("read a command line")?;
             let line = String::from_utf8(line).context("a command line is text")?;
-            let words = line.trim_end_matches('\0').split('\0').map(|word| {
-                places.iter().fold(word.to_owned(), |word, (from, to)| {
+            let words = line.trim_end_matches('\0').split('\0').map(str::to_owned);
+            let words = named(words.collect(), *pid, &scratch.join("vm"))?;
+            let words = words.into_iter().map(|word| {
+                places.iter().fold(word, |word, (from, to)| {
                     word.replace(&from.display().to_string(), &to.display().to_string())
                 })
             });
@@ -152,9 +156,56 @@ impl ByHand {
             .with_context(|| format!("the instance has no {name}"))?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null());
+        if name == SWTPM {
+            command.current_dir(self.scratch.join("tpm"));
+        }
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().with_context(|| format!("start {name}"))
     }
+}
+
+/// A command line with names in `vm` in place of the open files that the process was given.
+fn named(words: Vec<String>, pid: u32, vm: &Path) -> Result<Vec<String>> {
+    let socket = |name: &str| vm.join(name).display().to_string();
+    let mut sets = BTreeMap::new();
+    let mut named = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        if word == "-add-fd" {
+            let set = words.next().context("-add-fd has no value")?;
+            let (_, rest) = set.split_once(",set=").context("a set has a number")?;
+            let (number, file) = rest.split_once(",opaque=").context("a set has a name")?;
+            sets.insert(format!("/dev/fdset/{number}"), file.to_owned());
+            continue;
+        }
+        let word = sets
+            .iter()
+            .fold(word, |word, (set, file)| word.replace(set, file));
+        named.push(if let Some(number) = word.strip_prefix("/proc/self/fd/") {
+            let file = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+            file.context("find an open file")?.display().to_string()
+        } else if let Some((channel, _)) = word.split_once(",clientfd=") {
+            format!("{channel},path={}", socket(DAEMONS[0].1))
+        } else if let Some((connection, _)) = word.split_once(",fd=") {
+            let name = match connection {
+                "socket,id=tpm" => DAEMONS[0].1,
+                "socket,id=root" => DAEMONS[1].1,
+                "socket,id=vsock" => DAEMONS[2].1,
+                "socket,id=monitor" => QEMU.1,
+                other => anyhow::bail!("{other} is nothing that is known here"),
+            };
+            let listens = if name == QEMU.1 {
+                ",server=on,wait=off"
+            } else {
+                ""
+            };
+            format!("{connection},path={}{listens}", socket(name))
+        } else {
+            word.replace("=vhost.sock", &format!("={}", socket("vhost.sock")))
+                .replace("=vsock.sock", &format!("={}", socket("vsock.sock")))
+        });
+    }
+    Ok(named)
 }
 
 /// Until QEMU's monitor takes commands: it listens before its machine is made, and answers after.

@@ -104,8 +104,10 @@ fn left(lab: &Lab) -> Result<Vec<String>> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let names = line.contains(&place) || folder.starts_with(&place);
         // The guard is ours, and waits for the end of all this.
-        if line.contains(&place) && !line.starts_with("sh -c ") {
+        if names && !line.starts_with("sh -c ") {
             left.push(line);
         }
     }

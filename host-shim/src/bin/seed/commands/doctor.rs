@@ -7,7 +7,10 @@ use seed_shim::{
     config::{Accel, Config, ROOTLESS_ENV},
     containerd::shim::ShimBinary,
     spec::Cpu,
-    vmm::{VmmKind, programs},
+    vmm::{
+        VmmKind, programs,
+        users::{self, Unchanged},
+    },
 };
 use serde_json::json;
 
@@ -125,7 +128,7 @@ fn look(config: &Config) -> Vec<Finding> {
     let mut findings = user();
     findings.push(shim());
     findings.extend(programs(config));
-    findings.extend([accelerator(config), overlay()]);
+    findings.extend([accelerator(config), users(config), overlay()]);
     findings.push(folder("run folder", &config.run_dir));
     findings.push(folder("state folder", &config.state_dir));
     findings
@@ -217,6 +220,33 @@ fn accelerator(config: &Config) -> Finding {
             "the processor offers no virtualization (no vmx or svm flag)",
             "QEMU translates instead, many times slower; enable virtualization in the firmware, or nested virtualization in the outer VM",
         ),
+    }
+}
+
+/// Whether QEMU and its daemons have no more rights than they need.
+fn users(config: &Config) -> Finding {
+    let what = "users";
+    let (why, remedy) = match users::possible(&config.users) {
+        Ok(()) => {
+            let first = config.users.first;
+            let found = format!("QEMU and its daemons run as users of their own, from {first} on");
+            return Finding::good(what, found);
+        }
+        // Those of a user namespace's root are the user's own.
+        Err(why) if why == Unchanged::NoRoot || env::var_os(ROOTLESS_ENV).is_some() => {
+            return Finding::good(what, "QEMU and its daemons run as you");
+        }
+        Err(why @ Unchanged::Configured) => (why, "give users.count in the shim's configuration"),
+        Err(why) => (
+            why,
+            "name users that it has in [users] of the shim's configuration",
+        ),
+    };
+    Finding {
+        what,
+        verdict: Verdict::Worse,
+        found: format!("QEMU and its daemons run as root: {}", why.reason()),
+        remedy: remedy.into(),
     }
 }
 

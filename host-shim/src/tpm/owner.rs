@@ -1,0 +1,123 @@
+//! Who owns a folder of TPM state: the shim's user, and while a TPM runs as another user, that one. It could put
+//! anything into the folder; so no link in it is followed, and nothing is touched but plain files that have one name.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open, openat};
+
+use crate::paths::{TPM_LOCK, TPM_MACHINE_ID};
+
+/// What stays ours.
+const OURS: [&str; 2] = [TPM_LOCK, TPM_MACHINE_ID];
+
+/// Gives a folder of TPM state, and what a TPM keeps in it, to the user and group of this number.
+pub(super) fn lend(dir: &Path, id: u32) -> io::Result<()> {
+    change(dir, Uid::from_raw(id), Gid::from_raw(id))
+}
+
+/// Takes it back, if somebody else has it. It may be done at any time that no TPM runs.
+pub(super) fn take_back(dir: &Path) -> io::Result<()> {
+    if !is_lent(dir) {
+        return Ok(());
+    }
+    change(dir, rustix::process::geteuid(), rustix::process::getegid())
+}
+
+/// Whether somebody else than we has it.
+pub(super) fn is_lent(dir: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(dir).is_ok_and(|found| found.uid() != own)
+}
+
+fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let folder = open(dir, flags | OFlags::DIRECTORY, Mode::empty())?;
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if OURS.iter().any(|ours| name == *ours) {
+            continue;
+        }
+        let file = openat(&folder, &name, flags | OFlags::PATH, Mode::empty())?;
+        let found = fstat(&file)?;
+        let is_plain = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        if is_plain && found.st_nlink == 1 {
+            chownat(&file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+        } else {
+            tracing::warn!(dir = %dir.display(), ?name, "TPM state has something in it that is no file of a TPM");
+        }
+    }
+    chownat(&folder, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    Ok(())
+}
+
+/// Opens a file in such a folder. Links and everything else that is no file is refused.
+pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // A pipe must not keep anybody waiting.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = options.custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is no plain file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_tpm_keeps_changes_its_owner_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, outside) = (dir.path().join("state"), dir.path().join("outside"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&outside, "").unwrap();
+        for name in [TPM_LOCK, TPM_MACHINE_ID, "tpm2-00.permall", ".lock"] {
+            fs::write(state.join(name), "").unwrap();
+        }
+        symlink(&outside, state.join("link")).unwrap();
+        fs::hard_link(&outside, state.join("second-name")).unwrap();
+        let own = rustix::process::geteuid();
+        let owner = |name: &str| fs::symlink_metadata(state.join(name)).unwrap().uid();
+        // Whoever is no root can give nothing away but to himself.
+        let other = if own.is_root() {
+            1_879_048_193
+        } else {
+            own.as_raw()
+        };
+        for _ in 0..2 {
+            lend(&state, other).unwrap();
+        }
+        for name in ["", "tpm2-00.permall", ".lock"] {
+            assert_eq!(owner(name), other, "{name}");
+        }
+        for name in [TPM_LOCK, TPM_MACHINE_ID, "link", "second-name"] {
+            assert_eq!(owner(name), own.as_raw(), "{name}");
+        }
+        assert_eq!(fs::metadata(&outside).unwrap().uid(), own.as_raw());
+        assert_eq!(is_lent(&state), own.is_root());
+        for _ in 0..2 {
+            take_back(&state).unwrap();
+        }
+        assert!(!is_lent(&state));
+        assert_eq!(owner("tpm2-00.permall"), own.as_raw());
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        symlink(&file, &link).unwrap();
+        let open = |path: &Path| open_plain(OpenOptions::new().read(true), path);
+        assert!(open(&file).is_ok());
+        assert!(open(&link).is_err() && open(dir.path()).is_err());
+    }
+}
