@@ -329,7 +329,7 @@ impl Users {
         if self.first == 0 {
             return Some(("users.first", "must not be root's, 0".to_owned()));
         }
-        if self.count % IDS_EACH != 0 {
+        if !self.count.is_multiple_of(IDS_EACH) {
             let problem = format!("must be a multiple of {IDS_EACH}: each instance has as many");
             return Some(("users.count", problem));
         }
