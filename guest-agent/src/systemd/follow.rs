@@ -137,13 +137,13 @@ impl Follower {
 /// The state of the system and the units that failed. An exec that ended with an error is no failure of
 /// the system, although it is a failed unit for the moment that it takes to read its exit status.
 async fn ask(bus: &Bus) -> zbus::Result<(String, Vec<FailedUnit>)> {
-    let failed = bus.manager.list_units_by_patterns(&["failed"], &[]).await?;
     let state = bus.manager.system_state().await?;
-    let (execs, failed): (Vec<_>, Vec<_>) = failed
+    let failed = bus.manager.list_units_by_patterns(&["failed"], &[]).await?;
+    let failed = failed
         .into_iter()
-        .partition(|unit| unit.0.starts_with(EXEC_UNIT_PREFIX));
+        .filter(|unit| !unit.0.starts_with(EXEC_UNIT_PREFIX));
     let mut units = Vec::new();
-    for unit in failed.into_iter().take(MAX_FAILED_UNITS) {
+    for unit in failed.take(MAX_FAILED_UNITS) {
         let result = result_of(bus, &unit).await;
         units.push(FailedUnit {
             name: unit.0,
@@ -151,15 +151,17 @@ async fn ask(bus: &Bus) -> zbus::Result<(String, Vec<FailedUnit>)> {
             ..FailedUnit::default()
         });
     }
-    let only_execs = state == "degraded" && units.is_empty() && !execs.is_empty();
-    Ok((
-        if only_execs {
-            "running".to_owned()
-        } else {
-            state
-        },
-        units,
-    ))
+    Ok((judge(state, &units), units))
+}
+
+/// Whether a system that has come up is degraded is what the list says: systemd was asked for its state at another moment,
+/// and an exec may have failed, or been forgotten, between the two.
+fn judge(state: String, failed: &[FailedUnit]) -> String {
+    match state.as_str() {
+        "running" | "degraded" if failed.is_empty() => "running".to_owned(),
+        "running" | "degraded" => "degraded".to_owned(),
+        _ => state,
+    }
 }
 
 /// The unit's `Result` (`exit-code`, `timeout`...). A unit that is gone by now, or of a kind that has
@@ -181,5 +183,24 @@ async fn result_of(bus: &Bus, unit: &ListedUnit) -> String {
             .await
             .unwrap_or_else(|_| sub_state.clone()),
         Err(_) => sub_state.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_is_degraded_by_units_that_are_no_execs_and_by_nothing_else() {
+        let judged = |state: &str, failed: &[FailedUnit]| judge(state.to_owned(), failed);
+        let failed = [FailedUnit::default()];
+        // An exec that failed and was forgotten before the list was taken.
+        assert_eq!(judged("degraded", &[]), "running");
+        assert_eq!(judged("running", &failed), "degraded");
+        assert_eq!(judged("degraded", &failed), "degraded");
+        assert_eq!(judged("running", &[]), "running");
+        for state in ["starting", "stopping", "maintenance"] {
+            assert_eq!(judged(state, &[]), state);
+        }
     }
 }
