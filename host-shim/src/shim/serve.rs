@@ -108,17 +108,12 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(process("starting the runtime"))?;
-    let result = runtime.block_on(serve(
+    runtime.block_on(serve(
         target,
         &state,
         Arc::new(Backends::new(&state.config)),
         Arc::new(host_mounts),
-    ));
-    // Where it could not be made it is somebody else's.
-    if !matches!(result, Err(ServeError::Socket { .. })) {
-        remove_socket(&state.socket);
-    }
-    result
+    ))
 }
 
 async fn serve(
@@ -128,6 +123,7 @@ async fn serve(
     host_mounts: Arc<File>,
 ) -> Result<(), ServeError> {
     let listener = listen(&state.socket)?;
+    let mut name = Name(Some(state.socket.clone()));
     let events = std::env::var(EVENTS_ENV).unwrap_or_default();
     let environment = Environment {
         namespace: target.namespace.clone(),
@@ -167,6 +163,7 @@ async fn serve(
         }
     };
     pod.end(grace).await;
+    name.take_away();
     publisher.flush(LAST_EVENTS).await;
     tracing::info!(sandbox_id = %target.id, "shim ends");
     // The answer to Shutdown is on its way: this waits for it.
@@ -230,11 +227,44 @@ fn say_ready() -> io::Result<()> {
     Ok(())
 }
 
-fn remove_socket(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "task socket was not removed");
+/// The socket's name. A shim whose tasks are over takes it away before it tells its last events: a `start` in that time would
+/// find it listening, take it for the new task's shim, and lose it.
+struct Name(Option<PathBuf>);
+
+impl Name {
+    /// Once: afterwards the name may be another shim's.
+    fn take_away(&mut self) {
+        let Some(path) = self.0.take() else { return };
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "task socket was not removed");
+            }
+            _ => {}
         }
-        _ => {}
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.take_away();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_away_once_and_then_another_shims() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.sock");
+        fs::write(&path, "ours").unwrap();
+        let mut name = Name(Some(path.clone()));
+        name.take_away();
+        assert!(!path.exists());
+        fs::write(&path, "another's").unwrap();
+        name.take_away();
+        drop(name);
+        assert!(path.exists());
     }
 }
