@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    process::Stdio,
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
 };
@@ -91,33 +91,183 @@ pub(crate) fn equals_the_guests(instance: &Instance<'_>) -> Result<()> {
     Ok(())
 }
 
+/// `seed logs -f`, with the lines that it has printed; killed when dropped.
+struct Following {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Following {
+    fn begin(instance: &Instance<'_>) -> Result<Self> {
+        let mut command = instance.lab().program("seed");
+        command
+            .args(["logs", instance.name(), "-f", "--lines", "1"])
+            .stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let printed = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in printed.map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// All lines up to one with this text.
+    fn until(&self, text: &str) -> Result<Vec<String>> {
+        let mut seen = Vec::new();
+        limit::until("the line in `seed logs -f`", limit::LOG_LINE, || {
+            for line in self.lines.try_iter() {
+                let is_last = line.contains(text);
+                seen.push(line);
+                if is_last {
+                    return Ok(Some(()));
+                }
+            }
+            Ok(None)
+        })?;
+        Ok(seen)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// `seed logs -f` shows a line that is logged while it runs.
 pub(crate) fn follows(instance: &Instance<'_>) -> Result<()> {
-    let mut command = instance.lab().program("seed");
-    command
-        .args(["logs", instance.name(), "-f", "--lines", "1"])
-        .stdout(Stdio::piped());
-    let mut child = command.spawn()?;
-    let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let following = Following::begin(instance)?;
     let marker = "a line while following";
-    let seen = instance
-        .sh(&format!("logger -t case '{marker}'"))
-        .and_then(|_| {
-            limit::until("the line in `seed logs -f`", limit::LOG_LINE, || {
-                Ok(receiver.try_iter().find(|line| line.contains(marker)))
-            })
-        });
-    child.kill()?;
-    child.wait()?;
-    let line = seen?;
+    instance.sh(&format!("logger -t case '{marker}'"))?;
+    let lines = following.until(marker)?;
+    let line = lines.last().context("no line")?;
     ensure!(line.contains("case"), "no identifier: {line}");
+    Ok(())
+}
+
+/// Begins to log some hundred numbered lines a second, and goes on until the last program of systemd kills it.
+pub(crate) fn flood(instance: &Instance<'_>) -> Result<()> {
+    let script = "while :; do for k in 1 2 3 4 5 6 7 8 9 10; do i=$((i + 1)); echo \"flood $i.\"; done; sleep 0.02; done";
+    instance.sh(&format!(
+        "systemd-run --quiet --unit=flood --property=DefaultDependencies=no --expand-environment=no sh -c '{script}'"
+    ))?;
+    Ok(())
+}
+
+/// What journald says last.
+const LAST_WORD: &str = "Journal stopped";
+
+/// The last entry of an orderly end is journald's last, and every number of that boot's flood up to the highest is there
+/// once.
+pub(crate) fn ends_whole(log: &[Value]) -> Result<()> {
+    let last = log.last().context("the log is empty")?;
+    ensure!(last["MESSAGE"] == LAST_WORD, "the last entry: {last}");
+    let of_boot = log
+        .iter()
+        .filter(|entry| entry["_BOOT_ID"] == last["_BOOT_ID"]);
+    let numbers: Vec<u64> = of_boot
+        .filter_map(|entry| number(entry["MESSAGE"].as_str()?))
+        .collect();
+    let is_next = |pair: &[u64]| pair[1] == pair[0] + 1;
+    ensure!(
+        numbers.len() > 100,
+        "only {} lines of the flood",
+        numbers.len()
+    );
+    ensure!(
+        numbers.windows(2).all(is_next),
+        "numbers of the flood are missing or come twice"
+    );
+    Ok(())
+}
+
+/// Of a line of the flood.
+fn number(line: &str) -> Option<u64> {
+    line.split_once("flood ")?.1.strip_suffix('.')?.parse().ok()
+}
+
+/// What the guest's journal has on its disk after the machine's end, by the journalctl of the guest's root.
+fn on_disk(instance: &Instance<'_>) -> Result<Vec<Value>> {
+    let layer = instance
+        .lab()
+        .state_dir()
+        .join("layers/default")
+        .join(instance.name());
+    let script = "mount --bind \"$1/upper/var/log/journal\" \"$2/mnt\" && exec chroot \"$2\" journalctl -D /mnt/$(ls $1/upper/var/log/journal) -q --no-pager --all -o json";
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
+        .args([&layer, instance.lab().guest()])
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "journalctl: {error}");
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    Ok(lines
+        .map(serde_json::from_slice)
+        .collect::<Result<_, _>>()?)
+}
+
+/// The machine powers itself off while it logs as much as it can: the log on the host then holds all that its disk holds. Whoever
+/// follows the log goes on over the next start, and is told of it.
+pub(crate) fn goes_over_a_restart(instance: &Instance<'_>) -> Result<()> {
+    let following = Following::begin(instance)?;
+    flood(instance)?;
+    following.until("flood 300.")?;
+    // Whether this command sees its own end is not the question.
+    instance.exec(&["systemctl", "poweroff", "--no-block"])?;
+    limit::until("the end", limit::STOP, || {
+        let status = instance.status()?;
+        Ok((status["state"] == "stopped").then_some(()))
+    })?;
+    let mut log = instance.log(100_000)?;
+    ends_whole(&log)?;
+    // What is on the disk ends with the log; of the log's beginning older files may be deleted.
+    let mut held = BTreeMap::new();
+    for entry in log.drain(..) {
+        *held.entry(content(entry)).or_insert(0) += 1;
+    }
+    let disk = on_disk(instance)?;
+    ensure!(disk.len() > 300, "only {} entries on the disk", disk.len());
+    for entry in disk.into_iter().map(content) {
+        let left = held.get_mut(&entry).filter(|left| **left > 0);
+        *left.with_context(|| format!("on the guest's disk alone: {entry}"))? -= 1;
+    }
+
+    instance.restart()?;
+    let marker = "after the restart";
+    instance.sh(&format!("logger -t case '{marker}'"))?;
+    let lines = following.until(marker)?;
+    let mut starts = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.contains("was started again"));
+    let (start, _) = starts.next().context("no line about the start")?;
+    ensure!(starts.next().is_none(), "two lines about one start");
+    ensure!(
+        lines[start - 1].contains(LAST_WORD),
+        "before the start: {}",
+        lines[start - 1]
+    );
+    let numbers: Vec<u64> = lines.iter().filter_map(|line| number(line)).collect();
+    let begins = numbers.first() == Some(&301);
+    ensure!(
+        begins && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "lines of the flood are missing or come twice"
+    );
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result, ensure};
 use seed_tests::{Instance, limit};
 
-use crate::storage;
+use crate::{journal, storage};
 
 fn kill(pid: u32) -> Result<()> {
     // The shell's own: a small machine has no other.
@@ -101,6 +101,8 @@ fn tree(root: &Path) -> Vec<String> {
 /// its owner's.
 pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     let pids = pids(instance)?;
+    journal::flood(instance)?;
+    instance.sh("sleep 3")?;
     instance.stop()?;
     all_gone(&pids)?;
     let lab = instance.lab();
@@ -127,7 +129,8 @@ pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     let run = lab.run_dir().to_string_lossy().into_owned();
     ensure!(!mounts.contains(&run), "a mount is left below {run}");
     // What the log holds can be read after the end, and the end was orderly.
-    let log = instance.log(400)?;
+    let log = instance.log(100_000)?;
+    journal::ends_whole(&log)?;
     let orderly = log
         .iter()
         .any(|entry| entry["UNIT"] == "poweroff.target" && entry["JOB_RESULT"] == "done");

@@ -10,7 +10,7 @@ use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage, tr
 type Case = fn(&Instance<'_>) -> anyhow::Result<()>;
 
 /// In the order of the instance's life.
-const CASES: [(&str, Case); 18] = [
+const CASES: [(&str, Case); 19] = [
     (
         "smoke: the boot names every stage in order",
         smoke::the_boot_names_every_stage,
@@ -60,6 +60,10 @@ const CASES: [(&str, Case); 18] = [
         journal::follows,
     ),
     (
+        "journal: following goes over an end that loses nothing",
+        journal::goes_over_a_restart,
+    ),
+    (
         "secrets: twenty are sealed to the instance",
         secrets::are_sealed,
     ),
@@ -86,8 +90,8 @@ const CASES: [(&str, Case); 18] = [
 ];
 
 /// For the skip list.
-pub(crate) const NAMES: [&str; 19] = {
-    let mut names = [BOOT; 19];
+pub(crate) const NAMES: [&str; CASES.len() + 1] = {
+    let mut names = [BOOT; CASES.len() + 1];
     let mut index = 0;
     while index < CASES.len() {
         names[index + 1] = CASES[index].0;
