@@ -72,7 +72,12 @@ const VOLUMES: [Request; 4] = [
     Request::SwapPath,
 ];
 /// What `seed.v1` has.
-const GUEST: [Request; 3] = [Request::Journal, Request::Units, Request::Control];
+const GUEST: [Request; 4] = [
+    Request::Journal,
+    Request::Units,
+    Request::Control,
+    Request::Show,
+];
 
 /// The first byte says which.
 fn one_of(requests: &[Request], input: &[u8]) -> bool {

@@ -21,8 +21,8 @@ use seed_protocol::{
         health_ttrpc::HealthClient, oci,
     },
     seed::v1::{
-        ClosePortRequest, GetStatusRequest, OpenPortRequest, ReadPortRequest, Stage,
-        WritePortRequest,
+        ClosePortRequest, GetStatusRequest, OpenPortRequest, ReadPortRequest, ShowUnitRequest,
+        Stage, WritePortRequest,
     },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -335,6 +335,28 @@ async fn what_is_not_done_is_refused_by_name() {
         .get_guest_details(limit(), &GuestDetailsRequest::new())
         .await;
     assert!(!details.unwrap().agent_details.supports_seccomp);
+}
+
+#[tokio::test]
+async fn a_unit_is_shown_by_a_name_that_one_can_have() {
+    let agent = Agent::start().await;
+    let seed = agent.seed();
+    let show = async |name: &str| {
+        let request = ShowUnitRequest {
+            name: name.into(),
+            ..Default::default()
+        };
+        refusal(seed.show_unit(limit(), &request).await)
+    };
+    for name in ["", "no name", "../x", &"x".repeat(256)] {
+        let (code, message) = show(name).await;
+        assert_eq!(code, Code::INVALID_ARGUMENT, "{message}");
+        assert!(message.contains("is no unit name"), "{message}");
+    }
+    // Without a bus it is "not yet", and with this machine's own there is no such unit.
+    let (code, message) = show("seed-test-of-no-unit").await;
+    let expected = [Code::UNAVAILABLE, Code::NOT_FOUND];
+    assert!(expected.contains(&code), "{code:?}: {message}");
 }
 
 #[tokio::test]

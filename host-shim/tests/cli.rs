@@ -29,7 +29,7 @@ use seed_protocol::{
         management::{GuestUsage, InstanceStatus, Keys, ProcessUsage, StageTime, State, Usage},
         v1::{
             ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Problem,
-            Stage, Volume,
+            ShowUnitRequest, Stage, UnitDetails, Volume,
         },
     },
 };
@@ -223,6 +223,9 @@ impl Backend for Fake {
         Err(BackendError::NotReady("no".into()))
     }
     async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
+        Err(BackendError::NotReady("no".into()))
+    }
+    async fn show_unit(&self, _: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
         Err(BackendError::NotReady("no".into()))
     }
     async fn control_unit(

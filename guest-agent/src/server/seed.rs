@@ -12,8 +12,8 @@ use seed_protocol::{
             ClosePortRequest, ClosePortResponse, ControlUnitRequest, ControlUnitResponse,
             GetIdentityRequest, GetStatusRequest, GuestStatus, Identity, JournalBatch,
             ListUnitsRequest, ListUnitsResponse, OpenPortRequest, OpenPortResponse,
-            ReadJournalRequest, ReadPortRequest, ReadPortResponse, Unit, WritePortRequest,
-            WritePortResponse, control_unit_request, gap, identity,
+            ReadJournalRequest, ReadPortRequest, ReadPortResponse, ShowUnitRequest, Unit,
+            UnitDetails, WritePortRequest, WritePortResponse, control_unit_request, gap, identity,
         },
         v1_ttrpc,
     },
@@ -25,7 +25,7 @@ use crate::{
     agent::Context,
     identity::Origin,
     journal::{Batch, Request, Turn},
-    systemd::{Action, UnitName},
+    systemd::{self, Action, UnitName},
 };
 
 /// The size of a batch for callers who name none, and the largest: a ttrpc frame has 4 MiB.
@@ -108,16 +108,34 @@ impl v1_ttrpc::Guest for Service {
         let units = units
             .map_err(RequestError::from)?
             .into_iter()
-            .map(|unit| Unit {
-                name: unit.name,
-                description: unit.description,
-                load_state: unit.load_state,
-                active_state: unit.active_state,
-                sub_state: unit.sub_state,
-                ..Default::default()
-            });
+            .map(wire_unit);
         Ok(ListUnitsResponse {
             units: units.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn show_unit(
+        &self,
+        _: &TtrpcContext,
+        request: ShowUnitRequest,
+    ) -> ttrpc::Result<UnitDetails> {
+        let shown = self.ctx.systemd.show_unit(&shown(&request)?).await;
+        let details = shown.map_err(RequestError::from)?;
+        Ok(UnitDetails {
+            unit: Some(wire_unit(details.unit)).into(),
+            fragment_path: details.fragment_path,
+            file_state: details.file_state,
+            since_realtime_us: details.since_realtime_us,
+            result: details.result,
+            main_pid: details.main_pid,
+            exec_main_code: details.exec_main_code,
+            exec_main_status: details.exec_main_status,
+            restarts: details.restarts,
+            memory_bytes: details.memory_bytes,
+            tasks: details.tasks,
+            cpu_ns: details.cpu_ns,
+            job_id: details.job_id,
             ..Default::default()
         })
     }
@@ -194,6 +212,22 @@ impl v1_ttrpc::Guest for Service {
     ) -> ttrpc::Result<ClosePortResponse> {
         self.ctx.ports.close(request.id);
         Ok(ClosePortResponse::default())
+    }
+}
+
+/// Which unit shall be shown.
+pub(super) fn shown(request: &ShowUnitRequest) -> Result<UnitName, RequestError> {
+    Ok(UnitName::try_from(request.name.as_str())?)
+}
+
+fn wire_unit(unit: systemd::Unit) -> Unit {
+    Unit {
+        name: unit.name,
+        description: unit.description,
+        load_state: unit.load_state,
+        active_state: unit.active_state,
+        sub_state: unit.sub_state,
+        ..Default::default()
     }
 }
 

@@ -219,6 +219,15 @@ impl Bus {
 }
 
 impl Bus {
+    /// The answer with all properties of a unit, of all of its interfaces, as they are at one moment.
+    pub(super) async fn unit_properties(&self, name: &str) -> zbus::Result<Message> {
+        let path = unit_path(name);
+        let interface = Some(PROPERTIES_INTERFACE);
+        self.connection
+            .call_method(Some(SYSTEMD), path.as_str(), interface, "GetAll", &"")
+            .await
+    }
+
     /// The properties of a service at this object path.
     pub(super) async fn service<'p>(&self, path: &'p str) -> zbus::Result<ServiceProxy<'p>> {
         ServiceProxy::builder(&self.connection)

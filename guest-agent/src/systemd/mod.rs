@@ -11,6 +11,7 @@ mod follow;
 mod jobs;
 mod power;
 mod proxy;
+mod show;
 mod text;
 mod transient;
 mod unit;
@@ -23,6 +24,7 @@ use tokio::{sync::watch, time::timeout};
 use self::{bus::Bus, follow::Follower};
 pub use self::{
     bus::HELD_CONNECTION,
+    show::Details,
     transient::{Exit, ServiceSpec, Standard, Transient},
     unit::{Action, Unit, UnitName},
 };

@@ -14,7 +14,7 @@ use seed_protocol::{
     journal::BatchDecoder,
     kata::{agent::*, agent_ttrpc::AgentServiceClient, oci},
     seed::{
-        v1::{self, ControlUnitRequest, ListUnitsRequest, ReadJournalRequest},
+        v1::{self, ControlUnitRequest, ListUnitsRequest, ReadJournalRequest, ShowUnitRequest},
         v1_ttrpc::GuestClient,
     },
     status,
@@ -255,6 +255,24 @@ fn refusals_have_katas_codes() {
             code(agent.seed.control_unit(calm(), &unknown).await),
             Code::NOT_FOUND
         );
+        let show = |name: &str| ShowUnitRequest {
+            name: name.into(),
+            ..Default::default()
+        };
+        for (name, expected) in [
+            ("no-such-unit", Code::NOT_FOUND),
+            ("no name", Code::INVALID_ARGUMENT),
+        ] {
+            assert_eq!(
+                code(agent.seed.show_unit(calm(), &show(name)).await),
+                expected
+            );
+        }
+        let shown = show("systemd-journald");
+        let journald = agent.seed.show_unit(calm(), &shown);
+        let journald = journald.await.unwrap();
+        assert_eq!(journald.unit.name, "systemd-journald.service");
+        assert!(journald.main_pid > 1 && journald.since_realtime_us > 0);
     });
 }
 

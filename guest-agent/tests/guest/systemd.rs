@@ -1,11 +1,16 @@
 //! Units and readiness against a real systemd.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use seed_agent::{
     status::Board,
     sys::descriptors::Keeper,
-    systemd::{Action, Handle, SystemdError, UnitName},
+    systemd::{Action, Handle, SystemdError, Unit, UnitName},
 };
 use seed_protocol::seed::v1::Stage;
 
@@ -53,6 +58,9 @@ fn before_the_bus_everything_is_not_yet() {
             Board::new(),
             Keeper::Systemd,
         );
+        let unit = UnitName::try_from("app").unwrap();
+        let shown = systemd.show_unit(&unit).await;
+        assert!(matches!(shown, Err(SystemdError::NotYet)));
         let error = systemd.list_units(&[]).await.unwrap_err();
         assert!(matches!(error, SystemdError::NotYet));
         assert_eq!(
@@ -131,6 +139,113 @@ fn a_job_gives_its_true_result() {
         let error = control(&good, Action::Reload).await.unwrap_err();
         assert!(matches!(error, SystemdError::Refused { .. }), "{error:?}");
     });
+}
+
+#[test]
+fn a_unit_is_shown_as_systemctl_shows_it() {
+    with_systemd(|guest| async move {
+        let show = async |unit: &UnitName| guest.systemd.show_unit(unit).await;
+        let start = async |unit: &UnitName| {
+            let result = guest.systemd.control_unit(unit, Action::Start).await;
+            result.unwrap()
+        };
+        let (file, runs) = UnitFile::new(
+            "seed-test-runs.service",
+            "[Unit]\nDescription=It runs\n[Service]\nExecStart=/bin/sleep 1000\n",
+        );
+        // It is not loaded before it is asked for.
+        let idle = show(&runs).await.unwrap();
+        assert_eq!(
+            (idle.unit.load_state.as_str(), idle.main_pid),
+            ("loaded", 0)
+        );
+        assert_eq!((idle.since_realtime_us, idle.memory_bytes), (0, None));
+        assert_eq!(start(&runs).await, "done");
+        let shown = show(&runs).await.unwrap();
+        let Unit {
+            name,
+            description,
+            load_state,
+            active_state,
+            sub_state,
+        } = &shown.unit;
+        assert_eq!(
+            [name, description, load_state, active_state, sub_state],
+            [runs.as_str(), "It runs", "loaded", "active", "running"]
+        );
+        assert_eq!(Path::new(&shown.fragment_path), file.path());
+        assert_eq!(
+            (shown.file_state.as_str(), shown.result.as_str()),
+            ("static", "success")
+        );
+        let main_pid = systemctl_shows(&runs, "MainPID");
+        assert_eq!(main_pid, shown.main_pid.to_string());
+        assert_ne!(main_pid, "0");
+        assert_eq!((shown.restarts, shown.job_id), (0, 0));
+        // Which controllers a container has is its host's matter.
+        for (property, count) in [
+            ("MemoryCurrent", shown.memory_bytes),
+            ("TasksCurrent", shown.tasks),
+            ("CPUUsageNSec", shown.cpu_ns),
+        ] {
+            let told = systemctl_shows(&runs, property);
+            assert_eq!(told == "[not set]", count.is_none(), "{property}={told}");
+        }
+        let entered = systemctl_shows(&runs, "ActiveEnterTimestamp");
+        assert_eq!(entered, format!("@{}", shown.since_realtime_us / 1_000_000));
+        guest
+            .systemd
+            .control_unit(&runs, Action::Stop)
+            .await
+            .unwrap();
+        let stopped = show(&runs).await.unwrap();
+        assert_eq!(
+            (stopped.unit.active_state.as_str(), stopped.main_pid),
+            ("inactive", 0)
+        );
+
+        let (_file, bad) = UnitFile::new(
+            "seed-test-exits.service",
+            "[Service]\nExecStart=/bin/sh -c 'exit 7'\nType=oneshot\n",
+        );
+        assert_eq!(start(&bad).await, "failed");
+        let failed = show(&bad).await.unwrap();
+        assert_eq!(
+            (failed.unit.active_state.as_str(), failed.result.as_str()),
+            ("failed", "exit-code")
+        );
+        // CLD_EXITED.
+        assert_eq!((failed.exec_main_code, failed.exec_main_status), (1, 7));
+
+        let target = show(&UnitName::try_from("basic.target").unwrap())
+            .await
+            .unwrap();
+        assert_eq!(
+            (target.unit.active_state.as_str(), target.result.as_str()),
+            ("active", "")
+        );
+        let unknown = UnitName::try_from("seed-test-unknown").unwrap();
+        let error = show(&unknown).await.unwrap_err();
+        assert!(matches!(error, SystemdError::NoSuchUnit(name) if name == unknown.as_str()));
+        // A template is no unit.
+        let template = UnitName::try_from("getty@").unwrap();
+        let error = show(&template).await.unwrap_err();
+        assert!(matches!(error, SystemdError::BadName { .. }), "{error:?}");
+    });
+}
+
+/// A property as systemctl has it, times in seconds since the epoch.
+fn systemctl_shows(unit: &UnitName, property: &str) -> String {
+    let arguments = [
+        "show",
+        "--value",
+        "--timestamp=unix",
+        "-p",
+        property,
+        unit.as_str(),
+    ];
+    let output = Command::new("systemctl").args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[test]

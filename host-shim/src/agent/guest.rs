@@ -5,6 +5,7 @@ use std::time::Duration;
 use seed_protocol::seed::v1::{
     ControlUnitRequest, ControlUnitResponse, GetIdentityRequest, GetStatusRequest, GuestStatus,
     Identity, JournalBatch, ListUnitsRequest, ListUnitsResponse, ReadJournalRequest,
+    ShowUnitRequest, UnitDetails,
 };
 
 use super::{
@@ -58,6 +59,12 @@ impl Agent {
     ) -> Result<ListUnitsResponse, AgentError> {
         let result = self.seed().await?.list_units(within(SHORT), request).await;
         self.sorted("ListUnits", result).await
+    }
+
+    /// `ShowUnit`.
+    pub async fn show_unit(&self, request: &ShowUnitRequest) -> Result<UnitDetails, AgentError> {
+        let result = self.seed().await?.show_unit(within(SHORT), request).await;
+        self.sorted("ShowUnit", result).await
     }
 
     /// `ControlUnit`: waits for the job.

@@ -14,7 +14,10 @@ use seed_protocol::{
             RestartRequest, Usage,
         },
         management_ttrpc::ManagementClient,
-        v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+        v1::{
+            ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+            ShowUnitRequest, UnitDetails,
+        },
     },
     status,
 };
@@ -164,6 +167,18 @@ impl Client {
         };
         self.inner
             .list_units(context::with_duration(GUEST_ANSWER), &request)
+            .await
+            .map_err(refusal)
+    }
+
+    /// One unit in the guest, as `systemctl status` shows it.
+    pub async fn show_unit(&self, name: String) -> Result<UnitDetails, ClientError> {
+        let request = ShowUnitRequest {
+            name,
+            ..Default::default()
+        };
+        self.inner
+            .show_unit(context::with_duration(GUEST_ANSWER), &request)
             .await
             .map_err(refusal)
     }

@@ -13,7 +13,10 @@ use seed_protocol::seed::{
         ControlExecRequest, InstanceStatus, Keys, ReadExecRequest, StartExecRequest, Usage,
         WriteExecRequest,
     },
-    v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+    v1::{
+        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+        ShowUnitRequest, UnitDetails,
+    },
 };
 use thiserror::Error;
 
@@ -73,6 +76,9 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         request: ListUnitsRequest,
     ) -> Result<ListUnitsResponse, BackendError>;
+
+    /// One of them, as `systemctl status` shows it.
+    async fn show_unit(&self, request: ShowUnitRequest) -> Result<UnitDetails, BackendError>;
 
     /// Starts, stops, restarts... a unit and waits for its job.
     async fn control_unit(

@@ -26,7 +26,10 @@ use seed_protocol::{
             WaitExecRequest, WaitExecResponse, WriteExecRequest, WriteExecResponse,
         },
         management_ttrpc::{Management, create_management},
-        v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+        v1::{
+            ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+            ShowUnitRequest, UnitDetails,
+        },
     },
     status,
 };
@@ -273,6 +276,14 @@ impl Management for Service {
         Ok(self.backend.list_units(request).await?)
     }
 
+    async fn show_unit(
+        &self,
+        _: &TtrpcContext,
+        request: ShowUnitRequest,
+    ) -> ttrpc::Result<UnitDetails> {
+        Ok(self.backend.show_unit(request).await?)
+    }
+
     async fn control_unit(
         &self,
         _: &TtrpcContext,
@@ -384,6 +395,9 @@ mod tests {
             request: ListUnitsRequest,
         ) -> Result<ListUnitsResponse, BackendError> {
             Err(BackendError::Invalid(request.patterns.join(",")))
+        }
+        async fn show_unit(&self, request: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
+            Err(BackendError::NotFound(request.name))
         }
         async fn control_unit(
             &self,

@@ -8,7 +8,10 @@ use seed_protocol::seed::{
         self as wire, ControlExecRequest, Exit, InstanceStatus, Keys, Process, ReadExecRequest,
         StageTime, StartExecRequest, State, Usage, WriteExecRequest,
     },
-    v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse},
+    v1::{
+        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+        ShowUnitRequest, UnitDetails,
+    },
 };
 use tokio::time::timeout;
 use ttrpc::Code;
@@ -123,6 +126,12 @@ impl Backend for Instance {
             .list_units(&request)
             .await
             .map_err(backend)
+    }
+
+    async fn show_unit(&self, request: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
+        self.ready()?;
+        let shown = self.sandbox.agent().show_unit(&request).await;
+        shown.map_err(backend)
     }
 
     async fn control_unit(

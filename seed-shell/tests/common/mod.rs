@@ -31,7 +31,10 @@ use seed_protocol::{
             ControlExecRequest, InstanceStatus, Keys, ReadExecRequest, StageTime, StartExecRequest,
             State, Usage, WriteExecRequest,
         },
-        v1::{ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Stage},
+        v1::{
+            ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+            ShowUnitRequest, Stage, UnitDetails,
+        },
     },
 };
 use seed_shell::{
@@ -432,6 +435,9 @@ impl Backend for Shown {
         Ok(self.0.commands.wait(&id).await)
     }
     async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
+        Err(BackendError::NotReady("no".into()))
+    }
+    async fn show_unit(&self, _: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
         Err(BackendError::NotReady("no".into()))
     }
     async fn control_unit(

@@ -7,7 +7,7 @@ use std::{fmt, path::Path};
 use protobuf::Message;
 use seed_protocol::{
     kata::agent::*,
-    seed::v1::{ControlUnitRequest, ListUnitsRequest, ReadJournalRequest},
+    seed::v1::{ControlUnitRequest, ListUnitsRequest, ReadJournalRequest, ShowUnitRequest},
 };
 
 use super::{container, network, process, sandbox, volumes};
@@ -50,6 +50,8 @@ pub enum Request {
     Units,
     /// `seed.v1`'s `ControlUnit`.
     Control,
+    /// `seed.v1`'s `ShowUnit`.
+    Show,
 }
 
 /// Why a request would be refused.
@@ -128,6 +130,10 @@ pub fn check(request: Request, bytes: &[u8], closure: &Instance) -> Result<(), R
         Request::Control => {
             let request: ControlUnitRequest = message(bytes)?;
             seed::control(&request)?;
+        }
+        Request::Show => {
+            let request: ShowUnitRequest = message(bytes)?;
+            seed::shown(&request)?;
         }
     }
     Ok(())
