@@ -26,7 +26,7 @@ use seed_shim::logs::{
     namespaces,
     puller::{spawn, spawn_with},
     reader::{Item, Reader},
-    store::Limits,
+    store::{Limits, Store},
 };
 
 /// The limit of a drain that ends long before it, and how long one is waited for that has a limit of its own.
@@ -314,6 +314,18 @@ async fn a_drain_takes_what_the_guest_still_has_and_ends_at_its_limit() {
     let drain = handle.drain(Duration::from_millis(300));
     let ended = tokio::time::timeout(DRAIN_LIMIT, drain).await;
     assert!(ended.is_ok(), "the drain did not end at its limit");
+}
+
+#[tokio::test]
+async fn a_drain_tries_once_more_where_the_folder_was_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_use = Store::open(dir.path(), Limits::DEFAULT).unwrap();
+    let handle = spawn(Guest::new(10, 5, []), dir.path(), None);
+    // On this one thread: it tries, and rests.
+    tokio::task::yield_now().await;
+    drop(in_use);
+    handle.drain(DRAIN_LIMIT).await;
+    assert_eq!(stored(dir.path()), (1..=10).collect::<Vec<i64>>());
 }
 
 fn fifo(dir: &Path) -> std::path::PathBuf {

@@ -249,20 +249,20 @@ impl<S: JournalSource> Puller<S> {
         }
     }
 
-    /// The store, `None` when told to stop before it could be opened.
+    /// The store; `None` when told to stop and a last try fails too.
     async fn open(&mut self) -> Option<Store> {
         let mut pause = Pause::new();
+        let mut is_last = false;
         loop {
             match Store::open(&self.dir, self.limits) {
                 Ok(store) => return Some(store),
+                Err(_) if is_last => return None,
                 Err(error) if pause.is_first() => {
                     tracing::warn!(error = %chain(&error), "journal is not kept for now");
                 }
                 Err(_) => {}
             }
-            if self.rest(&mut pause).await {
-                return None;
-            }
+            is_last = self.rest(&mut pause).await;
         }
     }
 
