@@ -95,11 +95,6 @@ impl Container {
         self.0.read(command).unwrap();
     }
 
-    /// Runs a command in it that may fail; true when it did not.
-    pub(crate) fn try_run(&self, command: &[&str]) -> bool {
-        self.0.read(command).is_ok()
-    }
-
     /// What a command in it prints; it must succeed.
     pub(crate) fn output(&self, command: &[&str]) -> Vec<u8> {
         self.0.read(command).unwrap()

@@ -25,6 +25,9 @@ use super::{
 /// How long the slowest of all may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
+/// More entries than are ever under way.
+const MORE: u64 = 10_000;
+
 /// Writes native entries at about `rate` a second on a thread of its own, until told to stop.
 pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
@@ -136,6 +139,12 @@ pub(crate) async fn wait_for_entries(host: &Host, entries: u64) {
     let counters = host.puller.as_ref().unwrap().counters();
     let what = format!("{entries} entries on the host");
     until(&what, || counters.entries() >= entries).await;
+}
+
+/// Waits until so much has come that it was asked for after this began: whoever was killed is back. Somebody has to write.
+pub(crate) async fn wait_for_more(host: &Host) {
+    let counters = host.puller.as_ref().unwrap().counters();
+    wait_for_entries(host, counters.entries() + MORE).await;
 }
 
 /// Waits until it is so.
