@@ -22,6 +22,9 @@ pub const GUEST_VARIABLE: &str = "SEED_TEST_GUEST";
 /// `kvm`, `tcg` or `auto`.
 pub const ACCEL_VARIABLE: &str = "SEED_TEST_ACCEL";
 
+/// The programs.
+const PROGRAMS: [&str; 3] = ["seed", "containerd-shim-seed-v2", "age-plugin-tpm"];
+
 /// One set of directories; everything in it is gone when it is dropped.
 #[derive(Debug)]
 pub struct Lab {
@@ -48,6 +51,18 @@ impl Lab {
         let lab = Self { bin, guest, dir };
         lab.write_config("").map_err(|error| error.to_string())?;
         Ok(lab)
+    }
+
+    /// The same with programs of its own: another user may not see where they were built.
+    pub fn with_copies(mut self) -> Result<Self> {
+        let own = self.scratch("bin");
+        fs::create_dir(&own)?;
+        for name in PROGRAMS {
+            fs::copy(self.bin.join(name), own.join(name))
+                .with_context(|| format!("copy {name}"))?;
+        }
+        self.bin = own;
+        Ok(self)
     }
 
     /// Rewrites the shim's configuration: our directories, then `extra` lines of TOML.

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use seed_tests::{Lab, lab, limit, stub};
 use serde_json::Value;
 
@@ -17,6 +17,9 @@ pub(crate) const HOLD: &str = "STUB_HOLD";
 
 /// The stub's variable for a program that ends at once.
 pub(crate) const DIE: &str = "STUB_DIE";
+
+/// The program behind QEMU and its daemons.
+const STUB: &str = env!("CARGO_BIN_EXE_stub-vm");
 
 /// Whether this process may mount.
 pub(crate) fn is_root() -> bool {
@@ -33,15 +36,22 @@ pub(crate) struct Bench {
 impl Bench {
     /// `Err` is the reason why there is none.
     pub(crate) fn make() -> Result<Self, String> {
-        let lab = Lab::find()?;
-        let prepare = || -> Result<PathBuf> {
-            let config = stub::programs(&lab.scratch("p"), env!("CARGO_BIN_EXE_stub-vm"))?;
-            lab.write_config(&format!("[limits]\nhello_seconds = 60\n{config}"))?;
-            let root = lab.scratch("root");
-            stub::root(&root)?;
-            Ok(root)
-        };
-        let root = prepare().map_err(|error| format!("{error:#}"))?;
+        Self::over(Lab::find()?, STUB).map_err(|error| format!("{error:#}"))
+    }
+
+    /// One with copies of all programs, so that it can be another user's.
+    pub(crate) fn with_copies() -> Result<Self> {
+        let lab = Lab::find().map_err(Error::msg)?.with_copies()?;
+        let stub = lab.scratch("stub-vm");
+        fs::copy(STUB, &stub).context("copy the stub")?;
+        Self::over(lab, &stub.to_string_lossy())
+    }
+
+    fn over(lab: Lab, program: &str) -> Result<Self> {
+        let config = stub::programs(&lab.scratch("p"), program)?;
+        lab.write_config(&format!("[limits]\nhello_seconds = 60\n{config}"))?;
+        let root = lab.scratch("root");
+        stub::root(&root)?;
         Ok(Self { lab, root })
     }
 

@@ -67,6 +67,7 @@ const TEST_PACKAGES: &[Package] = &[
     ("systemd", "journalctl, a reader to test ours against"),
     ("tmux", "a terminal for the seed shell's dashboard"),
     ("tpm2-openssl", "OpenSSL with keys in a TPM, as in guests"),
+    ("uidmap", "namespaces of ordinary users, for tests"),
 ];
 /// Only to build virtiofsd.
 const VIRTIOFSD_BUILD: &[Package] = &[

@@ -29,6 +29,10 @@ const EXPECTED_SKIPS: &[(&str, &str)] = &[
         "SEED_CLOUD_HYPERVISOR",
         "Cloud Hypervisor is packaged nowhere that the set-up looks, and wants KVM",
     ),
+    (
+        "no namespace of an ordinary user",
+        "containers often give such namespaces to root only",
+    ),
     ("there is no IPv6", "containers often run without it"),
     (
         "no git checkout",

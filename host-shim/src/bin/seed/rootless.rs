@@ -56,7 +56,7 @@ pub(crate) fn check_root(root: &Path) -> Result<(), CliError> {
     }
     Err(CliError::new(
         format!("root {} belongs to uid {uid}, not to you", root.display()),
-        "Be root, or unpack it as yourself: unshare --user --map-root-user --map-auto tar -xpf ROOT.tar",
+        "Be root, or unpack it as yourself: unshare --user --map-root-user --map-auto tar --exclude='./dev/*' -xpf ROOT.tar",
     ))
 }
 
