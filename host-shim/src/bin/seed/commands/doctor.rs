@@ -129,6 +129,7 @@ fn look(config: &Config) -> Vec<Finding> {
     findings.push(shim());
     findings.extend(programs(config));
     findings.extend([accelerator(config), users(config), overlay()]);
+    findings.extend(for_pods(Path::new("/")));
     findings.push(folder("run folder", &config.run_dir));
     findings.push(folder("state folder", &config.state_dir));
     findings
@@ -271,6 +272,36 @@ fn overlay() -> Finding {
     }
 }
 
+/// What only pods need: the taps of their cards, and the limits that Kubernetes sets.
+fn for_pods(root: &Path) -> [Finding; 2] {
+    let needs = [
+        (
+            "tun",
+            "dev/net/tun",
+            "pods have no network",
+            "modprobe tun (CONFIG_TUN)",
+        ),
+        (
+            "cgroup v2",
+            "sys/fs/cgroup/cgroup.controllers",
+            "Kubernetes wants it",
+            "boot with systemd.unified_cgroup_hierarchy=1 (CONFIG_CGROUPS)",
+        ),
+    ];
+    needs.map(|(what, path, without, remedy)| {
+        let path = root.join(path);
+        if path.exists() {
+            return Finding::good(what, path.display().to_string());
+        }
+        Finding {
+            what,
+            verdict: Verdict::Worse,
+            found: format!("no {}: {without}", path.display()),
+            remedy: remedy.into(),
+        }
+    })
+}
+
 fn folder(what: &'static str, path: &Path) -> Finding {
     let existing = path
         .ancestors()
@@ -285,5 +316,26 @@ fn folder(what: &'static str, path: &Path) -> Finding {
         verdict: Verdict::Lacking,
         found: format!("{} cannot be written", existing.display()),
         remedy: "name another folder in the shim's configuration (run_dir, state_dir)".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pods_lack_is_named_with_the_option_of_the_kernel_and_stops_nobody_else() {
+        let root = tempfile::tempdir().unwrap();
+        let [tun, cgroup] = for_pods(root.path());
+        assert_eq!(tun.verdict, Verdict::Worse);
+        assert!(tun.found.ends_with("dev/net/tun: pods have no network"));
+        assert_eq!(tun.remedy, "modprobe tun (CONFIG_TUN)");
+        assert_eq!(cgroup.verdict, Verdict::Worse);
+        assert!(cgroup.remedy.contains("systemd.unified_cgroup_hierarchy=1"));
+        fs::create_dir_all(root.path().join("dev/net")).unwrap();
+        fs::write(root.path().join("dev/net/tun"), "").unwrap();
+        let [tun, cgroup] = for_pods(root.path());
+        assert_eq!((tun.verdict, tun.remedy.as_str()), (Verdict::Good, ""));
+        assert_eq!(cgroup.verdict, Verdict::Worse);
     }
 }
