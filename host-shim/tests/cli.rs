@@ -29,7 +29,7 @@ use seed_protocol::{
         management::{GuestUsage, InstanceStatus, Keys, ProcessUsage, StageTime, State, Usage},
         v1::{
             ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Problem,
-            ShowUnitRequest, Stage, UnitDetails, Volume,
+            ShowUnitRequest, Stage, Unit, UnitDetails, Volume, control_unit_request::Action,
         },
     },
 };
@@ -222,17 +222,69 @@ impl Backend for Fake {
     async fn restart(&self) -> Result<String, BackendError> {
         Err(BackendError::NotReady("no".into()))
     }
-    async fn list_units(&self, _: ListUnitsRequest) -> Result<ListUnitsResponse, BackendError> {
-        Err(BackendError::NotReady("no".into()))
+    async fn list_units(
+        &self,
+        wanted: ListUnitsRequest,
+    ) -> Result<ListUnitsResponse, BackendError> {
+        let mut units = vec![unit("app.service", "failed"), unit("odd.mount", "active")];
+        units.retain(|unit| wanted.patterns.is_empty() || wanted.patterns.contains(&unit.name));
+        Ok(ListUnitsResponse {
+            units,
+            ..Default::default()
+        })
     }
-    async fn show_unit(&self, _: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
-        Err(BackendError::NotReady("no".into()))
+    async fn show_unit(&self, request: ShowUnitRequest) -> Result<UnitDetails, BackendError> {
+        match request.name.as_str() {
+            "app" => Ok(UnitDetails {
+                unit: Some(unit("app.service", "failed")).into(),
+                fragment_path: "/etc/systemd/system/app.service".into(),
+                file_state: "enabled".into(),
+                since_realtime_us: 1_763_766_062_000_000,
+                result: "exit-code".into(),
+                main_pid: 17,
+                exec_main_code: 1,
+                exec_main_status: 7,
+                restarts: 3,
+                memory_bytes: Some(3 << 20),
+                cpu_ns: Some(1_230_000_000),
+                ..Default::default()
+            }),
+            "odd.mount" => Ok(UnitDetails {
+                unit: Some(unit("odd.mount", "active")).into(),
+                ..Default::default()
+            }),
+            name => Err(BackendError::NotFound(format!(
+                "unit {name}.service is not known to systemd"
+            ))),
+        }
     }
     async fn control_unit(
         &self,
-        _: ControlUnitRequest,
+        request: ControlUnitRequest,
     ) -> Result<ControlUnitResponse, BackendError> {
-        Err(BackendError::NotReady("no".into()))
+        let result = match (
+            request.name.as_str(),
+            request.action.enum_value_or_default(),
+        ) {
+            ("app", Action::ACTION_START) => "failed",
+            ("app", Action::ACTION_RESET_FAILED) => "done",
+            _ => "skipped",
+        };
+        Ok(ControlUnitResponse {
+            result: result.into(),
+            ..Default::default()
+        })
+    }
+}
+
+fn unit(name: &str, active_state: &str) -> Unit {
+    Unit {
+        name: name.into(),
+        description: "What \u{1b}[31mit is".into(),
+        load_state: "loaded".into(),
+        active_state: active_state.into(),
+        sub_state: active_state.into(),
+        ..Default::default()
     }
 }
 
@@ -376,6 +428,7 @@ async fn what_a_running_instance_tells() {
         .await;
     lab.record("demo", Path::new("/nonexistent/socket"));
     lab.check("running").await;
+    lab.check("units").await;
     lab.management("early", status("early", State::STATE_STARTING))
         .await;
     lab.record("early", Path::new("/nonexistent/socket"));

@@ -33,7 +33,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// What the instance uses: the shim waits a few seconds for the guest, then answers without it.
 const USAGE_ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the guest may take: a unit's job can be slow, and so is a guest without KVM.
+/// How long a unit's job may take: the agent gives up after ten minutes, and then still has to say so.
+const UNIT_JOB_ANSWER: Duration = Duration::from_secs(620);
+
+/// How long the guest may take, which is slow without KVM.
 pub(super) const GUEST_ANSWER: Duration = Duration::from_secs(120);
 
 /// Why there is no answer.
@@ -189,7 +192,7 @@ impl Client {
         request: &ControlUnitRequest,
     ) -> Result<ControlUnitResponse, ClientError> {
         self.inner
-            .control_unit(context::with_duration(GUEST_ANSWER), request)
+            .control_unit(context::with_duration(UNIT_JOB_ANSWER), request)
             .await
             .map_err(refusal)
     }

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod report;
 pub mod scrape;
 pub mod server;
+pub mod units;
 pub mod words;
 
 pub use client::{Client, ClientError};

@@ -12,6 +12,7 @@ use seed_shim::{
         show::Form,
         when,
     },
+    management::units,
     names::ContainerId,
     spec::{Forward, MemoryMib, Size, Vcpus, parse_size},
 };
@@ -45,6 +46,17 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
         },
         "inspect" => Command::Inspect(which(given, name)?),
         "logs" => Command::Logs(Box::new(logs(given)?)),
+        "units" => {
+            let mut words = std::mem::take(&mut given.words).into_iter();
+            let which = words
+                .next()
+                .map(|word| ContainerId::try_from(word.as_str()));
+            Command::Units {
+                which: which.transpose()?,
+                patterns: words.collect(),
+            }
+        }
+        "unit" => unit(given)?,
         "keys" => Command::Keys {
             which: which(given, name)?,
             tag: given.has("tag"),
@@ -73,6 +85,30 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             given.no_words(name)?;
             Command::Doctor
         }
+    })
+}
+
+fn unit(given: &mut Given) -> Result<Command, CliError> {
+    const UNIT: &str = "unit";
+    let words = std::mem::take(&mut given.words);
+    let (id, action, unit) = match &words[..] {
+        [id, unit] => (id, None, unit),
+        [id, action, unit] => (id, Some(action), unit),
+        _ => {
+            let what = "write an instance and a unit, with what to do between them if anything";
+            return Err(CliError::usage(what, UNIT));
+        }
+    };
+    let action = action.map(|word| {
+        units::action(word).ok_or_else(|| {
+            let known = "use start, stop, restart, reload or reset-failed";
+            CliError::usage(format!("{word:?} is unknown: {known}"), UNIT)
+        })
+    });
+    Ok(Command::Unit {
+        id: ContainerId::try_from(id.as_str())?,
+        action: action.transpose()?,
+        unit: unit.clone(),
     })
 }
 

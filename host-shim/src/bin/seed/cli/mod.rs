@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use seed_protocol::JournalNamespace;
+use seed_protocol::{JournalNamespace, seed::v1::control_unit_request::Action};
 use seed_shim::{
     config::Accel,
     containerd::volumes::VolumeArg,
@@ -18,6 +18,7 @@ mod completions;
 mod help;
 mod man;
 mod meaning;
+mod option;
 mod parse;
 mod table;
 
@@ -72,6 +73,22 @@ pub(crate) enum Command {
     Inspect(Which),
     /// `seed logs`
     Logs(Box<LogsArgs>),
+    /// `seed units`
+    Units {
+        /// Which instance.
+        which: Which,
+        /// Patterns of names; all for none.
+        patterns: Vec<String>,
+    },
+    /// `seed unit`
+    Unit {
+        /// Which instance.
+        id: ContainerId,
+        /// What to do; show it for nothing.
+        action: Option<Action>,
+        /// The unit.
+        unit: String,
+    },
     /// `seed keys`
     Keys {
         /// Which instance.

@@ -1,45 +1,8 @@
 //! Every command, its words and its options, once: help, man pages, completions and the parser are made of this.
 //! Nothing is decided or printed here.
 
-/// What a word or a value may be, for a shell that completes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Free text.
-    Text,
-    /// The name of an instance.
-    Instance,
-    /// The name of a command of this program.
-    Command,
-    /// A folder.
-    Folder,
-    /// A file.
-    File,
-    /// One of these.
-    OneOf(&'static [&'static str]),
-}
-
-/// Whether an option has a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value {
-    /// It has none.
-    Flag,
-    /// It has one, which help calls so.
-    Needed(&'static str, Kind),
-    /// It may have one.
-    Optional(&'static str),
-}
-
-/// An option.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Opt {
-    /// One letter, or 0 chars.
-    pub(super) short: &'static str,
-    /// Its name.
-    pub(super) long: &'static str,
-    pub(super) value: Value,
-    /// Without a full stop; `;` separates clauses.
-    pub(super) help: &'static str,
-}
+pub(super) use super::option::{Kind, Opt, Value};
+use super::option::{flag, with};
 
 /// A command.
 #[derive(Debug)]
@@ -56,29 +19,6 @@ pub(super) struct Info {
     /// Paragraphs, each on one line.
     pub(super) about: &'static [&'static str],
     pub(super) options: &'static [Opt],
-}
-
-const fn flag(short: &'static str, long: &'static str, help: &'static str) -> Opt {
-    Opt {
-        short,
-        long,
-        value: Value::Flag,
-        help,
-    }
-}
-
-const fn with(
-    short: &'static str,
-    long: &'static str,
-    value: (&'static str, Kind),
-    help: &'static str,
-) -> Opt {
-    Opt {
-        short,
-        long,
-        value: Value::Needed(value.0, value.1),
-        help,
-    }
 }
 
 const STAGES: Kind = Kind::OneOf(&["running", "provisioned", "none"]);
@@ -315,6 +255,29 @@ pub(super) const COMMANDS: &[Info] = &[
         ],
     },
     Info {
+        name: "units",
+        words: "[NAME] [PATTERN...]",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "list its systemd units",
+        about: &[
+            "The units that its systemd has loaded, or those whose names fit a pattern, as 'systemctl list-units --all' has them.",
+        ],
+        options: &[],
+    },
+    Info {
+        name: "unit",
+        words: "NAME [ACTION] UNIT",
+        word: Kind::Instance,
+        passes_words_on: false,
+        summary: "show a systemd unit of it, or start, stop, restart... it",
+        about: &[
+            "Shows one unit as 'systemctl status' does, or does ACTION to it: start, stop, restart, reload or reset-failed. Waits for the end of the job, and tells its result; exit status 1 where that is neither done nor skipped.",
+            "A unit without a suffix is a service.",
+        ],
+        options: &[],
+    },
+    Info {
         name: "keys",
         words: "[NAME]",
         word: Kind::Instance,
@@ -477,30 +440,6 @@ pub(super) fn find(name: &str) -> Option<&'static Info> {
     COMMANDS.iter().find(|info| info.name == name)
 }
 
-impl Opt {
-    /// As it is written: `-n, --lines N`.
-    pub(super) fn spelled(&self) -> String {
-        let mut text = match self.short {
-            "" => String::new(),
-            short => format!("-{short}, "),
-        };
-        text += &format!("--{}", self.long);
-        match self.value {
-            Value::Flag => {}
-            Value::Needed(name, _) => text += &format!(" {name}"),
-            Value::Optional(name) => text += &format!(" [{name}]"),
-        }
-        text
-    }
-
-    /// Whether a word of the command line is this option.
-    pub(super) fn is(&self, word: &str) -> bool {
-        let long = word.strip_prefix("--");
-        let short = word.strip_prefix('-').filter(|rest| !rest.is_empty());
-        long.map_or(short == Some(self.short), |long| long == self.long)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,15 +459,5 @@ mod tests {
                 assert!(!sentence, "{}", option.help);
             }
         }
-    }
-
-    #[test]
-    fn an_option_is_known_by_both_names() {
-        let lines = with("n", "lines", ("N", Kind::Text), "");
-        assert!(lines.is("-n") && lines.is("--lines"));
-        assert!(!lines.is("--n") && !lines.is("-lines") && !lines.is("n") && !lines.is("-"));
-        let long = flag("", "json", "");
-        assert!(long.is("--json") && !long.is("-") && !long.is("--"));
-        assert_eq!(lines.spelled(), "-n, --lines N");
     }
 }

@@ -30,6 +30,7 @@ mod run;
 mod status;
 mod stop;
 mod tpm;
+mod units;
 mod wait;
 
 /// What every command works with.
@@ -68,6 +69,8 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Status { which, watch } => status::status(&context, which, watch).await,
         Command::Inspect(which) => inspect::inspect(&context, which).await,
         Command::Logs(args) => logs::logs(&context, *args).await,
+        Command::Units { which, patterns } => units::units(&context, which, patterns).await,
+        Command::Unit { id, action, unit } => units::unit(&context, id, action, unit).await,
         Command::Keys { which, tag } => keys::keys(&context, which, tag).await,
         Command::Restart { which, limit, wait } => {
             restart::restart(&context, which, limit, wait).await
