@@ -20,9 +20,10 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// The folder of the Task API's sockets, beside those of the namespaces. No namespace begins with a dot.
 const SOCKETS: &str = ".s";
 
-/// Sockets of the vsock device, in its folder.
-pub(crate) const VSOCK: &str = "vsock.sock";
-pub(crate) const VHOST: &str = "vhost.sock";
+/// Sockets of the vsock device, in its folder. Short: with the longest id that containerd makes they must fit into
+/// [`MAX_SOCKET_PATH_BYTES`].
+pub(crate) const VSOCK: &str = "sock";
+pub(crate) const VHOST: &str = "vhost";
 
 /// The folder of locks on users' numbers below the run directory.
 const USERS: &str = ".u";
@@ -176,7 +177,7 @@ impl InstancePaths {
         self.vsock_dir().join(VSOCK)
     }
 
-    /// Where connections from the guest to a host port arrive: `vsock.sock_<port>`.
+    /// Where connections from the guest to a host port arrive: `sock_<port>`.
     pub fn vsock_listener(&self, port: u32) -> PathBuf {
         self.vsock_dir().join(format!("{VSOCK}_{port}"))
     }

@@ -109,7 +109,7 @@ async fn qemu(args: &[String]) {
         .expect("a monitor on the command line");
     let folder = env::current_dir().unwrap().join("vsock");
     let hold = env::var("STUB_HOLD").unwrap_or_default();
-    let agent = FakeAgent::serve_with(&folder.join("vsock.sock"), &LINES);
+    let agent = FakeAgent::serve_with(&folder.join("sock"), &LINES);
     agent.talks.store(true, Ordering::Relaxed);
     agent.hold_orders.store(hold == "orders", Ordering::Relaxed);
     let (read, mut write) = inherited(monitor).into_split();
@@ -209,7 +209,7 @@ async fn say_hello(folder: &std::path::Path) {
         boottime_us: 10_000,
         ..Beacon::default()
     };
-    if let Ok(mut stream) = UnixStream::connect(folder.join("vsock.sock_1030")).await {
+    if let Ok(mut stream) = UnixStream::connect(folder.join("sock_1030")).await {
         let _ = stream.write_all(&beacon::encode(&hello).unwrap()).await;
         sleep(Duration::from_millis(1)).await;
     }

@@ -76,7 +76,7 @@ mod tests {
         );
         assert_eq!(
             line(vsock()),
-            "--vm guest-cid=3,socket=vhost.sock,uds-path=vsock.sock,tx-buffer-size=16384"
+            "--vm guest-cid=3,socket=vhost,uds-path=sock,tx-buffer-size=16384"
         );
     }
 }

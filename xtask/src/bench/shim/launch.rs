@@ -33,7 +33,7 @@ const SWTPM: &str = "swtpm";
 const DAEMONS: [(&str, &str); 3] = [
     (SWTPM, "tpm.sock"),
     ("virtiofsd", "virtiofs.sock"),
-    ("vhost-device-vsock", "vhost.sock"),
+    ("vhost-device-vsock", "vhost"),
 ];
 /// The VMM and its monitor.
 const QEMU: (&str, &str) = ("qemu", "qmp.sock");
@@ -201,8 +201,8 @@ fn named(words: Vec<String>, pid: u32, vm: &Path) -> Result<Vec<String>> {
             };
             format!("{connection},path={}{listens}", socket(name))
         } else {
-            word.replace("=vhost.sock", &format!("={}", socket("vhost.sock")))
-                .replace("=vsock.sock", &format!("={}", socket("vsock.sock")))
+            word.replace("=vhost,", &format!("={},", socket("vhost")))
+                .replace("=sock,", &format!("={},", socket("sock")))
         });
     }
     Ok(named)
