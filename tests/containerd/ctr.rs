@@ -1,4 +1,5 @@
-//! An instance's life through `ctr`, over a stub VM, with each series of containerd.
+//! An instance's life through `ctr`, over a stub VM, with each series of containerd and that one's own limits: its shim
+//! answers, is found again and is cleaned up after within them.
 
 use std::{
     fs::{self, File},
@@ -39,7 +40,11 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
     let mut containerd = None;
     let up = name("starts");
     runner.always(&up, || {
-        containerd = Some(stubs(programs, version, &Options::default())?);
+        let options = Options {
+            own_limits: true,
+            ..Options::default()
+        };
+        containerd = Some(stubs(programs, version, &options)?);
         Ok(())
     });
     let Some(mut containerd) = containerd else {
@@ -96,15 +101,9 @@ fn whole_life(containerd: &mut Containerd) -> Result<()> {
         "exec of nothing: {said}"
     );
     containerd.ctr_ok(&["tasks", "pause", "life"])?;
-    ensure!(
-        status(containerd, "life")?.as_deref() == Some("PAUSED"),
-        "not paused"
-    );
+    wait_status(containerd, "life", "PAUSED")?;
     containerd.ctr_ok(&["tasks", "resume", "life"])?;
-    ensure!(
-        status(containerd, "life")?.as_deref() == Some("RUNNING"),
-        "not resumed"
-    );
+    wait_status(containerd, "life", "RUNNING")?;
     end(containerd, "life")?;
 
     start(containerd, "again")?;
@@ -203,14 +202,15 @@ fn restart(containerd: &mut Containerd) -> Result<()> {
     end(containerd, "stays")
 }
 
-/// The pid that `ctr tasks ls` shows: the VMM's.
+/// The pid that `ctr tasks ls` shows: the VMM's. It shows 0 for a shim that was late, and that is no one's.
 fn vmm_pid(containerd: &Containerd, id: &str) -> Result<u32> {
     let list = containerd.ctr_ok(&["tasks", "ls"])?;
     let line = list
         .lines()
         .find(|line| line.split_whitespace().next() == Some(id));
     let pid = line.and_then(|line| line.split_whitespace().nth(1));
-    pid.and_then(|pid| pid.parse().ok())
+    pid.and_then(|pid| pid.parse::<u32>().ok())
+        .filter(|pid| *pid > 1)
         .with_context(|| format!("no pid of {id} in {list}"))
 }
 

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
                 let options = Options {
                     network: true,
                     sandboxer: true,
+                    ..Options::default()
                 };
                 pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
                 roots::run(&mut runner, &programs, *newest);

@@ -8,6 +8,15 @@ use serde_json::json;
 
 use super::{Containerd, Options, Version, image};
 
+/// In place of containerd's own limits, which are two to five seconds: on a busy machine a shim that is late once would be
+/// taken for dead.
+const LIMITS: &str = r#"[timeouts]
+"io.containerd.timeout.shim.cleanup" = "60s"
+"io.containerd.timeout.shim.load" = "60s"
+"io.containerd.timeout.shim.shutdown" = "60s"
+"io.containerd.timeout.task.state" = "60s"
+"#;
+
 /// Writes all of them.
 pub(super) fn write(containerd: &Containerd, options: &Options) -> Result<()> {
     let dir = containerd.dir();
@@ -65,8 +74,8 @@ fn toml(containerd: &Containerd, options: &Options) -> String {
         )
     };
     let cni = containerd.programs.cni();
-    // 2.1 takes a list of folders as well; one is understood by all. containerd's own limits are two to five seconds, and
-    // on a busy machine a shim that is late once would be taken for dead.
+    let limits = if options.own_limits { "" } else { LIMITS };
+    // 2.1 takes a list of folders as well; one is understood by all.
     format!(
         r#"version = {version}
 root = "{dir}/root"
@@ -78,12 +87,7 @@ level = "debug"
 address = "{dir}/c.sock"
 [ttrpc]
 address = "{dir}/t.sock"
-[timeouts]
-"io.containerd.timeout.shim.cleanup" = "60s"
-"io.containerd.timeout.shim.load" = "60s"
-"io.containerd.timeout.shim.shutdown" = "60s"
-"io.containerd.timeout.task.state" = "60s"
-[plugins."io.containerd.internal.v1.opt"]
+{limits}[plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
 {nri}{image_plugin}[plugins."{runtime}"]
 {own_image}

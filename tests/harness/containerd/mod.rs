@@ -129,6 +129,8 @@ pub struct Options {
     pub sandboxer: bool,
     /// CNI makes networks for pods. Without it only pods in the host's network can be made.
     pub network: bool,
+    /// containerd waits for a shim as long as it does everywhere (two to five seconds), not as long as a busy machine takes.
+    pub own_limits: bool,
 }
 
 /// A containerd. It is killed and its folders are removed when this is dropped.
