@@ -389,7 +389,6 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-
     use seed_protocol::journal::BatchDecoder;
 
     use super::*;

@@ -150,7 +150,6 @@ fn program(proc: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]

@@ -266,7 +266,6 @@ pub fn options(config: &Path) -> Any {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
