@@ -4,18 +4,24 @@
 //! Bytes go in calls both ways, each with its own limit, so that one connection that stands still holds up nobody;
 //! nothing is buffered here beyond what the kernel does. Connections do not outlive the agent. One that no call
 //! names for [`UNUSED`] is closed: its host has gone away without a word.
+//!
+//! What is closed before the host has said that nothing more comes is reset: a service shall not take what broke off for
+//! the whole.
 
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use rustix::{
     io::Errno,
-    net::{Shutdown, shutdown},
+    net::{Shutdown, shutdown, sockopt::set_socket_linger},
 };
 use thiserror::Error;
 use tokio::{
@@ -108,6 +114,19 @@ struct Connection {
     port: u16,
     stream: TcpStream,
     used: Mutex<Instant>,
+    /// The service was told that nothing more comes.
+    ended: AtomicBool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = set_socket_linger(&self.stream, Some(Duration::ZERO)) {
+            debug!(id = self.id, %error, "connection to a port is closed in place of a reset");
+        }
+    }
 }
 
 /// Room for one that is being made, given back when this is dropped.
@@ -136,6 +155,7 @@ impl Table {
                 port,
                 stream,
                 used,
+                ended: AtomicBool::new(false),
             };
             open.all.insert(id, Arc::new(connection));
             id
@@ -197,6 +217,7 @@ impl Table {
                 Ok(()) | Err(Errno::NOTCONN) => {}
                 Err(error) => return Err(broken(error.into())),
             }
+            connection.ended.store(true, Ordering::Relaxed);
         }
         connection.touch();
         Ok(written)
@@ -379,6 +400,22 @@ mod tests {
         assert_eq!(table.read(id, 9, short).await.unwrap(), (Vec::new(), false));
         service.write_all(b"later").await.unwrap();
         assert_eq!(table.read(id, 9, SOON).await.unwrap().0, b"later");
+    }
+
+    #[tokio::test]
+    async fn what_is_closed_before_its_end_is_reset() {
+        let table = Arc::new(Table::default());
+        let whole = (true, Ok(0));
+        let broken_off = (false, Err(io::ErrorKind::ConnectionReset));
+        for (end, wanted) in [whole, broken_off] {
+            let (id, mut service) = pair(&table, "127.0.0.1").await;
+            table.write(id, b"a part", end, SOON).await.unwrap();
+            let mut part = [0; 6];
+            service.read_exact(&mut part).await.unwrap();
+            table.close(id);
+            let next = service.read(&mut part).await;
+            assert_eq!(next.map_err(|error| error.kind()), wanted);
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Connections to the loopback of a pod's network, each taken on to the same port of the guest's loopback by its agent:
 //! what a CRI engine's `PortForward` dials. Where the kernel cannot lead them here a pod has none, and all else.
 //!
-//! A connection that the guest does not take, or that breaks, is reset: an end in order is only what an end in order was.
+//! A connection that the guest does not take, or that breaks, is reset: an end in order is only what an end in order was. The
+//! agent does the same on the guest's side with what is closed before its end was passed on.
 
 use std::{
     io,
