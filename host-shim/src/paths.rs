@@ -207,11 +207,6 @@ impl InstancePaths {
         self.run.join("share")
     }
 
-    /// Where memory for writes to the root is mounted until the root is whole.
-    pub fn writes_dir(&self) -> PathBuf {
-        self.run.join("writes")
-    }
-
     /// Cloud Hypervisor's API.
     pub fn api_socket(&self) -> PathBuf {
         self.vm_dir().join("api.sock")

@@ -37,6 +37,10 @@ use crate::{
 /// More execs than this at once are refused.
 const MAX_EXECS: usize = 512;
 
+/// Where memory for writes to the root is mounted until the root is whole: in the bundle, which is there and goes as a
+/// whole, so that a Create that fails leaves no folder of ours.
+const WRITES: &str = "writes";
+
 /// Where streams of a process go: paths of FIFOs, or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stdio {
@@ -134,11 +138,8 @@ impl Task {
             None => None,
         };
         let tpm = StateDir::lock(&paths)?;
-        let at = paths.writes_dir();
+        let at = bundle.path.join(WRITES);
         let writes = spec::root_writes(&bundle, config)?.map(|mib| InMemory { at: &at, mib });
-        if writes.is_some() {
-            make_dir(paths.run_dir())?;
-        }
         let rootfs = Rootfs::mount(&bundle.root, &mounts, writes)?;
         let spec = spec::build(&Inputs {
             namespace,
