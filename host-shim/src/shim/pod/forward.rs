@@ -91,6 +91,8 @@ async fn serve(loopback: Loopback, machine: Arc<Service>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            // Those that are over first: they count for nothing.
+            biased;
             Some(_) = connections.join_next() => {}
             accepted = loopback.accept() => match accepted {
                 Ok((stream, port)) => {
@@ -159,6 +161,9 @@ async fn relay(stream: &mut TcpStream, id: u64, agent: &Agent) -> Result<(), For
         loop {
             let (data, end) = agent.read_port(id, most, WAIT).await?;
             to_client.write_all(&data).await?;
+            if end || !data.is_empty() {
+                silent.store(0, Ordering::Relaxed);
+            }
             if end {
                 to_client.shutdown().await?;
                 half.store(true, Ordering::Relaxed);
@@ -166,8 +171,6 @@ async fn relay(stream: &mut TcpStream, id: u64, agent: &Agent) -> Result<(), For
             }
             if data.is_empty() {
                 sleep(PAUSE).await;
-            } else {
-                silent.store(0, Ordering::Relaxed);
             }
         }
     };
