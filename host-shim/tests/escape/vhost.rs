@@ -83,6 +83,7 @@ impl Queue {
             }
             thread::sleep(Duration::from_millis(10));
         };
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         let memory = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&memory, BYTES).unwrap();
         let event = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
