@@ -244,14 +244,20 @@ pub(crate) fn linked_from(
     count: u64,
 ) -> Option<Vec<u64>> {
     let mut items = Vec::with_capacity(usize::try_from(count).ok()?);
+    let mut part = Vec::new();
     while let Some(left) = count
         .checked_sub(items.len() as u64)
         .filter(|left| *left > 0)
     {
         let head = read_head(file, header, array).filter(|head| head.capacity > 0)?;
-        for index in 0..left.min(head.capacity) {
-            items.push(read_item(file, header, array, index)?);
+        let length = left.min(head.capacity) * array_item_bytes(header.compact);
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        let got = read_full(file, &mut bytes, array + ARRAY_HEADER_BYTES as u64).ok()?;
+        if got < bytes.len() {
+            return None;
         }
+        array_items(&bytes, header.compact, &mut part);
+        items.append(&mut part);
         if head.next != 0 && head.next <= array {
             return None;
         }
