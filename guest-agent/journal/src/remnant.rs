@@ -34,11 +34,10 @@ pub(crate) struct Remnant {
 }
 
 impl Remnant {
-    /// Looks behind the end of a file that nobody writes to any more: neither synced nor closed, by another boot than this
-    /// one. Reads that much of the file and no more.
+    /// Looks behind the end of a file that a sudden end left ([`is_left`]). Reads that much of the file and no more.
     pub(crate) fn find(mut file: JournalFile, this_boot: Option<[u8; 16]>) -> Option<Self> {
         let whole = file.header;
-        if !whole.online || this_boot.is_none_or(|boot| boot == whole.boot_id) {
+        if !is_left(&whole, this_boot) {
             return None;
         }
         file.seek_after(u64::MAX);
@@ -107,6 +106,11 @@ impl JournalFile {
             !hashes.is_empty() && (rest == 0 || hashes.contains(&rest))
         })
     }
+}
+
+/// Nobody writes to it any more, and whoever did neither synced nor closed it: the machine ended suddenly.
+pub(crate) fn is_left(header: &Header, this_boot: Option<[u8; 16]>) -> bool {
+    header.online && this_boot.is_some_and(|boot| boot != header.boot_id)
 }
 
 /// This boot, which outlives the process.

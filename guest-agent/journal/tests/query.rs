@@ -206,3 +206,39 @@ fn every_value_of_a_file_finds_its_entries() {
         }
     }
 }
+
+/// Of what a sudden end left nobody knows whether the values' arrays are whole: every entry is looked at, whatever they say.
+#[test]
+fn the_values_of_a_file_that_a_sudden_end_left_are_not_asked() {
+    let mut bytes = fixture(&format!("{}.journal", FORMS[0]));
+    let number = |bytes: &[u8], at: usize| {
+        let number = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        usize::try_from(number).unwrap()
+    };
+    // Online, of another boot, and each value knows its first entry alone.
+    bytes[16] = 1;
+    let (mut at, last) = (number(&bytes, 88), number(&bytes, 136));
+    while at <= last {
+        if bytes[at] == 1 {
+            bytes[at + 56..at + 64].copy_from_slice(&1_u64.to_le_bytes());
+        }
+        at = (at + number(&bytes, at + 8)).next_multiple_of(8);
+    }
+    let folder = Folder::new();
+    folder.put("system@1.journal", &bytes);
+    let mut journal = folder.journal();
+    let all = read_all(&mut journal);
+    let mut users: BTreeMap<&[u8], Vec<u64>> = BTreeMap::new();
+    for got in &all {
+        for field in &got.fields {
+            users.entry(field).or_default().push(got.head.seqnum);
+        }
+    }
+    users.retain(|_, users| (2..=all.len() / 16).contains(&users.len()));
+    assert!(users.len() > 5, "{}", users.len());
+    for (value, users) in users {
+        let query = Query::new().any_of([value]);
+        let found = matching(&mut journal, Position::START, &query, 64 * 1024);
+        assert_eq!(found, users, "{}", value.escape_ascii());
+    }
+}

@@ -7,6 +7,7 @@ use crate::{
     hash::value_hash,
     header::le64,
     object::EntryRef,
+    remnant::{current_boot, is_left},
     window::Walk,
 };
 
@@ -53,13 +54,14 @@ impl JournalFile {
     }
 
     /// The place of the last entry that the header counts; none where that cannot be known, and where values cannot be
-    /// trusted to know their entries: in what a sudden end left (`system@....journal~`), since pages reach the disk in any order.
+    /// trusted to know their entries: in what a sudden end left, since pages reach the disk in any order. journald names it
+    /// `system@....journal~`, but not before it has come up again, and never what was being closed at that moment.
     pub(crate) fn last_place(&self) -> Option<u64> {
         let is_whole = self
             .path
             .extension()
             .is_some_and(|ending| ending == "journal");
-        if self.behind.is_some() || !is_whole {
+        if self.behind.is_some() || !is_whole || is_left(&self.header, current_boot()) {
             return None;
         }
         let before = self
