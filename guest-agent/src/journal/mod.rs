@@ -31,6 +31,7 @@ use thiserror::Error;
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
+    time::{timeout, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -53,6 +54,12 @@ const SYNCHRONIZE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Of the time that a unit's end may wait for the host journald may use one part in so many.
 const JOURNALDS_SHARE: u32 = 2;
+
+/// Of the time that the machine's end may wait the reader's thread may use one part in so many to say which journals there are.
+const READERS_SHARE: u32 = 2;
+
+/// How much later than its own limit a call to journald counts as stuck.
+const LATE: Duration = Duration::from_millis(500);
 
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -213,27 +220,37 @@ impl Service {
 
     /// At the end of the machine: waits until every journald has written all that it received and has ended.
     pub async fn finished(&self, limit: Duration) {
-        ask_all(self.list().await, wait_for_end, limit).await;
+        let until = Instant::now() + limit;
+        let journals = self.list(limit / READERS_SHARE).await;
+        let left = until.saturating_duration_since(Instant::now());
+        ask_all(journals, wait_for_end, left).await;
     }
 
     /// Then: waits until the host that pulls has all of every journal. False when the limit was over first.
     pub async fn drain_all(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        let journals = self.list().await;
+        let journals = self.list(limit / READERS_SHARE).await;
         self.held(journals, until).await
     }
 
-    async fn list(&self) -> Vec<Whose> {
+    /// Which journals there are; the system's alone where the reader's thread does not say.
+    async fn list(&self, limit: Duration) -> Vec<Whose> {
         let (answer, answered) = oneshot::channel();
-        // Without the reader's thread there is none.
-        let _ = self.orders.send(Order::List(answer)).await;
-        answered.await.unwrap_or_default()
+        let list = async {
+            self.orders.send(Order::List(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        let listed = timeout(limit, list).await;
+        listed.ok().flatten().unwrap_or_else(|| vec![None])
     }
 
     async fn held(&self, journals: Vec<Whose>, until: Instant) -> bool {
         let (answer, answered) = oneshot::channel();
         let drain = Order::Drain(journals, until, answer);
-        self.orders.send(drain).await.is_ok() && answered.await.unwrap_or(false)
+        let held =
+            async { self.orders.send(drain).await.is_ok() && answered.await.unwrap_or(false) };
+        // The thread keeps to the limit between two reads, each of which may take longer.
+        timeout_at(until.into(), held).await.unwrap_or(false)
     }
 }
 
@@ -245,13 +262,17 @@ async fn ask_all(
     limit: Duration,
 ) {
     let ask = |whose: Whose| {
-        spawn_blocking(move || ask(whose.as_ref().map(JournalNamespace::as_str), limit))
+        let asked =
+            spawn_blocking(move || ask(whose.as_ref().map(JournalNamespace::as_str), limit));
+        // It keeps to the limit but where it cannot even connect: one that is stuck takes nobody, and its queue may be full.
+        timeout(limit + LATE, asked)
     };
     for done in join_all(journals.into_iter().map(ask)).await {
         match done {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => info!(%error, "journald did not write out what it has"),
-            Err(error) => debug!(%error, "nobody asked journald to write out what it has"),
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => info!(%error, "journald did not write out what it has"),
+            Ok(Err(error)) => debug!(%error, "nobody asked journald to write out what it has"),
+            Err(_) => info!("journald is stuck and takes no more calls"),
         }
     }
 }
@@ -308,6 +329,20 @@ mod tests {
             };
             assert!(is_fine, "{answer:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_not_held_up_by_the_readers_thread() {
+        let (orders, receiver) = mpsc::channel(1);
+        let service = Service { orders };
+        let limit = Duration::from_millis(50);
+        // Nobody takes orders; then the queue is full as well.
+        for _ in 0..2 {
+            assert!(!service.drain_all(limit).await);
+            assert_eq!(service.list(limit).await, [Whose::None]);
+        }
+        drop(receiver);
+        assert!(!service.drain_all(limit).await);
     }
 
     #[tokio::test]
