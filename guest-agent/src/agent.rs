@@ -154,8 +154,9 @@ impl Context {
         unit: &UnitName,
         action: systemd::Action,
     ) -> Result<String, SystemdError> {
-        let result = self.systemd.control_unit(unit, action).await?;
+        // Of a transient unit nothing is known any more when it has ended.
         let namespace = self.systemd.log_namespace(unit).await;
+        let result = self.systemd.control_unit(unit, action).await?;
         if !self.journal.drain(namespace, UNIT_DRAIN).await {
             info!(%unit, "the host does not have the unit's last lines yet");
         }
