@@ -216,9 +216,7 @@ impl Bus {
             watchers: Arc::clone(&self.watchers),
         }
     }
-}
 
-impl Bus {
     /// The answer with all properties of a unit, of all of its interfaces, as they are at one moment.
     pub(super) async fn unit_properties(&self, name: &str) -> zbus::Result<Message> {
         let path = unit_path(name);
