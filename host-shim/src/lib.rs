@@ -29,6 +29,7 @@ pub mod access;
 pub mod agent;
 pub mod config;
 pub mod containerd;
+mod kept;
 mod locks;
 pub mod logs;
 pub mod management;

@@ -30,6 +30,7 @@ use super::{
     volumes::ImageError,
 };
 use crate::{
+    kept,
     names::{ContainerId, Namespace},
     paths::{InstancePaths, Paths},
     tpm::{StateDir, StateDirError},
@@ -152,13 +153,7 @@ impl Instance {
     /// The instance of this name, whether it exists or not.
     pub fn named(paths: &Paths, namespace: Namespace, id: ContainerId) -> Self {
         let socket = paths.task_socket(&namespace, &id, "");
-        let paths = paths.instance(&namespace, &id);
-        // A pod's container keeps what stays under its pod's name. Only a name is taken for one.
-        let kept = fs::read_to_string(paths.kept_name()).ok();
-        let paths = match kept.and_then(|name| name.parse::<ContainerId>().ok()) {
-            Some(name) => paths.kept_as(name.as_str()),
-            None => paths,
-        };
+        let paths = kept::paths(paths.instance(&namespace, &id));
         Self {
             namespace,
             id,

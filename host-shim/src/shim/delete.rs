@@ -21,6 +21,7 @@ use thiserror::Error;
 use super::{cli::Target, state_file::StateFile};
 use crate::{
     config::Config,
+    kept,
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
     sys, tpm,
@@ -62,7 +63,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
         Some(state) => state.config.clone(),
         None => Config::load(None).unwrap_or_default(),
     };
-    let paths = Paths::new(&config).instance(&target.namespace, &target.id);
+    let paths = kept::paths(Paths::new(&config).instance(&target.namespace, &target.id));
     let pids = read_pids(&paths);
     kill_all(&pids);
     let socket = state.map(|state| state.socket);
@@ -159,7 +160,10 @@ fn remove(paths: &InstancePaths, socket: Option<&Path>) {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        os::unix::fs::{MetadataExt, chown},
+        process::{Command, Stdio},
+    };
 
     use super::*;
     use crate::names::{ContainerId, Namespace};
@@ -186,6 +190,11 @@ mod tests {
         fs::create_dir_all(paths.vm_dir()).unwrap();
         fs::create_dir_all(paths.tpm_dir()).unwrap();
         fs::write(paths.kept_name(), "prod_web-0_app").unwrap();
+        let kept = paths.clone().kept_as("prod_web-0_app");
+        fs::create_dir_all(kept.tpm_dir()).unwrap();
+        if sys::identity::can_switch() {
+            chown(kept.tpm_dir(), Some(1_879_048_193), None).unwrap();
+        }
         fs::write(&socket, "").unwrap();
         StateFile {
             config,
@@ -221,6 +230,8 @@ mod tests {
         other.wait().unwrap();
         assert!(!paths.run_dir().exists() && !socket.exists());
         assert!(paths.tpm_dir().exists());
+        let owner = fs::metadata(kept.tpm_dir()).unwrap().uid();
+        assert_eq!(owner, rustix::process::geteuid().as_raw());
         run(&target).unwrap();
     }
 }

@@ -128,10 +128,12 @@ impl Drop for StateDir {
 
 /// Takes the state of an instance back that a killed shim has lent to another user, unless it runs again.
 pub(crate) fn reclaim(paths: &InstancePaths) {
-    if owner::is_lent(paths.tpm_dir())
-        && let Err(error) = StateDir::lock(paths)
-    {
-        tracing::warn!(%error, "TPM state was not taken back");
+    if !owner::is_lent(paths.tpm_dir()) {
+        return;
+    }
+    match StateDir::lock(paths) {
+        Ok(_) | Err(StateDirError::InUse(_)) => {}
+        Err(error) => tracing::warn!(%error, "TPM state was not taken back"),
     }
 }
 
