@@ -8,18 +8,18 @@ pub mod tun;
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
 };
 
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
-    io::Errno,
+    io::{Errno, FdFlags, fcntl_setfd},
     mount::{MountPropagationFlags, mount_change},
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// How often a path is resolved again that the kernel could not be sure of.
 const RESOLVED_AGAIN: usize = 128;
@@ -108,6 +108,31 @@ pub fn die_with_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(hook);
     }
+}
+
+/// Starts a child that finds these files open, under the numbers that they have here. No other child does, whoever starts
+/// one meanwhile.
+#[allow(
+    unsafe_code,
+    reason = "a hook between fork and exec is unsafe by nature"
+)]
+pub fn spawn_with_files(mut command: Command, files: &[BorrowedFd<'_>]) -> io::Result<Child> {
+    let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let hook = move || -> io::Result<()> {
+        for number in &numbers {
+            // SAFETY: `files` are open here until the child has begun, and so they are in the child, which is a copy.
+            let file = unsafe { BorrowedFd::borrow_raw(*number) };
+            fcntl_setfd(file, FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls on plain values of a list that it owns. It allocates
+    // nothing, takes no lock and touches no memory that another thread could hold half-written. The command goes with
+    // this call: nobody starts another child of it, after the files may have been closed.
+    unsafe {
+        command.pre_exec(hook);
+    }
+    command.spawn()
 }
 
 /// Sends a signal to the process behind a pidfd. A process that is gone is no error.

@@ -14,10 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    io::{FdFlags, fcntl_setfd},
-    process::{PidfdFlags, Signal, pidfd_open},
-};
+use rustix::process::{PidfdFlags, Signal, pidfd_open};
 use tokio::{
     process::{Child, ChildStdout, Command},
     sync::mpsc,
@@ -82,20 +79,8 @@ impl Supervised {
         ends: &mpsc::UnboundedSender<Ended>,
     ) -> Result<(Self, Option<ChildStdout>), VmmError> {
         let (name, log) = (launch.name, launch.log.clone());
-        let keep = |flags| {
-            launch
-                .inherited
-                .iter()
-                .try_for_each(|fd| fcntl_setfd(fd, flags))
-        };
-        // Nothing else is started in between: there is one thread, and it does not wait here.
-        let spawned = keep(FdFlags::empty())
-            .map_err(io::Error::from)
-            .and_then(|()| start(&launch));
-        if let Err(error) = keep(FdFlags::CLOEXEC) {
-            tracing::warn!(process = name, %error, "files stay open for later children");
-        }
-        let (mut child, pid, pidfd) = spawned.map_err(|source| VmmError::Spawn { name, source })?;
+        let started = start(&launch);
+        let (mut child, pid, pidfd) = started.map_err(|source| VmmError::Spawn { name, source })?;
         let stdout = child.stdout.take();
         let ends = ends.clone();
         tokio::spawn(async move {
@@ -156,7 +141,7 @@ fn start(launch: &Launch<'_>) -> io::Result<(Child, u32, OwnedFd)> {
         sys::identity::run_as(&mut command, identity, launch.pipe_stdout);
     }
     sys::die_with_parent(&mut command);
-    let child = command.spawn()?;
+    let child = sys::spawn_with_files(command, &launch.inherited)?;
     let gone = || io::Error::other("the process is gone");
     let pid = child.id().ok_or_else(gone)?;
     let pidfd = pidfd_open(sys::pid(pid).ok_or_else(gone)?, PidfdFlags::empty())?;
@@ -291,7 +276,14 @@ fn last_words(log: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::Permissions, io::Write, os::unix::fs::PermissionsExt};
+    use std::{
+        fs::Permissions,
+        io::Write,
+        os::{
+            fd::{AsFd, AsRawFd},
+            unix::fs::PermissionsExt,
+        },
+    };
 
     use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -331,6 +323,23 @@ mod tests {
         let (child, _) = Supervised::spawn(launch, &ends).unwrap();
         drop(child);
         assert_eq!(ended.recv().await.unwrap().how, "signal 9");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_open_in_the_one_child_that_is_given_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let file = std::fs::File::open(dir.path()).unwrap();
+        let script = format!("test -e /proc/self/fd/{}", file.as_raw_fd());
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        for (inherited, is_open) in [(vec![file.as_fd()], true), (Vec::new(), false)] {
+            let launch = Launch {
+                inherited,
+                ..sh(&script, &log)
+            };
+            let _child = Supervised::spawn(launch, &ends).unwrap();
+            assert_eq!(ended.recv().await.unwrap().success, is_open);
+        }
     }
 
     #[test]
