@@ -162,9 +162,11 @@ pub(super) fn machine_id(path: &Path) -> Result<String, StateDirError> {
             let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").map_err(io)?;
             let id: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
             let draft = path.with_extension("new");
+            // Whatever is there, a TPM's user may have put it there: it is neither followed nor written to.
+            let _ = fs::remove_file(&draft);
             let mut options = OpenOptions::new();
-            let options = options.create(true).truncate(true).write(true);
-            let mut file = owner::open_plain(options, &draft).map_err(io)?;
+            let options = options.create_new(true).write(true);
+            let mut file = options.open(&draft).map_err(io)?;
             writeln!(file, "{id}")
                 .and_then(|()| file.sync_all())
                 .map_err(io)?;
@@ -228,6 +230,16 @@ pub(super) mod tests {
             fs::read_to_string(paths.machine_id()).unwrap(),
             "uninitialized\n"
         );
+    }
+
+    #[test]
+    fn another_name_of_a_file_in_the_drafts_place_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (other, id) = (dir.path().join("other"), dir.path().join(MACHINE_ID));
+        fs::write(&other, "kept").unwrap();
+        fs::hard_link(&other, id.with_extension("new")).unwrap();
+        assert_eq!(machine_id(&id).unwrap().len(), 32);
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
     }
 
     #[test]

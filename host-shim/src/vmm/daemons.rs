@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Gid, Uid, chown},
+    fs::{AtFlags, CWD, Gid, Uid, chownat},
     process::Signal,
 };
 use serde_json::json;
@@ -326,10 +326,12 @@ async fn reach(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Gives a file of ours to the user and group of this number.
+/// Gives a file of ours to the user and group of this number. No link is followed: the one who had the folder before may
+/// have left it.
 fn give(path: &Path, id: u32) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    Ok(chown(path, Some(uid), Some(gid))?)
+    let at = AtFlags::SYMLINK_NOFOLLOW;
+    Ok(chownat(CWD, path, Some(uid), Some(gid), at)?)
 }
 
 #[cfg(test)]
