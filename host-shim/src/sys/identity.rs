@@ -16,8 +16,12 @@ use rustix::{
 };
 use tokio::process::Command;
 
-/// Without these nobody becomes another user.
-const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+/// Without these nobody becomes another user, is given files, is ended by us, or leaves what we can open and remove.
+const NEEDED: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::DAC_OVERRIDE);
 
 /// A user, as a running program is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +72,7 @@ impl Identity {
     }
 }
 
-/// Whether this process can start others as other users.
+/// Whether this process can start others as other users, and keep house for them.
 pub fn can_switch() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED))
 }
