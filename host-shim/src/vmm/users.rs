@@ -122,7 +122,8 @@ impl Lease {
             tracing::debug!(reason = why.reason(), "programs run as the shim's user");
             return Ok(None);
         }
-        let name = format!("{}/{}", spec.namespace, spec.id);
+        // Each run folder has locks of its own: an instance of this name in another one shall have other numbers.
+        let name = spec.paths.run_dir().to_string_lossy();
         Self::lock(users, spec.paths.users_dir(), &name).map(Some)
     }
 
