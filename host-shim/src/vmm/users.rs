@@ -237,6 +237,12 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// What keeps QEMU root, if a guest's processor is run by KVM; none where another user can be let in.
+pub fn kept_from_kvm() -> Option<String> {
+    let found = kvm_group(Path::new(KVM)).err()?;
+    Some(format!("no other user can be let into {KVM} ({found})"))
+}
+
 /// The group that lets a user into the device, if it takes one. An error says what it is instead.
 fn kvm_group(device: &Path) -> Result<Option<Gid>, String> {
     const ALL: u32 = 0o006;

@@ -227,18 +227,32 @@ fn accelerator(config: &Config) -> Finding {
 /// Whether QEMU and its daemons have no more rights than they need.
 fn users(config: &Config) -> Finding {
     let what = "users";
-    let (why, remedy) = match users::possible(&config.users) {
-        Ok(()) => {
+    let cpu = Cpu::look();
+    let by_kvm = config.accel != Accel::Tcg && cpu.has_flag && cpu.has_device;
+    let kept = users::kept_from_kvm().filter(|_| by_kvm);
+    let (why, remedy) = match (users::possible(&config.users), kept) {
+        (Ok(()), Some(found)) => {
+            return Finding {
+                what,
+                verdict: Verdict::Worse,
+                found: format!("QEMU runs as root: {found}"),
+                remedy: "give it a group of its own that may read and write it, as udev does"
+                    .into(),
+            };
+        }
+        (Ok(()), None) => {
             let first = config.users.first;
             let found = format!("QEMU and its daemons run as users of their own, from {first} on");
             return Finding::good(what, found);
         }
         // Those of a user namespace's root are the user's own.
-        Err(why) if why == Unchanged::NoRoot || env::var_os(ROOTLESS_ENV).is_some() => {
+        (Err(why), _) if why == Unchanged::NoRoot || env::var_os(ROOTLESS_ENV).is_some() => {
             return Finding::good(what, "QEMU and its daemons run as you");
         }
-        Err(why @ Unchanged::Configured) => (why, "give users.count in the shim's configuration"),
-        Err(why) => (
+        (Err(why @ Unchanged::Configured), _) => {
+            (why, "give users.count in the shim's configuration")
+        }
+        (Err(why), _) => (
             why,
             "name users that it has in [users] of the shim's configuration",
         ),
