@@ -8,7 +8,10 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open, openat};
+use rustix::{
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open, openat},
+    io::Errno,
+};
 
 use crate::paths::{TPM_LOCK, TPM_MACHINE_ID};
 
@@ -42,7 +45,12 @@ fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
         if OURS.iter().any(|ours| name == *ours) {
             continue;
         }
-        let file = openat(&folder, &name, flags | OFlags::PATH, Mode::empty())?;
+        let file = match openat(&folder, &name, flags | OFlags::PATH, Mode::empty()) {
+            Ok(file) => file,
+            // A TPM that was killed a moment ago has renamed its new state, or is not quite gone.
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
         let found = fstat(&file)?;
         let is_plain = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
         if is_plain && found.st_nlink == 1 {
