@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod image;
 mod layer;
 
 use std::{
@@ -25,6 +26,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 pub use device::{Loop, Swtpm};
+pub use image::Image;
 use layer::Layer;
 
 /// Names a guest's root.

@@ -1,17 +1,13 @@
 //! runc's Go shim, started by a containerd of its own: one container on the guest's root, read only, whose output flows
 //! into a file as ours flows into segments.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::{FLOW, mebibytes};
 use crate::{
-    containerd,
+    containerd::Daemon,
     lab::{self, COMMAND, Lab, until},
     util::Places,
 };
@@ -24,51 +20,15 @@ const BINARY: &str = "containerd-shim-runc-v2";
 /// A running one. Dropping it ends container and containerd.
 #[derive(Debug)]
 pub(super) struct Shim {
-    programs: PathBuf,
-    socket: PathBuf,
-    path: String,
-    containerd: Child,
+    daemon: Daemon,
     pid: u32,
 }
 
 impl Shim {
     pub(super) fn start(places: &Places, lab: &Lab) -> Result<Self> {
-        let folder = containerd::folder(places);
-        let programs = folder.join(VERSION).join("usr/bin");
-        let path = format!(
-            "{}:{}:{}",
-            programs.display(),
-            folder.join("runc/usr/sbin").display(),
-            std::env::var("PATH").unwrap_or_default()
-        );
-        let place = lab.dir().join("containerd");
-        fs::create_dir_all(&place).context("make containerd's folder")?;
-        let config = place.join("config.toml");
-        let (root, state) = (place.join("root"), place.join("state"));
-        let socket = place.join("containerd.sock");
-        let text = format!(
-            "version = 2\nroot = {root:?}\nstate = {state:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = {socket:?}\n"
-        );
-        fs::write(&config, text).context("write containerd's configuration")?;
-        let log = fs::File::create(place.join("log")).context("make containerd's log")?;
-        let mut containerd = Command::new(programs.join("containerd"));
-        containerd.arg("--config").arg(&config).env("PATH", &path);
-        containerd
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let containerd = containerd.spawn().context("start containerd")?;
-        let mut shim = Self {
-            programs,
-            socket,
-            path,
-            containerd,
-            pid: 0,
-        };
-        until("containerd", COMMAND, || {
-            Ok(shim.ctr(&["version"])?.status.success().then_some(()))
-        })?;
+        let daemon = Daemon::start(places, lab, VERSION)?;
+        let mut shim = Self { daemon, pid: 0 };
+        let place = shim.daemon.dir();
         let uri = format!("file://{}", place.join("container.log").display());
         let root = lab.guest().to_string_lossy().into_owned();
         let mut words = vec![
@@ -80,9 +40,7 @@ impl Shim {
             &uri,
         ];
         words.extend([&root, CONTAINER, "/bin/sh", "-c", FLOW]);
-        let output = shim.ctr(&words)?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ctr run: {}", error.trim());
+        shim.daemon.ctr(&words, COMMAND)?;
         shim.pid = until("runc's shim", COMMAND, || Ok(shim.find()))?;
         Ok(shim)
     }
@@ -92,25 +50,16 @@ impl Shim {
     }
 
     pub(super) fn binary_mebibytes(&self) -> Result<f64> {
-        Ok(mebibytes(fs::metadata(self.programs.join(BINARY))?.len()))
+        Ok(mebibytes(fs::metadata(self.daemon.program(BINARY))?.len()))
     }
 
     /// Ends it, in order.
     pub(super) fn stop(self) -> Result<()> {
-        let killed = self.ctr(&["task", "rm", "--force", CONTAINER])?;
-        ensure!(killed.status.success(), "ctr task rm: {killed:?}");
+        self.daemon
+            .ctr(&["task", "rm", "--force", CONTAINER], COMMAND)?;
         until("the end of runc's shim", COMMAND, || {
             Ok((!lab::alive(self.pid)).then_some(()))
         })
-    }
-
-    fn ctr(&self, words: &[&str]) -> Result<std::process::Output> {
-        let mut ctr = Command::new(self.programs.join("ctr"));
-        ctr.arg("--address")
-            .arg(&self.socket)
-            .env("PATH", &self.path);
-        ctr.args(words).stdin(Stdio::null());
-        lab::run(&mut ctr, &[], COMMAND, None)
     }
 
     /// The process whose words name our socket: other containerds may have shims too.
@@ -119,7 +68,8 @@ impl Shim {
             let line = fs::read(path.join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
             let words: Vec<&str> = line.split('\0').collect();
-            let socket = self.socket.to_string_lossy();
+            let socket = self.daemon.socket();
+            let socket = socket.to_string_lossy();
             words.first().is_some_and(|word| word.ends_with(BINARY)) && words.contains(&&*socket)
         };
         let entries = fs::read_dir("/proc").ok()?.flatten();
@@ -131,8 +81,8 @@ impl Shim {
 impl Drop for Shim {
     fn drop(&mut self) {
         // Where it was stopped there is nothing to remove any more.
-        let _ = self.ctr(&["task", "rm", "--force", CONTAINER]);
-        let _ = self.containerd.kill();
-        let _ = self.containerd.wait();
+        let _ = self
+            .daemon
+            .try_ctr(&["task", "rm", "--force", CONTAINER], COMMAND);
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! In `<cache>/containerd/`: `1.6`, `1.7` and `2.1` with containerd's programs, `runc`, `cni`, `busybox`. The
 //! packages come by a private apt with its own lists; the releases' signatures are checked as always. A version
-//! that the mirror has no more is replaced by the newest of its series.
+//! that the mirror has no more is replaced by the newest of its series. One that runs is a [`Daemon`].
+
+mod daemon;
 
 use std::{
     fs,
@@ -17,6 +19,8 @@ use crate::{
     image,
     util::{self, Places, say},
 };
+
+pub(crate) use daemon::Daemon;
 
 /// Which packages: from bookworm, trixie and sid. runc and the others are bookworm's: they run on every later libc.
 const PACKAGES: &[Package] = &[
