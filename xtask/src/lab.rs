@@ -21,12 +21,12 @@ use serde_json::Value;
 
 use crate::util::{self, Places, Progress};
 
-/// From `seed run` to a guest that is up. A busy machine without KVM takes half a minute.
-pub(crate) const BOOT: Duration = Duration::from_secs(240);
+/// From `seed run` to a guest that is up. A busy machine without KVM takes half a minute, with several at once two.
+pub(crate) const BOOT: Duration = Duration::from_secs(720);
 /// An orderly poweroff.
-pub(crate) const STOP: Duration = Duration::from_secs(120);
+pub(crate) const STOP: Duration = Duration::from_secs(360);
 /// Anything else that `seed` does.
-pub(crate) const COMMAND: Duration = Duration::from_secs(60);
+pub(crate) const COMMAND: Duration = Duration::from_secs(180);
 /// How often a wait looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What the guard runs: waits for a word or the pipe's end. `$1` is the directory, the rest are instances.
@@ -38,6 +38,13 @@ for name; do
   seed stop "$name" --kill
   seed rm "$name" --yes
 done
+# What others start on their behalf: a containerd, its shims, and what those run.
+for process in /proc/[0-9]*; do
+  tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "$directory/" && kill -KILL "${process#/proc/}"
+done
+for namespace in /run/netns/"${directory##*/}"-*; do
+  [ -e "$namespace" ] && ip netns delete "${namespace##*/}"
+done
 umount "$directory/state" 2>/dev/null
 rm -rf "$directory"
 "#;
@@ -48,6 +55,8 @@ pub(crate) struct Lab {
     dir: PathBuf,
     guest: PathBuf,
     path: String,
+    /// What every command is told beside.
+    variables: Vec<(&'static str, String)>,
     guard: Option<(Child, ChildStdin)>,
 }
 
@@ -70,6 +79,7 @@ impl Lab {
             dir,
             guest,
             path: places.path_variable(),
+            variables: Vec::new(),
             guard: None,
         };
         let config = format!(
@@ -135,11 +145,21 @@ impl Lab {
     /// A program that sees ours first in its `PATH`, and our configuration.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
+        command.envs(self.environment()).stdin(Stdio::null());
         command
-            .env("PATH", &self.path)
-            .env("SEED_CONFIG", self.config())
-            .stdin(Stdio::null());
-        command
+    }
+
+    /// The variables of [`Self::command`].
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let config = self.config().to_string_lossy().into_owned();
+        let mut all = vec![("PATH", self.path.clone()), ("SEED_CONFIG", config)];
+        all.extend(self.variables.iter().cloned());
+        all
+    }
+
+    /// One more of them, from now on.
+    pub(crate) fn tell(&mut self, name: &'static str, value: String) {
+        self.variables.push((name, value));
     }
 
     /// Where a program is that [`Self::command`] would find.
@@ -198,16 +218,7 @@ impl Lab {
 
     /// Runs a shell line in the guest, which must succeed; its output less the last newline.
     pub(crate) fn sh(&self, name: &str, line: &str) -> Result<String> {
-        let output = self.exec(name, &["/bin/sh", "-c", line])?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "`{line}` in the guest: {}: {}",
-            output.status,
-            error.trim()
-        );
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+        succeeded(line, self.exec(name, &["/bin/sh", "-c", line])?)
     }
 
     /// Seals a text to a recipient by `age` with our plugin; neither needs a TPM for it.
@@ -343,6 +354,19 @@ pub(crate) fn run(
         stdout: join(stdout),
         stderr: join(stderr),
     })
+}
+
+/// What a shell line in a guest printed, less the last newline; an error where it failed.
+pub(crate) fn succeeded(line: &str, output: Output) -> Result<String> {
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "`{line}` in the guest: {}: {}",
+        output.status,
+        error.trim()
+    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
 }
 
 /// Looks again until there is an answer; the error says what was waited for.

@@ -63,6 +63,20 @@ pub(crate) fn processes_naming(text: &str) -> Result<Vec<(u32, String)>> {
     Ok(found)
 }
 
+/// What a process's descriptors are.
+pub(crate) fn descriptors(pid: u32) -> Result<Vec<String>> {
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+    let links = entries
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    let mut found: Vec<_> = links
+        .map(|link| link.to_string_lossy().into_owned())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
 /// Folders of processes.
 fn processes() -> Result<impl Iterator<Item = PathBuf>> {
     let entries = fs::read_dir("/proc").context("read /proc")?.flatten();
@@ -86,6 +100,15 @@ mod tests {
         assert!(found.iter().any(|(pid, _)| *pid == process::id()));
         let none = processes_naming("no process has this in its words: \u{1}").expect("procfs");
         assert!(none.is_empty(), "{none:?}");
+    }
+
+    #[test]
+    fn a_descriptor_is_found_while_it_is_open() {
+        let file = fs::File::open("/proc/self/status").expect("procfs");
+        let is_there = |found: &[String]| found.iter().any(|link| link.ends_with("/status"));
+        assert!(is_there(&descriptors(process::id()).expect("procfs")));
+        drop(file);
+        assert!(descriptors(0).is_err());
     }
 
     #[test]

@@ -4,7 +4,6 @@
 use std::{
     fs::{self, File},
     io::Write,
-    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
+    clock::{self, Clock},
+    outage,
     plan::{Fault, GuestEnd, Part},
     subject::Subject,
 };
@@ -24,13 +25,16 @@ use crate::{
 /// How long the link stands still.
 const LINK_CUT: Duration = Duration::from_secs(30);
 /// Until a VM has ended whose part has: its helpers have time to end by themselves, and the journal is drained.
-const ENDED: Duration = Duration::from_secs(90);
+pub(super) const ENDED: Duration = Duration::from_secs(270);
 /// A guest without KVM takes its time to run out of memory.
-const OUT_OF_MEMORY: Duration = Duration::from_secs(180);
+const OUT_OF_MEMORY: Duration = Duration::from_secs(540);
+
+/// The status of what was killed.
+const KILLED: u64 = 137;
 
 /// What must come of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// It lives on.
     Lives,
     /// It ended, with this status (137 when none is said) and these words in the reason.
@@ -42,52 +46,46 @@ enum Outcome {
 }
 
 /// Whether the instance booted anew.
-pub(super) fn apply(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<bool> {
+pub(super) fn apply(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Fault) -> Result<bool> {
     let before = subject.processes.clone();
-    let outcome = hit(lab, subject, fault)?;
-    match outcome {
+    let outcome = hit(lab, clock, subject, fault)?;
+    let status = match outcome {
         Outcome::Lives => return Ok(false),
         Outcome::Restarted => return Ok(true),
-        Outcome::Ended(status, words) => ended(lab, &subject.name, status, words)?,
-        Outcome::ShimGone => until("a status that says that the shim is gone", ENDED, || {
-            Ok((lab.status(&subject.name)?["state"] == "dead").then_some(()))
-        })?,
-    }
+        Outcome::Ended(status, words) => {
+            ended(lab, &subject.name, status, words)?;
+            status
+        }
+        Outcome::ShimGone => {
+            subject.is_dead(lab)?;
+            KILLED
+        }
+    };
     let shim = before.get("shim");
     until("the end of every helper", ENDED, || {
         let left = before.values().filter(|pid| Some(*pid) != shim);
         Ok((!left.into_iter().any(|pid| lab::alive(*pid))).then_some(()))
     })?;
-    lab.seed(&["restart", &subject.name], STOP + BOOT)?;
+    // Who was away heard nothing.
+    let told = !matches!(fault, Fault::EndUnseen(_));
+    subject.again(lab, status, told)?;
     Ok(true)
 }
 
-fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
-    let name = subject.name.clone();
-    let pid = |part: Part| {
-        let pid = subject.processes.get(match part {
-            Part::Shim => "shim",
-            Part::Helper(name) => name,
-        });
-        pid.copied()
-            .with_context(|| format!("{name} has no process {part}"))
-    };
+fn hit(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
     match fault {
-        Fault::Kill(part) => {
-            lab::signal(pid(part)?, "KILL")?;
-            Ok(match part {
-                Part::Shim => Outcome::ShimGone,
-                Part::Helper(word) => Outcome::Ended(137, word),
-            })
-        }
-        Fault::Pause(part, seconds) => pause(pid(part)?, Duration::from_secs(seconds)),
-        Fault::LinkCut => pause(pid(Part::Helper("vhost-device-vsock"))?, LINK_CUT),
+        Fault::Kill(part) => kill(subject, part),
+        Fault::Pause(part, seconds) => pause(subject.process(part)?, Duration::from_secs(seconds)),
+        Fault::LinkCut => pause(
+            subject.process(Part::Helper("vhost-device-vsock"))?,
+            LINK_CUT,
+        ),
         Fault::KillUnit(unit) => {
-            let before = main_process(lab, &name, unit)?;
+            let before = main_process(lab, subject, unit)?;
             // Over before the command's answer is, when it is the agent that dies.
-            lab.exec(&name, &["/bin/sh", "-c", &format!("kill -KILL {before}")])?;
-            let lives = unit_is_back(lab, &name, unit)?;
-            let after = main_process(lab, &name, unit)?;
+            subject.exec(lab, &["/bin/sh", "-c", &format!("kill -KILL {before}")])?;
+            let lives = unit_is_back(lab, subject, unit)?;
+            let after = main_process(lab, subject, unit)?;
             ensure!(
                 before != after,
                 "{unit} is process {after} as before, so it was not killed"
@@ -95,55 +93,58 @@ fn hit(lab: &Lab, subject: &mut Subject, fault: Fault) -> Result<Outcome> {
             Ok(lives)
         }
         Fault::PauseUnit(unit, seconds) => {
-            let pid = main_process(lab, &name, unit)?;
+            let pid = main_process(lab, subject, unit)?;
             // The state stands in a file, since an agent that is stopped runs no command.
             let line = format!(
                 "rm -f /run/paused; systemd-run --quiet --collect /bin/sh -c \"kill -STOP {pid}; sleep {seconds}; \
                  cut -d' ' -f3 /proc/{pid}/stat >/run/paused; kill -CONT {pid}\""
             );
-            lab.exec(&name, &["/bin/sh", "-c", &line])?;
+            subject.exec(lab, &["/bin/sh", "-c", &line])?;
             thread::sleep(Duration::from_secs(seconds));
-            let lives = unit_is_back(lab, &name, unit)?;
+            let lives = unit_is_back(lab, subject, unit)?;
             let state = until("the end of a stop", COMMAND, || {
-                let state = lab.sh(&name, "cat /run/paused 2>/dev/null || true")?;
+                let state = subject.sh(lab, "cat /run/paused 2>/dev/null || true")?;
                 Ok(Some(state.trim().to_owned()).filter(|state| !state.is_empty()))
             })?;
             ensure!(state == "T", "{unit} was {state:?} and not stopped");
             Ok(lives)
         }
-        Fault::End(end) => guest_ends(lab, &name, end),
-        Fault::OutOfMemory => out_of_memory(lab, &name),
+        Fault::End(end) => guest_ends(lab, subject, end),
+        Fault::OutOfMemory => out_of_memory(lab, subject),
         Fault::VolumeFull => {
             let line = "cd /seed/storage/data; dd if=/dev/zero of=fill bs=64k 2>&1 | grep 'No space' && sleep 2; rm fill";
-            let said = lab.sh(&name, line)?;
+            let said = subject.sh(lab, line)?;
             ensure!(said.contains("No space"), "the volume was not full: {said}");
             Ok(Outcome::Lives)
         }
         Fault::HostFull(seconds) => host_full(lab, Duration::from_secs(seconds)),
-        Fault::ClockStep => {
-            for hours in ["-3600", "+3600"] {
-                let line = format!("date +%s; date -s @$(($(date +%s) {hours})) >&2; date +%s");
-                let said = lab.sh(&name, &line)?;
-                let times: Vec<i64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
-                let moved = times
-                    .last()
-                    .zip(times.first())
-                    .map(|(last, first)| last - first);
-                ensure!(
-                    moved.is_some_and(|moved| moved.abs() > 3000),
-                    "the clock was not set: {said}"
-                );
-                thread::sleep(Duration::from_secs(1));
-            }
-            Ok(Outcome::Lives)
-        }
+        Fault::ClockStep => guests_clock(lab, subject),
+        Fault::HostClock(hours) => hosts_clock(lab, subject, clock, hours),
         Fault::RestartStorm { times, after_ms } => storm(lab, subject, times, after_ms),
         Fault::Restart => {
-            lab.seed(&["restart", &name], STOP + BOOT)?;
+            subject.restart(lab)?;
             Ok(Outcome::Restarted)
         }
-        Fault::ExecStorm(count) => execs(lab, &name, count),
+        Fault::ExecStorm(count) => execs(lab, subject, count),
+        Fault::EngineKilled { times, away_ms } => {
+            outage::kills(subject, times, Duration::from_millis(away_ms))
+        }
+        Fault::EnginePaused(seconds) => {
+            let containerd = &subject.contained()?.containerd;
+            pause(containerd.pid()?, Duration::from_secs(seconds))
+        }
+        Fault::EndUnseen(part) => outage::end_unseen(subject, part),
+        Fault::StartCut(after_ms) => outage::start_cut(subject, Duration::from_millis(after_ms)),
     }
+}
+
+/// SIGKILL.
+pub(super) fn kill(subject: &Subject, part: Part) -> Result<Outcome> {
+    lab::signal(subject.process(part)?, "KILL")?;
+    Ok(match part {
+        Part::Shim => Outcome::ShimGone,
+        Part::Helper(word) => Outcome::Ended(KILLED, word),
+    })
 }
 
 fn pause(pid: u32, length: Duration) -> Result<Outcome> {
@@ -156,8 +157,8 @@ fn pause(pid: u32, length: Duration) -> Result<Outcome> {
 }
 
 /// Which process a service is.
-fn main_process(lab: &Lab, name: &str, unit: &str) -> Result<u32> {
-    let said = lab.sh(name, &format!("systemctl show -p MainPID --value {unit}"))?;
+fn main_process(lab: &Lab, subject: &Subject, unit: &str) -> Result<u32> {
+    let said = subject.sh(lab, &format!("systemctl show -p MainPID --value {unit}"))?;
     let pid = said
         .trim()
         .parse()
@@ -167,15 +168,15 @@ fn main_process(lab: &Lab, name: &str, unit: &str) -> Result<u32> {
 }
 
 /// The service runs, and the guest answers.
-fn unit_is_back(lab: &Lab, name: &str, unit: &str) -> Result<Outcome> {
+fn unit_is_back(lab: &Lab, subject: &Subject, unit: &str) -> Result<Outcome> {
     until(&format!("{unit} after its end"), COMMAND, || {
-        let output = lab.exec(name, &["systemctl", "is-active", unit])?;
+        let output = subject.exec(lab, &["systemctl", "is-active", unit])?;
         Ok(output.stdout.starts_with(b"active").then_some(()))
     })?;
     Ok(Outcome::Lives)
 }
 
-fn guest_ends(lab: &Lab, name: &str, end: GuestEnd) -> Result<Outcome> {
+fn guest_ends(lab: &Lab, subject: &Subject, end: GuestEnd) -> Result<Outcome> {
     let (line, outcome) = match end {
         GuestEnd::Poweroff => (
             "systemctl poweroff",
@@ -191,7 +192,7 @@ fn guest_ends(lab: &Lab, name: &str, end: GuestEnd) -> Result<Outcome> {
         ),
     };
     // The guest may be gone before the answer is.
-    lab.exec(name, &["/bin/sh", "-c", line])?;
+    subject.exec(lab, &["/bin/sh", "-c", line])?;
     Ok(outcome)
 }
 
@@ -210,31 +211,31 @@ fn ended(lab: &Lab, name: &str, expected: u64, words: &str) -> Result<()> {
 }
 
 /// The kernel ends the greedy one, and nothing else.
-fn out_of_memory(lab: &Lab, name: &str) -> Result<Outcome> {
+fn out_of_memory(lab: &Lab, subject: &Subject) -> Result<Outcome> {
     let agent = "seed-agent.service";
-    let before = main_process(lab, name, agent)?;
+    let before = main_process(lab, subject, agent)?;
     let greedy = "perl -e 'my @held; push @held, \"x\" x (1 << 20) while 1'";
     let line =
         format!("systemd-run --quiet -p OOMScoreAdjust=500 --unit=greedy /bin/sh -c {greedy:?}");
-    lab.sh(name, &line)?;
+    subject.sh(lab, &line)?;
     let begin = Instant::now();
     until("the end of what takes all memory", OUT_OF_MEMORY, || {
         // A guest without memory may need several attempts to say anything.
-        let Ok(output) = lab.exec(name, &["systemctl", "is-active", "greedy.service"]) else {
+        let Ok(output) = subject.exec(lab, &["systemctl", "is-active", "greedy.service"]) else {
             return Ok(None);
         };
         let over = !output.stdout.starts_with(b"active") && !output.stdout.is_empty();
         Ok((over && begin.elapsed() > Duration::from_secs(1)).then_some(()))
     })?;
-    let result = lab.sh(
-        name,
+    let result = subject.sh(
+        lab,
         "systemctl show -p Result --value greedy.service; systemctl reset-failed greedy.service",
     )?;
     ensure!(
         result.trim() == "oom-kill",
         "the greedy one ended with {result:?}"
     );
-    let after = main_process(lab, name, agent)?;
+    let after = main_process(lab, subject, agent)?;
     ensure!(
         before == after,
         "the agent's process was {before}, is {after}"
@@ -262,30 +263,59 @@ fn host_full(lab: &Lab, length: Duration) -> Result<Outcome> {
     Ok(Outcome::Lives)
 }
 
+/// Sets the guest's clock back, forth and right again.
+fn guests_clock(lab: &Lab, subject: &Subject) -> Result<Outcome> {
+    for seconds in ["-3600", "+7200", "-3600"] {
+        let line = format!("date +%s; date -s @$(($(date +%s) {seconds})) >&2; date +%s");
+        let said = subject.sh(lab, &line)?;
+        let times: Vec<i64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let moved = times
+            .last()
+            .zip(times.first())
+            .map(|(last, first)| last - first);
+        ensure!(
+            moved.is_some_and(|moved| moved.abs() > 3000),
+            "the clock was not set: {said}"
+        );
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(Outcome::Lives)
+}
+
+/// Steps the host's clock, boots the instance under it, and sets it right.
+fn hosts_clock(lab: &Lab, subject: &mut Subject, clock: &Clock, hours: i64) -> Result<Outcome> {
+    let seconds = hours * 3600;
+    clock.step(seconds)?;
+    let booted = subject
+        .restart(lab)
+        .and_then(|()| subject.is_up(lab))
+        .and_then(|()| clock::has_stepped(&subject.sh(lab, "date +%s")?, seconds));
+    clock.step(0)?;
+    booted?;
+    Ok(Outcome::Restarted)
+}
+
 /// Boots that are cut, then one that is not.
-fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outcome> {
-    let name = subject.name.as_str();
+fn storm(lab: &Lab, subject: &mut Subject, times: u64, after_ms: u64) -> Result<Outcome> {
+    let name = subject.name.clone();
     let mut qemu = subject.processes.get("qemu").copied();
     lab::signal(qemu.context("there is no qemu")?, "KILL")?;
     for time in 1..=times {
         let old = qemu;
-        let mut seed = lab.command("seed");
-        seed.args(["restart", name]);
-        seed.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut seed = seed.spawn().context("start seed")?;
+        let mut begun = subject.begin(lab)?;
         // The status is not to be had while the old shim goes and the new one comes.
         let found = until("the next VM of a restart storm", STOP, || {
-            let status = lab.status(name).unwrap_or_default();
+            let status = lab.status(&name).unwrap_or_default();
             let new = lab::processes(&status).get("qemu").copied();
-            let stalled = matches!(seed.try_wait(), Ok(Some(_)));
+            let stalled = matches!(begun.try_wait(), Ok(Some(_)));
             ensure!(!stalled || new != old, "restart {time} ended without a VM");
             Ok(new.filter(|_| new != old))
         });
         let next = match found {
             Ok(next) => next,
             Err(error) => {
-                seed.kill()?;
-                seed.wait()?;
+                begun.kill()?;
+                begun.wait()?;
                 return Err(error);
             }
         };
@@ -294,11 +324,13 @@ fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outc
         if time < times {
             lab::signal(next, "KILL")?;
         }
-        until("the end of `seed restart`", BOOT, || Ok(seed.try_wait()?))?;
+        until("the end of a restart's command", BOOT, || {
+            Ok(begun.try_wait()?)
+        })?;
     }
     // Whatever is left of it now, an orderly restart makes it whole.
-    lab.seed(&["restart", name], STOP + BOOT)?;
-    let own = lab.run_dir().join("default").join(name);
+    subject.restart(lab)?;
+    let own = lab.run_dir().join("default").join(&name);
     let mut vms = left::processes_naming(&own.join("vm").display().to_string())?;
     vms.retain(|(_, line)| line.contains("chardev=monitor"));
     ensure!(vms.len() == 1, "{} VMs of {name}: {vms:?}", vms.len());
@@ -306,11 +338,11 @@ fn storm(lab: &Lab, subject: &Subject, times: u64, after_ms: u64) -> Result<Outc
 }
 
 /// Each command's own words and own exit status.
-fn execs(lab: &Lab, name: &str, count: u64) -> Result<Outcome> {
+fn execs(lab: &Lab, subject: &Subject, count: u64) -> Result<Outcome> {
     let one = |number: u64| -> Result<()> {
         let (word, status) = (format!("word {number}"), number % 100);
         let line = format!("echo '{word}'; echo 'error {number}' >&2; exit {status}");
-        let output = lab.exec(name, &["/bin/sh", "-c", &line])?;
+        let output = subject.exec(lab, &["/bin/sh", "-c", &line])?;
         let told = (
             output.status.code(),
             String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,17 +1,23 @@
 //! `cargo xtask chaos [--minutes N] [--seed S]`: instances at work, things going wrong at random, and after each of them
 //! everything that must be true, looked at.
 //!
-//! [`plan`] says what goes wrong, from the seed alone; [`faults`] does it; [`writer`] is the work; [`subject`] knows what must
-//! be true of an instance, [`journal`] of its log. The first violation ends the run: the seed, the event and what was found are
+//! One instance is run by `seed run`, two by a real containerd ([`contained`]), each of those in a pod's network ([`wire`]).
+//! [`plan`] says what goes wrong, from the seed alone; [`faults`] does it, [`outage`] to containerd; [`writer`] is the work;
+//! [`subject`] knows what must be true of an instance, [`journal`] of its log, [`stream`] of its container's stdout. The first violation ends the run: the seed, the event and what was found are
 //! printed, and all logs are kept.
 //!
-//! Not among the faults: a step of the host's clock, which would hit everything else on the machine (a time namespace has the
-//! monotonic clocks only, time_namespaces(7)); the guest's clock is stepped instead.
+//! The machine's own clock is never set, which would hit everything else on it (a time namespace has the monotonic clocks
+//! only, time_namespaces(7)): [`clock`] steps the one that the instances' programs see.
 
+mod clock;
+mod contained;
 mod faults;
 mod journal;
+mod outage;
 mod plan;
+mod stream;
 mod subject;
+mod wire;
 mod writer;
 
 use std::{
@@ -19,6 +25,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -26,11 +33,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    image,
-    lab::{COMMAND, Lab, STOP, until},
+    containerd, image,
+    lab::{COMMAND, Lab, until},
     left, programs, setup, table,
     util::{self, Places, print, say},
 };
+use clock::Clock;
+use contained::Containerd;
 use plan::{Event, Fault, Plan};
 use subject::Subject;
 use writer::Flood;
@@ -38,12 +47,16 @@ use writer::Flood;
 /// How long a run is unless told otherwise.
 const MINUTES: u64 = 10;
 const SEED_OF_THE_TEST: u64 = 5;
-/// The instances. The one that is not hit must not notice.
-const NAMES: [&str; 2] = ["a", "b"];
-/// Room for the volumes, logs and layers of both, and no more: it is filled.
-const DISK_MIB: u32 = 768;
+/// The instances. Those that are not hit must not notice.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// From this one on containerd runs them.
+const CONTAINED: usize = 1;
+/// Room for the volumes, logs and layers of all, and no more: it is filled.
+const DISK_MIB: u32 = 1152;
 /// A flood whose command was cut off ends with its link.
-const FLOOD: Duration = Duration::from_secs(180);
+const FLOOD: Duration = Duration::from_secs(540);
+/// The shim's: a slow machine is no fault.
+const LIMITS: &str = "log_level = \"debug\"\n[limits]\ndaemon_seconds = 60\nhello_seconds = 600\nprovision_seconds = 600\npoweroff_seconds = 300\n";
 
 /// What the command line said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,12 +123,13 @@ impl Options {
 /// Makes everything ready, then lets things go wrong.
 pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     if options.plan {
-        for event in Plan::new(options.seed, NAMES.len()).take(50) {
+        for event in Plan::new(options.seed, NAMES.len(), CONTAINED).take(50) {
             print(&line(&event))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     setup::run(places, setup::Need::Run)?;
+    containerd::unpack(places)?;
     programs::build(places)?;
     let guest = image::build(places)?;
     let status = util::status(&mut options.command(places, &guest)?)?;
@@ -140,9 +154,22 @@ pub(crate) fn torment(places: &Places, guest: PathBuf, options: &Options) -> Res
     print(&format!(
         "seed {seed}, {minutes} min: again with `cargo xtask chaos --seed {seed}`"
     ))?;
-    let lab = Lab::make(places, guest, &options.accel, &NAMES)?.with_small_disk(DISK_MIB)?;
+    let mut lab = Lab::make(places, guest, &options.accel, &NAMES)?.with_small_disk(DISK_MIB)?;
+    lab.configure(LIMITS)?;
+    let clock = Clock::make(&mut lab)?;
     let mut counts = BTreeMap::new();
-    let result = all(&lab, options, start, &mut counts);
+    let result = Containerd::start(places, &lab, seed).and_then(|containerd| {
+        all(
+            &Host {
+                lab: &lab,
+                clock,
+                containerd,
+            },
+            options,
+            start,
+            &mut counts,
+        )
+    });
     if let Err(error) = result {
         let evidence = keep_evidence(places, &lab, seed);
         print(&format!("VIOLATION: {error:#}"))?;
@@ -165,26 +192,34 @@ pub(crate) fn torment(places: &Places, guest: PathBuf, options: &Options) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// What all instances share.
+struct Host<'a> {
+    lab: &'a Lab,
+    clock: Clock,
+    containerd: Arc<Containerd>,
+}
+
 /// Boots, torments, ends; nothing may be left.
 fn all(
-    lab: &Lab,
+    host: &Host<'_>,
     options: &Options,
     start: Instant,
     counts: &mut BTreeMap<&'static str, u64>,
 ) -> Result<()> {
-    let mut subjects = boot(lab)?;
+    let lab = host.lab;
+    let mut subjects = boot(lab, &host.containerd)?;
     say(&format!(
         "  {} instances run after {} s",
         NAMES.len(),
         start.elapsed().as_secs()
     ));
     let end = Duration::from_secs(options.minutes * 60);
-    for event in Plan::new(options.seed, NAMES.len()) {
+    for event in Plan::new(options.seed, NAMES.len(), CONTAINED) {
         if start.elapsed() >= end {
             break;
         }
         let begin = Instant::now();
-        let result = one(lab, &mut subjects, &event);
+        let result = one(host, &mut subjects, &event);
         let how = if result.is_ok() { "ok" } else { "FAILED" };
         print(&format!(
             "{}: {how}, {} s",
@@ -196,10 +231,9 @@ fn all(
     }
     let records: u64 = subjects.iter().map(Subject::acknowledged).sum();
     for subject in &mut subjects {
-        subject.rest();
-        lab.seed(&["stop", &subject.name], STOP)?;
-        lab.seed(&["rm", &subject.name, "--yes"], COMMAND)?;
+        subject.end(lab)?;
     }
+    host.containerd.end()?;
     nothing_left(lab)?;
     let events: u64 = counts.values().sum();
     print(&format!(
@@ -208,12 +242,13 @@ fn all(
 }
 
 /// All at once.
-fn boot(lab: &Lab) -> Result<Vec<Subject>> {
+fn boot(lab: &Lab, containerd: &Arc<Containerd>) -> Result<Vec<Subject>> {
     thread::scope(|scope| {
-        let threads: Vec<_> = NAMES
-            .iter()
-            .map(|name| scope.spawn(|| Subject::boot(lab, name)))
-            .collect();
+        let one = |(number, name): (usize, &'static str)| {
+            let containerd = (number >= CONTAINED).then_some(containerd);
+            scope.spawn(move || Subject::boot(lab, name, containerd))
+        };
+        let threads: Vec<_> = NAMES.into_iter().enumerate().map(one).collect();
         let ended = threads.into_iter().map(|thread| {
             let subject = thread.join();
             subject.unwrap_or_else(|_| bail!("a thread that boots an instance panicked"))
@@ -223,14 +258,15 @@ fn boot(lab: &Lab) -> Result<Vec<Subject>> {
 }
 
 /// One event and all that must be true after it.
-fn one(lab: &Lab, subjects: &mut [Subject], event: &Event) -> Result<()> {
+fn one(host: &Host<'_>, subjects: &mut [Subject], event: &Event) -> Result<()> {
+    let lab = host.lab;
     let (before, rest) = subjects.split_at_mut(event.subject);
     let (subject, after) = rest
         .split_first_mut()
         .context("there is no such instance")?;
-    let mut flood = Flood::start(lab, &subject.name, event.number, event.flood)?;
+    let mut flood = Flood::start(subject.command(lab), event.number, event.flood)?;
     thread::sleep(Duration::from_millis(event.delay_ms));
-    let anew = faults::apply(lab, subject, event.fault);
+    let anew = faults::apply(lab, &host.clock, subject, event.fault);
     // One whose instance ended has no more to say; `seed exec` notices by itself.
     let over = until("the end of the flood's command", FLOOD, || {
         Ok(flood.is_over().then_some(()))
@@ -241,7 +277,7 @@ fn one(lab: &Lab, subjects: &mut [Subject], event: &Event) -> Result<()> {
     subject.flooded(flood, before_journald);
     let anew = anew?;
     over?;
-    subject.check(lab, anew)?;
+    subject.check(lab, anew, event.fault.kills_shim())?;
     let mut others = before.iter_mut().chain(after);
     others.try_for_each(|other| other.undisturbed(lab))
 }
@@ -295,6 +331,7 @@ fn keep_evidence(places: &Places, lab: &Lab, seed: u64) -> PathBuf {
     for (what, from) in [
         ("run", lab.run_dir().join("default")),
         ("logs", lab.state_dir().join("logs")),
+        ("containerd", lab.dir().join("containerd/state")),
     ] {
         let to = folder.join(what);
         let _ = fs::create_dir_all(&to);
@@ -306,6 +343,11 @@ fn keep_evidence(places: &Places, lab: &Lab, seed: u64) -> PathBuf {
         if let Err(error) = util::output(&mut copy) {
             say(&format!("  {} was not copied: {error:#}", from.display()));
         }
+    }
+    for name in ["log", "events"] {
+        let from = lab.dir().join("containerd").join(name);
+        // Without it there is a little less to know.
+        let _ = fs::copy(from, folder.join(format!("containerd.{name}")));
     }
     folder
 }
@@ -325,7 +367,9 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let event = Plan::new(1, NAMES.len()).next().expect("it never ends");
+        let event = Plan::new(1, NAMES.len(), CONTAINED)
+            .next()
+            .expect("it never ends");
         assert!(line(&event).starts_with("   1  "));
     }
 }

@@ -22,6 +22,9 @@ const PARTS: [Part; 5] = [
 /// Services of the guest.
 const UNITS: [&str; 2] = ["seed-agent.service", "systemd-journald.service"];
 
+/// Hours by which the host's clock is stepped: by more than a day a file system's check takes its times for wrong.
+const STEPS: [i64; 4] = [-72, -1, 1, 72];
+
 /// How a guest ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GuestEnd {
@@ -51,14 +54,42 @@ pub(super) enum Fault {
     VolumeFull,
     /// The host has no room for volumes and logs, for so many seconds.
     HostFull(u64),
-    /// The guest's clock goes back an hour, and forth again.
+    /// The guest's clock goes back an hour, forth two, and back again.
     ClockStep,
+    /// The host's clock is off by so many hours; the instance boots under it, and goes on when it is right again.
+    HostClock(i64),
     /// Killed while it boots, so many times, after so many milliseconds each.
     RestartStorm { times: u64, after_ms: u64 },
     /// An orderly restart.
     Restart,
     /// So many commands at once.
     ExecStorm(u64),
+    /// SIGKILL for containerd so many times; it is away for so long each time.
+    EngineKilled { times: u64, away_ms: u64 },
+    /// SIGSTOP for containerd, and SIGCONT after so many seconds.
+    EnginePaused(u64),
+    /// SIGKILL for a part while containerd is away.
+    EndUnseen(Part),
+    /// SIGKILL for containerd so long after it was told to start a task.
+    StartCut(u64),
+}
+
+impl Fault {
+    /// Whether it can only hit an instance that containerd runs.
+    fn is_of_containerd(self) -> bool {
+        matches!(
+            self,
+            Self::EngineKilled { .. }
+                | Self::EnginePaused(_)
+                | Self::EndUnseen(_)
+                | Self::StartCut(_)
+        )
+    }
+
+    /// Whether it takes the shim away without notice, and with it what the shim had not written to the container's stdout.
+    pub(super) fn kills_shim(self) -> bool {
+        matches!(self, Self::Kill(Part::Shim) | Self::EndUnseen(Part::Shim))
+    }
 }
 
 /// A fault, whom it hits, and what is going on then.
@@ -80,19 +111,23 @@ pub(super) struct Event {
 pub(super) struct Plan {
     random: Random,
     subjects: u64,
+    /// The first of those that containerd runs; they are the last.
+    contained: u64,
     number: u64,
     round: Vec<usize>,
 }
 
 /// Kinds of faults, see [`Plan::fault`].
-const KINDS: usize = 13;
+const KINDS: usize = 18;
 
 impl Plan {
-    /// For so many instances.
-    pub(super) fn new(seed: u64, subjects: usize) -> Self {
+    /// For so many instances, of which containerd runs the last ones, from number `contained` (of 0) on.
+    pub(super) fn new(seed: u64, subjects: usize, contained: usize) -> Self {
+        let subjects = u64::try_from(subjects).unwrap_or(1).max(1);
         Self {
             random: Random(seed),
-            subjects: u64::try_from(subjects).unwrap_or(1).max(1),
+            subjects,
+            contained: u64::try_from(contained).unwrap_or(0).min(subjects - 1),
             number: 0,
             round: Vec::new(),
         }
@@ -131,7 +166,15 @@ impl Plan {
                 after_ms: random.between(0, 12_000),
             },
             11 => Fault::Restart,
-            _ => Fault::ExecStorm(random.between(4, 24)),
+            12 => Fault::ExecStorm(random.between(4, 24)),
+            13 => Fault::EngineKilled {
+                times: random.between(1, 3),
+                away_ms: random.between(0, 5000),
+            },
+            14 => Fault::EnginePaused(random.between(1, 10)),
+            15 => Fault::EndUnseen(PARTS[random.index(PARTS.len())]),
+            16 => Fault::HostClock(STEPS[random.index(STEPS.len())]),
+            _ => Fault::StartCut(random.between(0, 5000)),
         }
     }
 }
@@ -143,7 +186,12 @@ impl Iterator for Plan {
         let kind = self.kind();
         let fault = self.fault(kind);
         self.number += 1;
-        let subject = self.random.between(1, self.subjects) - 1;
+        let first = if fault.is_of_containerd() {
+            self.contained
+        } else {
+            0
+        };
+        let subject = self.random.between(first, self.subjects - 1);
         Some(Event {
             number: self.number,
             subject: usize::try_from(subject).unwrap_or_default(),
@@ -202,12 +250,19 @@ impl fmt::Display for Fault {
             Self::OutOfMemory => f.write_str("guest out of memory"),
             Self::VolumeFull => f.write_str("volume full"),
             Self::HostFull(seconds) => write!(f, "host's disk full for {seconds} s"),
-            Self::ClockStep => f.write_str("guest's clock back an hour"),
+            Self::ClockStep => f.write_str("guest's clock an hour back and forth"),
+            Self::HostClock(hours) => write!(f, "host's clock off by {hours} h for a boot"),
             Self::RestartStorm { times, after_ms } => {
                 write!(f, "{times} boots cut after {after_ms} ms")
             }
             Self::Restart => f.write_str("restart"),
             Self::ExecStorm(count) => write!(f, "{count} commands at once"),
+            Self::EngineKilled { times, away_ms } => {
+                write!(f, "kill containerd {times} times, {away_ms} ms away")
+            }
+            Self::EnginePaused(seconds) => write!(f, "stop containerd for {seconds} s"),
+            Self::EndUnseen(part) => write!(f, "kill {part} while containerd is away"),
+            Self::StartCut(after_ms) => write!(f, "kill containerd {after_ms} ms into a start"),
         }
     }
 }
@@ -226,9 +281,14 @@ impl Event {
             Fault::VolumeFull => "volume full",
             Fault::HostFull(_) => "host's disk full",
             Fault::ClockStep => "guest's clock",
+            Fault::HostClock(_) => "host's clock",
             Fault::RestartStorm { .. } => "restart storm",
             Fault::Restart => "restart",
             Fault::ExecStorm(_) => "exec storm",
+            Fault::EngineKilled { .. } => "kill of containerd",
+            Fault::EnginePaused(_) => "stop of containerd",
+            Fault::EndUnseen(_) => "kill without containerd",
+            Fault::StartCut(_) => "start cut",
         }
     }
 }
@@ -241,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_seed_has_one_plan_and_another_seed_another() {
-        let plan = |seed| Plan::new(seed, 2).take(100).collect::<Vec<_>>();
+        let plan = |seed| Plan::new(seed, 3, 1).take(100).collect::<Vec<_>>();
         assert_eq!(plan(7), plan(7));
         assert_ne!(plan(7), plan(8));
         assert!(plan(7).iter().any(|event| event.subject == 1));
@@ -249,7 +309,7 @@ mod tests {
 
     #[test]
     fn each_round_has_every_kind_once() {
-        let events: Vec<_> = Plan::new(1, 2).take(2 * KINDS).collect();
+        let events: Vec<_> = Plan::new(1, 3, 1).take(2 * KINDS).collect();
         for round in events.chunks(KINDS) {
             let kinds: BTreeSet<_> = round.iter().map(Event::kind).collect();
             assert_eq!(kinds.len(), KINDS, "{kinds:?}");
@@ -257,8 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_containerds_hits_what_containerd_runs() {
+        let events: Vec<_> = Plan::new(2, 3, 1).take(500).collect();
+        let of_containerd = |event: &&Event| event.fault.is_of_containerd();
+        let hit: BTreeSet<_> = events
+            .iter()
+            .filter(of_containerd)
+            .map(|event| event.subject)
+            .collect();
+        assert_eq!(hit, BTreeSet::from([1, 2]));
+        assert!(events.iter().any(|event| event.subject == 0));
+    }
+
+    #[test]
     fn every_part_and_every_end_has_its_turn() {
-        let said: BTreeSet<_> = Plan::new(3, 2)
+        let said: BTreeSet<_> = Plan::new(3, 3, 1)
             .take(1000)
             .map(|event| event.fault.to_string())
             .collect();

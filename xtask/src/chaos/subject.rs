@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
@@ -12,11 +13,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
+    contained::{Contained, Containerd, PARAMETERS},
     journal,
+    plan::Part,
     writer::{self, FILE, Flood, Writer},
 };
 use crate::{
-    lab::{self, BOOT, COMMAND, Lab, until},
+    lab::{self, BOOT, COMMAND, Lab, STOP, until},
     left,
 };
 
@@ -24,7 +27,7 @@ use crate::{
 const SEALED: &str = "/seed/storage/data/secret.age";
 const OPENED: &str = "/run/demo-secret";
 /// What was logged in the guest stands on the host within this; a pull may be at its own limit when a link comes back.
-const PULLED: Duration = Duration::from_secs(90);
+const PULLED: Duration = Duration::from_secs(270);
 /// An instance consists of these on the host, and of its shim.
 const HELPERS: usize = 4;
 
@@ -43,6 +46,8 @@ struct Logged {
 #[derive(Debug)]
 pub(super) struct Subject {
     pub(super) name: String,
+    /// Where containerd runs it.
+    contained: Option<Contained>,
     recipient: String,
     secret: String,
     acknowledged: Arc<AtomicU64>,
@@ -51,27 +56,43 @@ pub(super) struct Subject {
     /// Entries that records of loss counted so far.
     missing: u64,
     pub(super) processes: BTreeMap<String, u32>,
+    /// How many descriptors its shim has when it has nothing to do, as seen first.
+    descriptors: Option<usize>,
 }
 
 impl Subject {
-    /// Boots it for the first time and gives it a secret.
-    pub(super) fn boot(lab: &Lab, name: &str) -> Result<Self> {
-        let guest = lab.guest().to_string_lossy().into_owned();
-        let words = ["run", &guest, "--name", name, "--kernel-param", "panic=-1"];
-        lab.seed(&words, BOOT)?;
-        let recipient = lab.seed(&["keys", name], COMMAND)?.trim().to_owned();
-        let secret = format!("secret of {name}, {}", std::process::id());
-        lab.put(name, SEALED, &lab.encrypt(&recipient, &secret)?)?;
+    /// Boots it for the first time and gives it a secret. Without a containerd `seed run` runs it.
+    pub(super) fn boot(
+        lab: &Lab,
+        name: &str,
+        containerd: Option<&Arc<Containerd>>,
+    ) -> Result<Self> {
+        let contained = match containerd {
+            Some(containerd) => Some(Contained::run(lab, containerd, name)?),
+            None => {
+                let guest = lab.guest().to_string_lossy().into_owned();
+                let words = ["run", &guest, "--name", name, "--kernel-param", PARAMETERS];
+                lab.seed(&words, BOOT)?;
+                None
+            }
+        };
         let mut subject = Self {
             name: name.to_owned(),
-            recipient,
-            secret,
+            contained,
+            recipient: String::new(),
+            secret: format!("secret of {name}, {}", std::process::id()),
             acknowledged: Arc::default(),
             writer: None,
             floods: Vec::new(),
             missing: 0,
             processes: BTreeMap::new(),
+            descriptors: None,
         };
+        subject.is_up(lab)?;
+        subject.recipient = lab.seed(&["keys", name], COMMAND)?.trim().to_owned();
+        let sealed = lab.encrypt(&subject.recipient, &subject.secret)?;
+        let sealed = String::from_utf8(sealed).context("age's armour is no text")?;
+        subject.sh(lab, &format!("printf '%s' '{sealed}' > {SEALED} && sync"))?;
         subject.look(lab)?;
         subject.write(lab)?;
         Ok(subject)
@@ -99,6 +120,124 @@ impl Subject {
         Ok(status)
     }
 
+    /// Runs a command in the guest, whose words are to follow.
+    pub(super) fn command(&self, lab: &Lab) -> Command {
+        if let Some(contained) = &self.contained {
+            return contained.command();
+        }
+        let mut seed = lab.command("seed");
+        seed.args(["exec", &self.name, "--"]);
+        seed
+    }
+
+    /// Runs a command in the guest; what it printed.
+    pub(super) fn exec(&self, lab: &Lab, words: &[&str]) -> Result<Output> {
+        lab::run(self.command(lab).args(words), &[], COMMAND, None)
+    }
+
+    /// Runs a shell line in the guest, which must succeed; its output less the last newline.
+    pub(super) fn sh(&self, lab: &Lab, line: &str) -> Result<String> {
+        lab::succeeded(line, self.exec(lab, &["/bin/sh", "-c", line])?)
+    }
+
+    /// One of its processes.
+    pub(super) fn process(&self, part: Part) -> Result<u32> {
+        let pid = self.processes.get(match part {
+            Part::Shim => "shim",
+            Part::Helper(name) => name,
+        });
+        pid.copied()
+            .with_context(|| format!("{} has no process {part}", self.name))
+    }
+
+    /// Its task; the plan hits no other with what is containerd's.
+    pub(super) fn contained(&self) -> Result<&Contained> {
+        let contained = self.contained.as_ref();
+        contained.with_context(|| format!("{} is not run by containerd", self.name))
+    }
+
+    /// As [`Self::contained`].
+    pub(super) fn contained_mut(&mut self) -> Result<&mut Contained> {
+        let contained = self.contained.as_mut();
+        contained.with_context(|| format!("{} is not run by containerd", self.name))
+    }
+
+    /// Whoever runs it says that its shim is gone.
+    pub(super) fn is_dead(&self, lab: &Lab) -> Result<()> {
+        match &self.contained {
+            Some(contained) => contained.over(),
+            None => until("a status that says that the shim is gone", STOP, || {
+                Ok((lab.status(&self.name)?["state"] == "dead").then_some(()))
+            }),
+        }
+    }
+
+    /// Starts it again after its end, which was one with this status. `told`: containerd was there to hear of it.
+    pub(super) fn again(&mut self, lab: &Lab, status: u64, told: bool) -> Result<()> {
+        match &mut self.contained {
+            Some(contained) => {
+                contained.ended_with(status, told)?;
+                contained.start()
+            }
+            None => lab.seed(&["restart", &self.name], STOP + BOOT).map(drop),
+        }
+    }
+
+    /// An orderly end, and another beginning.
+    pub(super) fn restart(&mut self, lab: &Lab) -> Result<()> {
+        match &mut self.contained {
+            Some(contained) => {
+                contained.stop()?;
+                contained.start()
+            }
+            None => lab.seed(&["restart", &self.name], STOP + BOOT).map(drop),
+        }
+    }
+
+    /// Begins to start it again; its VM has been killed.
+    pub(super) fn begin(&mut self, lab: &Lab) -> Result<Child> {
+        if let Some(contained) = &mut self.contained {
+            contained.over()?;
+            return contained.begin();
+        }
+        let mut seed = lab.command("seed");
+        seed.args(["restart", &self.name]);
+        seed.stdout(Stdio::null()).stderr(Stdio::null());
+        seed.spawn().context("start seed")
+    }
+
+    /// Ends it, and removes all that it had.
+    pub(super) fn end(&mut self, lab: &Lab) -> Result<()> {
+        self.rest();
+        match &mut self.contained {
+            Some(contained) => contained.end()?,
+            None => drop(lab.seed(&["stop", &self.name], STOP)?),
+        }
+        lab.seed(&["rm", &self.name, "--yes"], COMMAND).map(drop)
+    }
+
+    /// Waits until its guest is up with nothing failed. What a fault made fail for a moment may be seen for a moment.
+    pub(super) fn is_up(&self, lab: &Lab) -> Result<()> {
+        let mut last = Value::Null;
+        let up = until("a guest that is up with nothing failed", BOOT, || {
+            last = lab.status(&self.name)?;
+            ensure!(
+                last["state"] != "stopped",
+                "{} ended: {}",
+                self.name,
+                last["exit"]
+            );
+            let well = last["stage"] == "running" && last["problems"] == json!([]);
+            Ok(well.then_some(()))
+        });
+        up.with_context(|| {
+            format!(
+                "{} is {}: problems {}, failed units {}",
+                self.name, last["stage"], last["problems"], last["failed_units"]
+            )
+        })
+    }
+
     /// Sees that a writer runs.
     fn write(&mut self, lab: &Lab) -> Result<()> {
         if self.writer.as_mut().is_some_and(Writer::runs) {
@@ -107,7 +246,7 @@ impl Subject {
         if let Some(writer) = self.writer.take() {
             writer.end();
         }
-        self.writer = Some(Writer::start(lab, &self.name, &self.acknowledged)?);
+        self.writer = Some(Writer::start(self.command(lab), &self.acknowledged)?);
         Ok(())
     }
 
@@ -129,32 +268,30 @@ impl Subject {
         });
     }
 
-    /// Everything that must be true after a fault, when the instance runs again.
-    pub(super) fn check(&mut self, lab: &Lab, booted_anew: bool) -> Result<()> {
+    /// Everything that must be true after a fault, when the instance runs again. `shim_killed`: by the fault.
+    pub(super) fn check(&mut self, lab: &Lab, booted_anew: bool, shim_killed: bool) -> Result<()> {
         // Nothing is written while the file is compared.
         self.rest();
-        self.settled(lab)?;
+        self.is_up(lab)?;
+        self.look(lab)?;
         self.identity(lab, booted_anew)?;
         self.volume(lab)?;
-        self.journal(lab, booted_anew)?;
+        let log = self.journal(lab, booted_anew)?;
+        if let Some(contained) = &mut self.contained {
+            contained.runs(self.processes.get("qemu").copied())?;
+            contained.wired()?;
+            until(
+                "the log's entries in the container's stdout",
+                PULLED,
+                || {
+                    let agrees = contained.stream.agrees(&log, shim_killed)?;
+                    Ok(agrees.then_some(()))
+                },
+            )?;
+        }
         self.nothing_twice(lab)?;
+        self.nothing_held(booted_anew)?;
         self.write(lab)
-    }
-
-    /// Up, with nothing failed. What a fault made fail for a moment may be seen for a moment.
-    fn settled(&mut self, lab: &Lab) -> Result<()> {
-        let mut last = Value::Null;
-        let up = until("a guest that is up with nothing failed", BOOT, || {
-            last = self.look(lab)?;
-            let well = last["stage"] == "running" && last["problems"] == json!([]);
-            Ok(well.then_some(()))
-        });
-        up.with_context(|| {
-            format!(
-                "{} is {}: problems {}, failed units {}",
-                self.name, last["stage"], last["problems"], last["failed_units"]
-            )
-        })
     }
 
     /// The same key as at first; the secret opens at boot and now.
@@ -168,11 +305,11 @@ impl Subject {
         );
         let now = format!("age --decrypt --identity /seed/tpm/age-identity {SEALED}");
         ensure!(
-            lab.sh(&self.name, &now)? == self.secret,
+            self.sh(lab, &now)? == self.secret,
             "the secret opened to something else"
         );
         if booted_anew {
-            let at_boot = lab.sh(&self.name, &format!("cat {OPENED}"))?;
+            let at_boot = self.sh(lab, &format!("cat {OPENED}"))?;
             ensure!(
                 at_boot == self.secret,
                 "the unit opened {at_boot:?} at boot"
@@ -183,23 +320,17 @@ impl Subject {
 
     /// Every acknowledged record; one mount. Before the first record there may be no file.
     fn volume(&self, lab: &Lab) -> Result<()> {
-        let file = lab.sh(
-            &self.name,
-            &format!("if [ -e {FILE} ]; then cat {FILE}; fi"),
-        )?;
+        let file = self.sh(lab, &format!("if [ -e {FILE} ]; then cat {FILE}; fi"))?;
         if let Some(wrong) = writer::missing(&file, self.acknowledged()) {
             bail!(wrong);
         }
-        let mounts = lab.sh(
-            &self.name,
-            "findmnt --noheadings /seed/storage/data | wc -l",
-        )?;
+        let mounts = self.sh(lab, "findmnt --noheadings /seed/storage/data | wc -l")?;
         ensure!(mounts.trim() == "1", "the volume is mounted {mounts} times");
         Ok(())
     }
 
-    /// What the guest's journal has is in the log; nothing is there twice; what was acknowledged is whole.
-    fn journal(&mut self, lab: &Lab, booted_anew: bool) -> Result<()> {
+    /// What the guest's journal has is in the log; nothing is there twice; what was acknowledged is whole. The log.
+    fn journal(&mut self, lab: &Lab, booted_anew: bool) -> Result<String> {
         let last = self.floods.iter().rev().take(2);
         let pattern = last.map(|flood| format!("^{} ", flood.number));
         let pattern = pattern.collect::<Vec<_>>().join("|");
@@ -210,7 +341,7 @@ impl Subject {
         let theirs: BTreeSet<_> = if pattern.is_empty() {
             BTreeSet::new()
         } else {
-            let text = lab.sh(&self.name, &list)?;
+            let text = self.sh(lab, &list)?;
             text.lines().filter_map(journal::line).collect()
         };
         let mut behind = 0;
@@ -227,10 +358,10 @@ impl Subject {
             let whole =
                 |flood: &&Logged| !flood.acknowledged || found.count(flood.number) == flood.lines;
             let whole = self.floods.iter().all(|flood| whole(&flood));
-            Ok((behind == 0 && whole).then_some(found))
+            Ok((behind == 0 && whole).then_some((found, log)))
         });
-        let found = match pulled {
-            Ok(found) => found,
+        let (found, log) = match pulled {
+            Ok(pulled) => pulled,
             Err(error) => return Err(self.incomplete(lab, behind)?.context(error)),
         };
         ensure!(
@@ -262,7 +393,7 @@ impl Subject {
             self.missing
         );
         self.missing = found.missing;
-        Ok(())
+        Ok(log)
     }
 
     /// Why the log is not whole, in figures.
@@ -306,6 +437,20 @@ impl Subject {
             strange.is_empty(),
             "processes that nobody knows: {strange:?}"
         );
+        Ok(())
+    }
+
+    /// Its shim holds no more descriptors than it did when it first had nothing to do.
+    fn nothing_held(&mut self, booted_anew: bool) -> Result<()> {
+        let shim = self.process(Part::Shim)?;
+        let first = self.descriptors.filter(|_| !booted_anew);
+        let mut now = Vec::new();
+        let held = until("a shim that has let go of what it had", COMMAND, || {
+            now = left::descriptors(shim)?;
+            Ok(first.is_none_or(|first| now.len() <= first).then_some(()))
+        });
+        held.with_context(|| format!("it had {first:?} descriptors, now {}: {now:?}", now.len()))?;
+        self.descriptors = Some(first.unwrap_or(now.len()));
         Ok(())
     }
 

@@ -1,13 +1,13 @@
 //! What an instance does while things go wrong: a writer on its volume that says which records have reached the disk, and
 //! floods of its journal.
 //!
-//! Both run in the guest as commands of `seed exec`; what they print is the acknowledgement. The check of what was
+//! Both run in the guest as commands of whoever runs it; what they print is the acknowledgement. The check of what was
 //! acknowledged against what is there is a pure function here, too.
 
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,8 +16,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-
-use crate::lab::Lab;
 
 /// The writer's file.
 pub(super) const FILE: &str = "/seed/storage/data/records";
@@ -55,14 +53,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts after the last acknowledged record; `acknowledged` follows it.
-    pub(super) fn start(lab: &Lab, name: &str, acknowledged: &Arc<AtomicU64>) -> Result<Self> {
+    /// Starts after the last acknowledged record; `acknowledged` follows it. `inside` runs a command in the guest.
+    pub(super) fn start(mut inside: Command, acknowledged: &Arc<AtomicU64>) -> Result<Self> {
         let after = acknowledged.load(Ordering::Acquire).to_string();
-        let mut seed = lab.command("seed");
-        seed.args(["exec", name, "--", "perl", "-e", WRITER, FILE, &after])
+        inside
+            .args(["perl", "-e", WRITER, FILE, &after])
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut child = seed.spawn().context("start seed")?;
+        let mut child = inside.spawn().context("start a writer")?;
         let stdout = child.stdout.take().context("the writer has no output")?;
         let acknowledged = Arc::clone(acknowledged);
         let reader = thread::spawn(move || {
@@ -116,14 +114,14 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// So many lines with this number.
-    pub(super) fn start(lab: &Lab, name: &str, number: u64, lines: u64) -> Result<Self> {
-        let mut seed = lab.command("seed");
-        seed.args(["exec", name, "--", "/bin/sh", "-c", FLOOD, "flood"])
+    /// So many lines with this number. `inside` runs a command in the guest.
+    pub(super) fn start(mut inside: Command, number: u64, lines: u64) -> Result<Self> {
+        inside
+            .args(["/bin/sh", "-c", FLOOD, "flood"])
             .args([number.to_string(), lines.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let child = seed.spawn().context("start seed")?;
+        let child = inside.spawn().context("start a flood")?;
         Ok(Self {
             number,
             lines,
