@@ -33,7 +33,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    containerd, image,
+    image,
     lab::{COMMAND, Lab, until},
     left, programs, setup, table,
     util::{self, Places, print, say},
@@ -128,8 +128,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    setup::run(places, setup::Need::Run)?;
-    containerd::unpack(places)?;
+    // containerd and links in namespaces are the tests'.
+    setup::run(places, setup::Need::Test)?;
     programs::build(places)?;
     let guest = image::build(places)?;
     let status = util::status(&mut options.command(places, &guest)?)?;
