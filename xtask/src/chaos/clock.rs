@@ -5,8 +5,8 @@
 //! All of them ask the C library. containerd does not, being Go, and the times of files are the kernel's: those two stay.
 
 use std::{
-    fs::File,
-    os::unix::fs::FileExt,
+    fs::{self, File, Permissions},
+    os::unix::fs::{FileExt, PermissionsExt},
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -28,7 +28,7 @@ impl Clock {
     pub(super) fn make(lab: &mut Lab) -> Result<Self> {
         let (source, library, step) = ("clock.c", "clock.so", "clock");
         let path = |name: &str| lab.dir().join(name);
-        std::fs::write(path(source), SOURCE).context("write the clock's source")?;
+        fs::write(path(source), SOURCE).context("write the clock's source")?;
         let mut cc = Command::new("cc");
         cc.args(["-O2", "-shared", "-fPIC", "-o"]);
         util::read(cc.arg(path(library)).arg(path(source)).arg("-ldl"))?;
@@ -37,6 +37,15 @@ impl Clock {
         let clock = Self(file.context("make the clock's file")?);
         clock.step(0)?;
         let (library, step) = (path(library), path(step));
+        // QEMU, swtpm and the vsock daemon are users of their own, and find both by name.
+        for (place, mode) in [
+            (lab.dir(), 0o711),
+            (library.as_path(), 0o755),
+            (step.as_path(), 0o644),
+        ] {
+            let opened = fs::set_permissions(place, Permissions::from_mode(mode));
+            opened.with_context(|| format!("open {} to others", place.display()))?;
+        }
         lab.tell("LD_PRELOAD", library.to_string_lossy().into_owned());
         lab.tell("CHAOS_CLOCK", step.to_string_lossy().into_owned());
         Ok(clock)
