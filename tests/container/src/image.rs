@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::wait_for;
 
 /// Packing a guest's root on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// What an image is made of.
 #[derive(Debug, Clone)]

@@ -32,6 +32,15 @@ use layer::Layer;
 /// Names a guest's root.
 pub const ROOT_VARIABLE: &str = "SEED_TEST_GUEST";
 
+/// A part of containerd's configuration, in place of its own limits, which are two to five seconds: on a busy machine a shim
+/// that is late once would be taken for dead.
+pub const CONTAINERD_LIMITS: &str = r#"[timeouts]
+"io.containerd.timeout.shim.cleanup" = "60s"
+"io.containerd.timeout.shim.load" = "60s"
+"io.containerd.timeout.shim.shutdown" = "60s"
+"io.containerd.timeout.task.state" = "60s"
+"#;
+
 /// How long systemd may take to come up, on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// How long a wait pauses between two looks.

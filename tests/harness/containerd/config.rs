@@ -4,18 +4,10 @@
 use std::{fs, process::Command};
 
 use anyhow::Result;
+use seed_container::CONTAINERD_LIMITS;
 use serde_json::json;
 
 use super::{Containerd, Options, Version, image};
-
-/// In place of containerd's own limits, which are two to five seconds: on a busy machine a shim that is late once would be
-/// taken for dead.
-const LIMITS: &str = r#"[timeouts]
-"io.containerd.timeout.shim.cleanup" = "60s"
-"io.containerd.timeout.shim.load" = "60s"
-"io.containerd.timeout.shim.shutdown" = "60s"
-"io.containerd.timeout.task.state" = "60s"
-"#;
 
 /// Writes all of them.
 pub(super) fn write(containerd: &Containerd, options: &Options) -> Result<()> {
@@ -74,7 +66,11 @@ fn toml(containerd: &Containerd, options: &Options) -> String {
         )
     };
     let cni = containerd.programs.cni();
-    let limits = if options.own_limits { "" } else { LIMITS };
+    let limits = if options.own_limits {
+        ""
+    } else {
+        CONTAINERD_LIMITS
+    };
     // 2.1 takes a list of folders as well; one is understood by all.
     format!(
         r#"version = {version}

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use seed_container::CONTAINERD_LIMITS;
 
 use super::folder;
 use crate::{
@@ -66,7 +67,7 @@ impl Daemon {
         let text = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = {DISABLED:?}\n\
              [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n\
-             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n",
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n{CONTAINERD_LIMITS}",
             path("root"),
             self.state_dir(),
             self.socket(),
