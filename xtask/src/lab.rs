@@ -38,15 +38,21 @@ for name; do
   seed stop "$name" --kill
   seed rm "$name" --yes
 done
-# What others start on their behalf: a containerd, its shims, and what those run.
-for process in /proc/[0-9]*; do
-  tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "$directory/" && kill -KILL "${process#/proc/}"
+tries=0
+while [ $tries -lt 100 ]; do
+  # What others start on their behalf: a containerd, its shims, and what those run, a shim's cleanup among it.
+  for process in /proc/[0-9]*; do
+    tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "$directory/" && kill -KILL "${process#/proc/}"
+  done
+  # They hold the disk for a moment. What else is mounted is not ours to empty.
+  umount "$directory/state" 2>/dev/null
+  rm -rf --one-file-system "$directory" 2>/dev/null && break
+  tries=$((tries + 1))
+  sleep 0.1
 done
 for namespace in /run/netns/"${directory##*/}"-*; do
   [ -e "$namespace" ] && ip netns delete "${namespace##*/}"
 done
-umount "$directory/state" 2>/dev/null
-rm -rf "$directory"
 "#;
 
 /// The directories, the configuration that names them, and where the programs are.
