@@ -24,6 +24,8 @@ pub(super) struct Wire {
     link: String,
     /// All but the last number of its addresses.
     network: String,
+    /// What is in the namespace without a machine.
+    links: String,
 }
 
 impl Wire {
@@ -32,7 +34,7 @@ impl Wire {
         let number = process::id();
         let letter = name.bytes().next().unwrap_or_default();
         let lab = lab.dir().file_name().context("the lab has no name")?;
-        let wire = Self {
+        let mut wire = Self {
             // The lab's guard removes namespaces with the lab's name.
             namespace: format!("{}-{name}", lab.to_string_lossy()),
             link: format!("sd{number}{name}"),
@@ -41,11 +43,13 @@ impl Wire {
                 128 + (number + u32::from(letter)) % 128,
                 number / 128 % 256
             ),
+            links: String::new(),
         };
         let Self {
             namespace,
             link,
             network,
+            ..
         } = &wire;
         for line in [
             format!("netns add {namespace}"),
@@ -57,6 +61,7 @@ impl Wire {
         ] {
             ip(&line)?;
         }
+        wire.links = wire.names()?;
         Ok(wire)
     }
 
@@ -70,15 +75,25 @@ impl Wire {
         let mut links = String::new();
         let mut rules = String::new();
         let bare = until("a namespace without a tap device", COMMAND, || {
-            links = ip(&format!("-n {} -o link show", self.namespace))?;
+            links = self.names()?;
             let mut tc = Command::new("tc");
             tc.args(["-n", &self.namespace, "qdisc", "show", "dev", "eth0"]);
             rules = util::read(&mut tc)?;
-            // The loopback and the link.
-            let is_bare = links.lines().count() == 2 && !rules.contains("ingress");
+            let is_bare = links == self.links && !rules.contains("ingress");
             Ok(is_bare.then_some(()))
         });
         bare.with_context(|| format!("left in {}: {links}{rules}", self.namespace))
+    }
+
+    /// The links in it, by name: the loopback, ours, and what the kernel gives each namespace, such as tunnels.
+    fn names(&self) -> Result<String> {
+        let all = ip(&format!("-n {} -o link show", self.namespace))?;
+        let mut names: Vec<_> = all
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .collect();
+        names.sort_unstable();
+        Ok(names.concat())
     }
 
     /// The guest has the link's address and reaches the host's end with it. `inside` runs a command in it.
