@@ -3,8 +3,8 @@
 //!
 //! One instance is run by `seed run`, two by a real containerd ([`contained`]), each of those in a pod's network ([`wire`]).
 //! [`plan`] says what goes wrong, from the seed alone; [`faults`] does it, [`outage`] to containerd; [`writer`] is the work;
-//! [`subject`] knows what must be true of an instance, [`journal`] of its log, [`stream`] of its container's stdout. The first violation ends the run: the seed, the event and what was found are
-//! printed, and all logs are kept.
+//! [`subject`] knows what must be true of an instance, [`journal`] of its log, [`stream`] of its container's stdout. The first
+//! violation ends the run: the seed, the event and what was found are printed, and all logs are kept.
 //!
 //! The machine's own clock is never set, which would hit everything else on it (a time namespace has the monotonic clocks
 //! only, time_namespaces(7)): [`clock`] steps the one that the instances' programs see.
