@@ -10,20 +10,25 @@
 }:
 let
   outputs = lib.mapAttrs (_: template: callFlake (template.path + "/flake.nix")) self.templates;
+  # The secrets are files beside the modules, and not the same one.
+  system =
+    instance:
+    (instance.extend { sops.defaultSopsFile = lib.mkForce ../reference/modules/secrets/api.yaml; })
+    .toplevel.drvPath;
   # A template and the reference's example are the same system, though the template is formatted.
   same = template: name: example: {
-    got = outputs.${template}.seeds.${name}.toplevel.drvPath;
-    want =
-      (mkSeed {
-        inherit name;
-        module = ../reference/modules + "/${example}.nix";
-      }).toplevel.drvPath;
+    got = system outputs.${template}.seeds.${name};
+    want = system (mkSeed {
+      inherit name;
+      module = ../reference/modules + "/${example}.nix";
+    });
   };
 in
 {
   template-examples = {
     "instance is the static site" = same "instance" "web" "static";
     "instance-caddy is Caddy with a domain" = same "instance-caddy" "web" "caddy";
+    "instance-api is the app with secrets" = same "instance-api" "api" "api";
     "multi is the front end" = same "multi" "web" "multi-web";
     "and the back end" = same "multi" "api" "multi-api";
   };
