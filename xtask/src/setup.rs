@@ -320,9 +320,12 @@ const PROGRAMS: &[&str] = &[
 ];
 const TEST_PROGRAMS: &[&str] = &[
     "cargo-deny",
+    "curl",
     "mkfs.ext4",
     "dbus-daemon",
     "ip",
+    "jq",
+    "openssl",
     "pkg-config",
     "ssh",
     "tmux",
