@@ -6,7 +6,8 @@
 #     .channel interface                        a host module: instances reach out through the interface
 #
 # The runner of a condensed instance makes a network namespace with one link, which hangs on the host's bridge and has
-# the address; `seed run --network` hands it to the instance. An earlier one of the same name is taken away first.
+# the address; `seed run --network` hands it to the instance. An earlier one of the same name is taken away first. Called
+# from a terminal the runner then opens root's shell, as there is no console to log in on.
 #
 # The interface inside the instance is found by its driver, so the third argument of condense may be any name,
 # or null. On the host null means: whichever has the default route.
@@ -46,9 +47,15 @@ let
   # Where the first `pool` had its runner.
   declaredRunner =
     name: address:
-    { config, lib, ... }:
+    {
+      config,
+      lib,
+      utils,
+      ...
+    }:
     let
       inherit (config.system.build) seedRunner;
+      shell = utils.toShellPath config.users.users.root.shell;
       words = lib.mapAttrs (_: lib.escapeShellArg) {
         inherit name;
         namespace = "pool-${name}";
@@ -71,7 +78,8 @@ let
           (pkgs.callPackage ../host-shim/package.nix { })
         ];
         text = ''
-          if seed ps --quiet | grep --quiet --line-regexp --fixed-strings ${words.name}; then
+          names=$(seed ps --quiet)
+          if [[ $'\n'$names$'\n' == *$'\n'${words.name}$'\n'* ]]; then
             echo "pool: the instance ${name} is there already. End it first: seed stop ${name}" >&2
             exit 1
           fi
@@ -87,7 +95,10 @@ let
           ${inNamespace} address add ${words.address} dev eth0
           ${inNamespace} link set dev eth0 up
           ${inNamespace} route add default via ${gateway}
-          exec ${lib.getExe seedRunner} --network /run/netns/${words.namespace} "$@"
+          ${lib.getExe seedRunner} --network /run/netns/${words.namespace} "$@"
+          if [ -t 0 ] && [ -t 1 ]; then
+            exec seed exec --tty --env HOME=/root --cwd /root ${words.name} -- ${shell}
+          fi
         '';
       };
     };

@@ -165,6 +165,9 @@ in
         true
       ];
     };
+    "and opens root's shell in it" = yes (
+      lib.hasInfix "machine -- /run/current-system/sw/bin/nu\n" condensed.config.microvm.declaredRunner.text
+    );
     "its address does not depend on the interface's name" = {
       got =
         let
