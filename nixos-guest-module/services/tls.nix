@@ -1,6 +1,9 @@
 # The instance's certificate, as services use it: where its files are, and how OpenSSL opens a key that the TPM
 # holds (a TSS2 PRIVATE KEY). A key that is an ordinary PEM file works alike. The files come by enrolment.nix or by an
 # owner's own means; the units that need them say which one is missing and do not start.
+#
+# TLS wants a tpm2-openssl that exports no private key, as 1.3.0 does. By 1.1.1 OpenSSL takes the public half for the whole
+# key and says "missing private key": requests are signed, since they ask for the provider, and no connection is made.
 {
   config,
   lib,
