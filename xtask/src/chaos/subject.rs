@@ -105,7 +105,11 @@ impl Subject {
 
     /// Takes note of its processes; it must run.
     pub(super) fn look(&mut self, lab: &Lab) -> Result<Value> {
-        let status = lab.status(&self.name)?;
+        // A machine whose write found no room on the host stands still until its shim has tried it again.
+        let status = until("the machine to go on", STOP, || {
+            let status = lab.status(&self.name)?;
+            Ok((status["state"] != "paused").then_some(status))
+        })?;
         ensure!(
             status["state"] == "running",
             "{} is {}, not running: {}",
