@@ -31,6 +31,9 @@ const KVM: &str = "/dev/kvm";
 /// The first port that anybody may listen on (ip(7)).
 const FIRST_FREE_PORT: u16 = 1024;
 
+/// How often the folder of locks may be gone while a lock in it is made.
+const TRIES: usize = 1000;
+
 /// Why there is no user for a machine.
 #[derive(Debug, Error)]
 pub enum UsersError {
@@ -212,16 +215,24 @@ pub(crate) fn sweep(dir: &Path) {
 
 /// The locked file; none where somebody else has it.
 fn lock(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let mut tries = 0..TRIES;
     loop {
-        if let Some(dir) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let mut options = OpenOptions::new();
-        let options = options.create(true).truncate(false).write(true).mode(0o600);
-        let file = match options.open(path) {
+        let made = path.parent().map_or(Ok(()), |dir| {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)
+        });
+        let file = match made.and_then(|()| options.open(path)) {
             Ok(file) => file,
-            // The last one that had a number took the folder with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // The last one that had a number took the folder with it, before or while it was made.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) && tries.next().is_some() =>
+            {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
