@@ -126,12 +126,12 @@ fn every_service_has_the_methods_that_its_callers_know() {
         v1_ttrpc::create_guest(Arc::new(Guest))["seed.v1.Guest"]
             .methods
             .len(),
-        9
+        10
     );
     let management = management_ttrpc::create_management(Arc::new(Shim));
     assert_eq!(
         management["seed.management.v1.Management"].methods.len(),
-        11
+        12
     );
 }
 
