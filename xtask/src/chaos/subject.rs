@@ -300,7 +300,13 @@ impl Subject {
 
     /// The same key as at first; the secret opens at boot and now.
     fn identity(&self, lab: &Lab, booted_anew: bool) -> Result<()> {
-        let recipient = lab.seed(&["keys", &self.name], COMMAND)?;
+        // On a busy machine a guest that has just gone on may need longer than one call may take.
+        let mut said = String::new();
+        let recipient = until("the identity", STOP, || {
+            let keys = lab.seed(&["keys", &self.name], COMMAND);
+            Ok(keys.map_err(|error| said = format!("{error:#}")).ok())
+        });
+        let recipient = recipient.context(said)?;
         ensure!(
             recipient.trim() == self.recipient,
             "the identity was {}, is {}",
