@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use seed_journal::{Journal, Mark, Position};
+use seed_journal::{Journal, Mark, Position, parse_id};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder, Entry};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,8 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: journal_cat PARENT[:PARENT] MACHINE_ID [-f SECONDS]".into()),
     };
     let parents: Vec<PathBuf> = parents.split(':').map(PathBuf::from).collect();
+    let id = parse_id(id).ok_or("a machine id has 32 digits")?;
     let end = Instant::now() + Duration::from_secs(follow);
-    let mut journal = Journal::open(&parents, machine_id(id)?);
+    let mut journal = Journal::open(&parents, id);
     let mut out = BufWriter::new(io::stdout().lock());
     let mut position = Position::START;
     loop {
@@ -98,15 +99,4 @@ fn print_entry(out: &mut impl Write, stream: &[u8; 16], entry: &Entry<'_>) -> io
 
 fn hexadecimal(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn machine_id(text: &str) -> Result<[u8; 16], Box<dyn Error>> {
-    let mut id = [0; 16];
-    for (index, byte) in id.iter_mut().enumerate() {
-        let digits = text
-            .get(index * 2..index * 2 + 2)
-            .ok_or("a machine id has 32 digits")?;
-        *byte = u8::from_str_radix(digits, 16)?;
-    }
-    Ok(id)
 }

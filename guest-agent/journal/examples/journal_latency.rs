@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use seed_journal::{Journal, Mark, Position, Query};
+use seed_journal::{Journal, Mark, Position, Query, parse_id};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [parent, id, seconds] = arguments.as_slice() else {
         return Err("usage: journal_latency PARENT MACHINE_ID SECONDS".into());
     };
-    let mut journal = Journal::open(&[PathBuf::from(parent)], machine_id(id)?);
+    let id = parse_id(id).ok_or("a machine id has 32 digits")?;
+    let mut journal = Journal::open(&[PathBuf::from(parent)], id);
     let mut position = journal.find_last(&Query::new(), 0);
     let begin = (Instant::now(), cpu_seconds()?);
     let end = begin.0 + Duration::from_secs(seconds.parse()?);
@@ -71,15 +72,4 @@ fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/schedstat")?;
     let nanoseconds: f64 = text.split(' ').next().ok_or("empty schedstat")?.parse()?;
     Ok(nanoseconds / 1e9)
-}
-
-fn machine_id(text: &str) -> Result<[u8; 16], Box<dyn Error>> {
-    let mut id = [0; 16];
-    for (index, byte) in id.iter_mut().enumerate() {
-        let digits = text
-            .get(index * 2..index * 2 + 2)
-            .ok_or("a machine id has 32 digits")?;
-        *byte = u8::from_str_radix(digits, 16)?;
-    }
-    Ok(id)
 }

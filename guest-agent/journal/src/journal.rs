@@ -417,8 +417,8 @@ pub(crate) fn hexadecimal(id: &[u8; 16]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// 32 hexadecimal digits, with or without dashes.
-pub(crate) fn parse_id(text: &str) -> Option<[u8; 16]> {
+/// The 128 bits of 32 hexadecimal digits, with or without dashes (machine-id(5)); `None` for any other text.
+pub fn parse_id(text: &str) -> Option<[u8; 16]> {
     let digits: String = text.chars().filter(|digit| *digit != '-').collect();
     if digits.len() != 32 || !digits.is_ascii() {
         return None;

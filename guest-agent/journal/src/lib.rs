@@ -65,7 +65,7 @@ pub use crate::{
     file::{FileError, Skipped},
     hash::entry_hash,
     header::HeaderError,
-    journal::{Journal, OpenError, SYSTEM_DIRECTORIES},
+    journal::{Journal, OpenError, SYSTEM_DIRECTORIES, parse_id},
     position::{FileProblem, Gap, GapReason, Mark, Position, ReadError, ReadOutcome},
     query::Query,
     synchronize::{SynchronizeError, synchronize, wait_for_end},

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use seed_journal::{Journal, Mark, Position, Query};
+use seed_journal::{Journal, Mark, Position, Query, parse_id};
 use seed_protocol::journal::{BatchDecoder, BatchEncoder};
 
 const BATCH_BYTES: usize = 128 * 1024;
@@ -329,12 +329,5 @@ fn private_kib() -> Result<u64, Box<dyn Error>> {
 }
 
 fn machine_id(text: &str) -> Result<[u8; 16], Box<dyn Error>> {
-    let mut id = [0; 16];
-    for (index, byte) in id.iter_mut().enumerate() {
-        let digits = text
-            .get(index * 2..index * 2 + 2)
-            .ok_or("a machine id has 32 digits")?;
-        *byte = u8::from_str_radix(digits, 16)?;
-    }
-    Ok(id)
+    Ok(parse_id(text).ok_or("a machine id has 32 digits")?)
 }
