@@ -9,6 +9,7 @@
 
 pub mod containerd;
 pub mod cri;
+mod generated;
 pub mod instance;
 pub mod lab;
 pub mod limit;

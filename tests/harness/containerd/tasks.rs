@@ -8,20 +8,7 @@ use crate::{cri::grpc::Channel, limit};
 use api::{CreateTaskRequest, CreateTaskResponse, Mount, StartRequest, StartResponse};
 
 /// The messages.
-#[allow(
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    unused,
-    nonstandard_style,
-    clippy::all,
-    clippy::pedantic,
-    clippy::restriction,
-    reason = "generated"
-)]
-pub mod api {
-    include!(concat!(env!("OUT_DIR"), "/tasks.rs"));
-}
+pub use crate::generated::tasks as api;
 
 const SERVICE: &str = "/containerd.services.tasks.v1.Tasks";
 

@@ -18,20 +18,7 @@ use api::{
 use grpc::Channel;
 
 /// The messages.
-#[allow(
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    unused,
-    nonstandard_style,
-    clippy::all,
-    clippy::pedantic,
-    clippy::restriction,
-    reason = "generated"
-)]
-pub mod api {
-    include!(concat!(env!("OUT_DIR"), "/cri.rs"));
-}
+pub use crate::generated::cri as api;
 
 const SERVICE: &str = "/runtime.v1.RuntimeService";
 
