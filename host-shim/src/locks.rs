@@ -2,15 +2,28 @@
 //! has ended, and that is a moment after it counts as a zombie: whoever starts the next VM at once waits for that moment.
 
 use std::{
-    thread,
+    fs::File,
+    io, thread,
     time::{Duration, Instant},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
 /// How long the end of a killed process may take: QEMU has much memory to give back.
 const GOING: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Locks an open file or folder by flock(2); false where somebody else has it. Locking twice is locking once.
+pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Tries until the lock is not taken, or [`GOING`] is over. Blocks the thread, and only where somebody has the lock.
 pub(crate) fn take(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {

@@ -16,6 +16,8 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::{Instant, sleep};
 
+use crate::locks;
+
 /// How often a lock is tried.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -44,11 +46,7 @@ impl Claim {
 
     /// Locks it; false when somebody else has it. Locking twice is locking once.
     pub(super) fn try_lock(&self) -> io::Result<bool> {
-        match flock(&self.dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        locks::try_exclusive(&self.dir)
     }
 
     /// Locks it, and waits for `limit` at most; false when it was somebody else's all the time.

@@ -14,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use super::{
     pack::Compression,
     segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentError, VERSION},
 };
+use crate::locks;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,13 +282,10 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         path: path.clone(),
         source,
     })?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked { dir: dir.into() }),
-        Err(errno) => Err(StoreError::Io {
-            path,
-            source: errno.into(),
-        }),
+    match locks::try_exclusive(&file) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(StoreError::Locked { dir: dir.into() }),
+        Err(source) => Err(StoreError::Io { path, source }),
     }
 }
 

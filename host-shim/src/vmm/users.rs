@@ -12,15 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{FlockOperation, Gid, flock},
-    io::Errno,
-};
+use rustix::fs::Gid;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
     config::{IDS_EACH, Users},
+    locks,
     spec::{VmAccel, VmSpec},
     sys::identity::{Identity, can_switch},
 };
@@ -235,10 +233,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
             }
             Err(error) => return Err(error),
         };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        if !locks::try_exclusive(&file)? {
+            return Ok(None);
         }
         // Whoever had it before may have removed it meanwhile.
         let (ours, there) = (file.metadata()?, fs::metadata(path));
