@@ -30,7 +30,7 @@ use super::{
     process::{Exec, ExecPhase},
     stats,
     task::{Environment, Request, Stdio, Task},
-    wire::{ended_of, mounts, resources, status, stdio_of, wanted},
+    wire::{ended_of, meaning, mounts, resources, status, stdio_of, wanted},
 };
 use crate::{
     agent::Agent,
@@ -38,14 +38,6 @@ use crate::{
     sandbox::{Ended, Kill, Phase},
     spec::{PodSpec, Resources},
 };
-
-/// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
-/// poweroff; image builders use them as stop signals).
-const TERMINATE: [u32; 5] = [15, 2, 30, 37, 38];
-const SIGKILL: u32 = 9;
-
-/// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
-const MEANINGLESS: [u32; 2] = [28, 18];
 
 /// How long an answer has to be read before its connection ends.
 const ANSWER_READ: Duration = Duration::from_millis(100);
@@ -382,16 +374,8 @@ impl shim_async::Task for Service {
         if task.sandbox.view().phase == Phase::Stopped {
             return Err(TaskError::NotFound(format!("running container {}", task.id)).into());
         }
-        match request.signal {
-            SIGKILL => task.sandbox.kill(Kill::Now),
-            signal if TERMINATE.contains(&signal) => task.sandbox.kill(Kill::Terminate),
-            signal if MEANINGLESS.contains(&signal) => {}
-            signal => {
-                return Err(TaskError::Invalid(format!(
-                    "signal {signal} means nothing to a machine: use SIGTERM or SIGKILL"
-                ))
-                .into());
-            }
+        if let Some(kill) = meaning(request.signal)? {
+            task.sandbox.kill(kill);
         }
         Ok(Empty::new())
     }

@@ -5,9 +5,17 @@ use containerd_shim_protos::api::{CreateTaskRequest, StateResponse, Status};
 use super::{TaskError, events::timestamp, task::Stdio};
 use crate::{
     rootfs::RootMount,
-    sandbox::{Ended, Phase, Wanted},
+    sandbox::{Ended, Kill, Phase, Wanted},
     spec::Resources,
 };
+
+/// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
+/// poweroff; image builders use them as stop signals).
+const TERMINATE: [u32; 5] = [15, 2, 30, 37, 38];
+const SIGKILL: u32 = 9;
+
+/// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
+const MEANINGLESS: [u32; 2] = [28, 18];
 
 /// The mounts that make up the root.
 pub(super) fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
@@ -64,4 +72,16 @@ pub(super) fn stdio_of(response: &mut StateResponse, stdio: &Stdio) {
 pub(super) fn ended_of(response: &mut StateResponse, ended: &Ended) {
     response.exit_status = ended.exit.status;
     response.exited_at = timestamp(ended.at);
+}
+
+/// What a signal to a machine asks for; nothing where it means nothing to one.
+pub(super) fn meaning(signal: u32) -> Result<Option<Kill>, TaskError> {
+    match signal {
+        SIGKILL => Ok(Some(Kill::Now)),
+        signal if TERMINATE.contains(&signal) => Ok(Some(Kill::Terminate)),
+        signal if MEANINGLESS.contains(&signal) => Ok(None),
+        signal => Err(TaskError::Invalid(format!(
+            "signal {signal} means nothing to a machine: use SIGTERM or SIGKILL"
+        ))),
+    }
 }
