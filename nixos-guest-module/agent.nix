@@ -3,7 +3,6 @@
 {
   config,
   lib,
-  pkgs,
   ...
 }:
 let
@@ -27,8 +26,8 @@ in
     wants = unitFile.unitNames unit.Unit.Wants;
     wantedBy = unitFile.unitNames unit.Install.WantedBy;
     unitConfig = unitFile.settings (removeAttrs unit.Unit ordering);
-    # Making, checking and growing volumes.
-    path = [ pkgs.e2fsprogs ];
+    # Making, checking and growing volumes of every kind that boot.supportedFilesystems names.
+    path = config.system.fsPackages;
     # A new closure is a new VM; in a VM that does switch, the agent keeps what it holds.
     restartIfChanged = false;
     stopIfChanged = false;

@@ -11,6 +11,7 @@ let
     // import ./reference.nix tools
     // import ./templates.nix tools
     // import ./system.nix tools
+    // import ./rendered.nix tools
     // import ./hosts.nix tools
   );
 in

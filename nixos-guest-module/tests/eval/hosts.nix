@@ -113,6 +113,14 @@ in
         ).success;
       want = false;
     };
+    "the kernel has the devices that the shim opens" = {
+      got = lib.subtractLists plain.boot.kernelModules [
+        "tun"
+        "vhost_net"
+        "vhost_vsock"
+      ];
+      want = [ ];
+    };
     "state is root's alone" = {
       got = plain.systemd.tmpfiles.settings."10-seed"."/var/lib/seed".d.mode;
       want = "0700";
