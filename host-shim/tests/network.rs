@@ -7,11 +7,14 @@
 mod netns;
 
 use std::{
+    fs,
     io::{self, Write},
     net::TcpStream,
+    os::fd::OwnedFd,
 };
 
 use netns::Network;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use seed_shim::net::{self, Loopback, LoopbackError, Nic, Route, Wires, mac_text};
 
 /// A pair of links, of which one is `name` with this hardware address.
@@ -131,10 +134,27 @@ fn every_port_of_a_loopback_is_taken_for_as_long_as_it_is_held() {
                 assert_eq!(taken.try_read(&mut bytes).unwrap(), 7);
                 assert_eq!(&bytes, b"through");
             }
+            // As a child has them that was forked and has not come to its exec.
+            let copies = copies_of_links();
+            assert!(!copies.is_empty());
             drop(loopback);
             assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
         });
     });
+}
+
+/// Copies of what this process holds by `bpf_link`s.
+fn copies_of_links() -> Vec<OwnedFd> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|entry| {
+        fs::read_link(entry.path()).is_ok_and(|what| what.as_os_str() == "anon_inode:bpf_link")
+    })
+    .map(|entry| {
+        let number = entry.file_name().to_str().unwrap().parse().unwrap();
+        pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).unwrap()
+    })
+    .collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! there, where the guest does not listen; so the shim does in its place, on every port ([`lookup`]). Who connects
 //! is told apart by the port that was asked for, which the kernel keeps as the accepted socket's own address.
 
-use std::{fs::File, io, net::Ipv4Addr, os::fd::OwnedFd};
+use std::{fs::File, io, net::Ipv4Addr};
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +34,7 @@ pub enum LoopbackError {
 pub struct Loopback {
     listener: TcpListener,
     /// Held, it leads connections to the listener.
-    _taken: OwnedFd,
+    _taken: lookup::Taken,
 }
 
 impl Loopback {

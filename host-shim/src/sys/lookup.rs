@@ -1,7 +1,7 @@
 //! Takes over who listens on the loopback of a network namespace: a program of type `BPF_PROG_TYPE_SK_LOOKUP`
 //! (bpf(2), `Documentation/bpf/prog_sk_lookup.rst`; Linux 5.9) picks one listener for every TCP port of 127.0.0.0/8.
-//! It is there as long as the descriptor is held that [`take_loopback`] gives, and by no more than that, so that a killed
-//! process leaves nothing behind.
+//! It is there as long as the [`Taken`] is held that [`take_loopback`] gives: the kernel keeps it by a descriptor alone,
+//! so that a killed process leaves nothing behind.
 
 use std::{
     ffi::{c_int, c_long},
@@ -15,6 +15,7 @@ const MAP_CREATE: c_int = 0;
 const MAP_UPDATE_ELEM: c_int = 2;
 const PROG_LOAD: c_int = 5;
 const LINK_CREATE: c_int = 28;
+const LINK_DETACH: c_int = 34;
 
 /// `BPF_MAP_TYPE_SOCKMAP`, `BPF_PROG_TYPE_SK_LOOKUP`, `BPF_SK_LOOKUP`.
 const SOCKMAP: u32 = 15;
@@ -64,6 +65,29 @@ struct LinkCreate {
     target: RawFd,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link: RawFd,
+}
+
+/// A loopback that is taken, until this is dropped.
+#[derive(Debug)]
+pub struct Taken(OwnedFd);
+
+impl Drop for Taken {
+    /// Detached by its word (Linux 5.9): a child between its fork and its exec holds a copy of the descriptor for a while,
+    /// and connections would still be led to a listener that nobody asks.
+    #[allow(unsafe_code, reason = "a system call that no library has a word for")]
+    fn drop(&mut self) {
+        let detach = LinkDetach {
+            link: self.0.as_raw_fd(),
+        };
+        // SAFETY: the command reads a prefix of `union bpf_attr`, which this is, without pointers. Where it fails, the
+        // descriptor's end is left, which follows.
+        let _ = unsafe { call(LINK_DETACH, &detach) };
+    }
 }
 
 /// `struct bpf_insn`.
@@ -154,9 +178,9 @@ const fn program(map: RawFd) -> [Instruction; COUNT] {
 }
 
 /// Lets `listener`, a TCP listener of IPv4, have every connection to the loopback of the network namespace `namespace`,
-/// whatever its port. Ends with the descriptor. Needs `CAP_BPF` or `CAP_SYS_ADMIN`, and `CAP_NET_ADMIN`.
+/// whatever its port. Needs `CAP_BPF` or `CAP_SYS_ADMIN`, and `CAP_NET_ADMIN`.
 #[allow(unsafe_code, reason = "a system call that no library has a word for")]
-pub fn take_loopback(listener: impl AsFd, namespace: impl AsFd) -> io::Result<OwnedFd> {
+pub fn take_loopback(listener: impl AsFd, namespace: impl AsFd) -> io::Result<Taken> {
     let map = MapCreate {
         kind: SOCKMAP,
         key_bytes: 4,
@@ -203,7 +227,9 @@ pub fn take_loopback(listener: impl AsFd, namespace: impl AsFd) -> io::Result<Ow
         flags: 0,
     };
     // SAFETY: the command reads a prefix of `union bpf_attr`, which this is, without pointers.
-    unsafe { call(LINK_CREATE, &link) }.and_then(descriptor)
+    unsafe { call(LINK_CREATE, &link) }
+        .and_then(descriptor)
+        .map(Taken)
 }
 
 /// bpf(2).
