@@ -7,7 +7,7 @@
 )]
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -119,14 +119,15 @@ impl Swtpm {
 /// Two neighbouring free ports: libtss2 takes the control channel to be one above the data channel.
 ///
 /// They lie below those that the kernel gives out by itself (`ip_local_port_range`, from 32768), each process begins
-/// elsewhere and takes none twice: nobody comes between this look and swtpm's bind.
+/// elsewhere and takes none twice: nobody comes between this look and swtpm's bind. Looked for by a connection, not by
+/// a listener of our own, of which a child that another test forks holds a copy until its exec.
 fn free_ports() -> Tcti {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let host = "127.0.0.1".to_owned();
     let begin = 20_000 + 24 * u16::try_from(std::process::id() % 500).unwrap();
     loop {
         let port = begin + 2 * TAKEN.fetch_add(1, Ordering::Relaxed);
-        let is_free = |port| TcpListener::bind((host.as_str(), port)).is_ok();
+        let is_free = |port| TcpStream::connect((host.as_str(), port)).is_err();
         if is_free(port) && is_free(port + 1) {
             return Tcti::SwtpmTcp { host, port };
         }
