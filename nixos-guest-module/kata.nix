@@ -1,7 +1,7 @@
 # A disk image and a kernel for an unmodified Kata shim. Kata boots a kernel and an image without an initrd, and
-# attaches the image read-only, so the kernel has the root's drivers built in, and the first program lays a
-# tmpfs over the root before the system's own init starts. Not imported by default: mkSeed makes a variant of
-# the instance with it.
+# attaches the image read-only, so the root is an EROFS (Kata's `rootfs_type`) whose drivers the kernel has built in, and
+# the first program lays a tmpfs over it before the system's own init starts. Not imported by default: mkSeed makes a
+# variant of the instance with it.
 {
   config,
   lib,
@@ -12,6 +12,8 @@
 let
   cfg = config.seed;
   inherit (config.system.build) toplevel;
+  # Read-only by nature: nothing to replay, and no room that nobody can use.
+  rootType = "erofs";
   folders = [
     "dev"
     "etc"
@@ -43,7 +45,7 @@ let
     hypervisor.qemu = {
       kernel = "${config.system.build.kernel}/${config.system.boot.loader.kernelFile}";
       image = "${config.system.build.image}/${config.image.fileName}";
-      rootfs_type = "ext4";
+      rootfs_type = rootType;
       disable_image_nvdimm = true;
       kernel_params = lib.concatStringsSep " " (
         builtins.filter (
@@ -63,6 +65,7 @@ in
       name = "seed-kata";
       patch = null;
       structuredExtraConfig = lib.genAttrs [
+        "EROFS_FS"
         "EXT4_FS"
         "OVERLAY_FS"
         "VIRTIO"
@@ -77,7 +80,8 @@ in
   ];
   fileSystems."/" = lib.mkForce {
     device = "/dev/vda1";
-    fsType = "ext4";
+    fsType = rootType;
+    noCheck = true;
   };
 
   image.repart = {
@@ -93,8 +97,8 @@ in
       };
       repartConfig = {
         Type = "root";
-        Format = "ext4";
-        Minimize = "guess";
+        Format = rootType;
+        Minimize = "best";
       };
     };
   };

@@ -12,6 +12,7 @@ let
     // import ./templates.nix tools
     // import ./system.nix tools
     // import ./rendered.nix tools
+    // import ./kata.nix tools
     // import ./hosts.nix tools
   );
 in

@@ -140,6 +140,8 @@ in
         lib.subtractLists
           (plain.config.boot.initrd.availableKernelModules ++ plain.config.boot.initrd.kernelModules)
           [
+            "erofs"
+            "overlay"
             "tpm_crb"
             "virtio_blk"
             "virtio_pci"
@@ -148,6 +150,26 @@ in
             "vmw_vsock_virtio_transport"
           ];
       want = [ ];
+    };
+    "an owner's own root wins, such as a store that is an EROFS on a disk" = {
+      got =
+        let
+          it = instance {
+            fileSystems."/".fsType = "tmpfs";
+            fileSystems."/nix/store" = {
+              device = "/dev/vda";
+              fsType = "erofs";
+            };
+          };
+        in
+        [
+          (evaluates it)
+          it.config.fileSystems."/".fsType
+        ];
+      want = [
+        true
+        "tmpfs"
+      ];
     };
     "a root that the host names is writable" = yes (lib.elem "rw" plain.config.boot.kernelParams);
     "links keep the names that the host gives them" = yes (
@@ -300,7 +322,6 @@ in
     "image" = yes (drv plain.image);
     "runner" = yes (drv plain.runner);
   };
-  kata-image."for an unmodified Kata shim" = yes (drv plain.kataImage);
   perlless."with the perlless profile" = yes (evaluates (instance (profile "perlless")));
   bashless."with the bashless profile" = yes (evaluates (instance (profile "bashless")));
 }

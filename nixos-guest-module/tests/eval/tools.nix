@@ -32,6 +32,11 @@ rec {
 
   evaluates = instance: lib.hasSuffix ".drv" instance.toplevel.drvPath;
 
+  # Whether a text has the words in it. (Patterns may not name store paths.)
+  says =
+    text: words:
+    lib.hasInfix (builtins.unsafeDiscardStringContext words) (builtins.unsafeDiscardStringContext text);
+
   # What NixOS would refuse to build for.
   refusals =
     module:
