@@ -5,6 +5,8 @@ let
 in
 {
   inherit mkSeed;
+  # Of a whole flake, checked: `{ instances; domains; }`, as the platform reads it.
+  view = (import ./lib).flake.view;
   mkOutputs = import ./mk-outputs.nix { inherit (nixpkgs) lib; };
   current = import ./pool.nix {
     inherit nixpkgs mkSeed;

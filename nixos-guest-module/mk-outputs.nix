@@ -7,21 +7,8 @@
   combine ? { },
 }:
 let
-  inherit (import ./lib) dns;
-  domains = combine.domains or { };
-  problems =
-    dns.domainProblems domains
-    ++ dns.strayNames {
-      inherit domains;
-      names = lib.mapAttrs (_: instance: instance.meta.dns.names) seeds;
-    };
-  checked =
-    if problems == [ ] then
-      seeds
-    else
-      throw "the flake's instances are not right:\n${
-        lib.concatMapStringsSep "\n" (text: "- ${text}") problems
-      }";
+  flake = { inherit combine seeds; };
+  checked = builtins.seq ((import ./lib).flake.view flake) seeds;
 
   # `{ x86_64-linux.web = make web; }`
   bySystem =

@@ -153,7 +153,10 @@ in
         "example.com"
         "www.example.com"
       ];
-      description = "DNS names of the instance beside its own. Each belongs to a domain in the flake's `combine.domains`.";
+      description = ''
+        DNS names of the instance beside its own. Each belongs to a domain in the flake's `combine.domains`; one
+        without a dot is in the default domain.
+      '';
     };
 
     rollout = lib.mkOption {

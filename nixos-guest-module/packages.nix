@@ -1,4 +1,5 @@
-# The packages of the flake: programs, the option reference, and how large the smallest instance is.
+# The packages of the flake: programs, the option reference, how large the smallest instance is, and the check of an
+# owner's flake.
 { pkgs, mkSeed }:
 let
   inherit (pkgs) lib;
@@ -28,6 +29,7 @@ in
       module = { };
     };
   };
+  check = import ./flake-check.nix { inherit pkgs; };
   option-reference = import ./options-doc.nix { inherit pkgs; };
 }
 # The shim knows the machines of one architecture.

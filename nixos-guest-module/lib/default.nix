@@ -10,6 +10,7 @@ rec {
   expose = import ./expose.nix { inherit ports words; };
   storage = import ./storage.nix { inherit quantity words; };
   dns = import ./dns.nix { inherit words; };
+  flake = import ./flake.nix { inherit dns words; };
   postgresql = import ./postgresql.nix { inherit words; };
   instance = import ./instance.nix {
     inherit

@@ -5,6 +5,7 @@
   enabledServices,
   evaluates,
   instance,
+  view,
   ...
 }:
 let
@@ -26,8 +27,10 @@ let
     got = (instance module).meta.name;
     want = "test";
   };
-  flake = file: names: {
-    got = lib.mapAttrs (_: it: it.meta.name) (callFlake file).seeds;
+  # As the platform reads it: whatever `combine.domains` and names say of each other is checked, too.
+  read = name: view (callFlake (../reference/flakes + "/${name}/flake.nix"));
+  flake = name: names: {
+    got = lib.mapAttrs (_: meta: meta.name) (read name).instances;
     want = lib.genAttrs names lib.id;
   };
 in
@@ -156,15 +159,22 @@ in
   };
   reference-fragments = lib.mapAttrs (_: fragment) (import ../reference/fragments.nix);
   reference-flakes = {
-    "getting started" = flake ../reference/flakes/getting-started.nix [ "web" ];
-    "examples" = flake ../reference/flakes/examples.nix [ "web" ];
-    "with a domain" = flake ../reference/flakes/caddy.nix [ "web" ];
-    "domains" = flake ../reference/flakes/domains.nix [ "web" ];
-    "two instances" = flake ../reference/flakes/multi.nix [
+    "getting started" = flake "getting-started" [ "web" ];
+    "examples" = flake "examples" [ "web" ];
+    "with a domain" = flake "caddy" [ "web" ];
+    "domains" = flake "domains" [ "web" ];
+    "whose settings are all there" = {
+      got = (read "domains").domains;
+      want."example.com" = {
+        register = true;
+        default = true;
+      };
+    };
+    "two instances" = flake "multi" [
       "api"
       "web"
     ];
-    "three instances" = flake ../reference/flakes/three.nix [
+    "three instances" = flake "three" [
       "api"
       "db"
       "web"

@@ -4,8 +4,10 @@
   lib,
   instance,
   refusals,
+  callFlake,
   mkOutputs,
   mkSeed,
+  view,
   ...
 }:
 let
@@ -124,6 +126,9 @@ in
           seeds.web = mkSeed base;
           combine.domains."example.org" = { };
         }).seeds;
+    "the reference's flake, but for its domain" = throws (
+      view (removeAttrs (callFlake ../reference/flakes/caddy/flake.nix) [ "combine" ])
+    );
     "a DNS name inside them" = {
       got =
         builtins.attrNames

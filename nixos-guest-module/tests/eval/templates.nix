@@ -6,6 +6,7 @@
   mkOutputs,
   mkSeed,
   self,
+  view,
   ...
 }:
 let
@@ -62,9 +63,17 @@ in
           ];
         };
       };
-      "domains are accepted" = {
-        got = lib.attrNames outputs.instance-caddy.combine.domains;
-        want = [ "example.com" ];
+      "every template is a flake that the platform can read" = {
+        got = lib.mapAttrs (_: flake: lib.attrNames (view flake).instances) outputs;
+        want = {
+          instance = [ "web" ];
+          instance-api = [ "api" ];
+          instance-caddy = [ "web" ];
+          multi = [
+            "api"
+            "web"
+          ];
+        };
       };
       "DNS names belong to them" = {
         got = lib.attrNames (mkOutputs { inherit (outputs.instance-caddy) seeds combine; }).seeds;

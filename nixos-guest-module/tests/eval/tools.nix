@@ -21,7 +21,7 @@ in
 rec {
   inherit lib inputs self;
   seed = self;
-  inherit (self.lib) mkSeed mkOutputs;
+  inherit (self.lib) mkSeed mkOutputs view;
 
   instance =
     module:

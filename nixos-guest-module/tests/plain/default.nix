@@ -6,6 +6,7 @@ import ../check.nix (
   // import ./postgresql.nix
   // import ./storage.nix
   // import ./dns.nix
+  // import ./view.nix
   // import ./instance.nix
   // import ./unit-file.nix
   // import ./flake.nix

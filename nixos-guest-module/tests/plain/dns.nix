@@ -7,15 +7,16 @@ in
     got = dns.problems [
       "example.com"
       "www.example.com"
+      "www"
     ];
     want = [ ];
   };
-  "capital letters, a last dot and a single label are refused" = {
+  "capital letters, a last dot and what is no label are refused" = {
     got = builtins.length (
       dns.problems [
         "Example.com"
         "example.com."
-        "localhost"
+        "local_host"
         "-a.example.com"
       ]
     );
@@ -53,8 +54,18 @@ in
       "combine.domains: example.com, example.org all are the default. Set default = true; on one of them."
     ];
   };
+  "what is no domain and what is no set are said, each by itself" = {
+    got = dns.domainProblems {
+      "Example.com" = { };
+      "example.org" = true;
+    };
+    want = [
+      "combine.domains.\"Example.com\": this is no domain. Write it in lower case, such as \"example.com\"."
+      "combine.domains.\"example.org\": this is no set of settings. Write { } or { register = true; }."
+    ];
+  };
   "a name belongs to its domain and to those above it, not to one that ends alike" = {
-    got = dns.strayNames {
+    got = dns.nameProblems {
       domains."example.com" = { };
       names = {
         web = [
@@ -66,6 +77,43 @@ in
     };
     want = [
       "seed.dns.names of web: \"badexample.com\" belongs to no domain in combine.domains. Declare its domain there, or remove the name."
+    ];
+  };
+  "a name that is not written in full is in the default domain" = {
+    got =
+      map
+        (dns.inFull {
+          "example.com".default = true;
+          "example.org" = { };
+        })
+        [
+          "www"
+          "www.example.org"
+        ];
+    want = [
+      "www.example.com"
+      "www.example.org"
+    ];
+  };
+  "without a default domain it is nowhere" = {
+    got = dns.nameProblems {
+      domains."example.com" = { };
+      names.web = [ "www" ];
+    };
+    want = [
+      "seed.dns.names of web: \"www\" is not written in full, and no domain in combine.domains is the default. Set default = true; on one, or write the name in full."
+    ];
+  };
+  "one name is one instance's, however it is written" = {
+    got = dns.nameProblems {
+      domains."example.com".default = true;
+      names = {
+        api = [ "www" ];
+        web = [ "www.example.com" ];
+      };
+    };
+    want = [
+      "seed.dns.names: \"www.example.com\" is wanted more than once, by api, web. Let one instance have it."
     ];
   };
 }

@@ -125,6 +125,7 @@ in
     want = [
       "mkOutputs"
       "mkSeed"
+      "view"
     ];
   };
   "modules exist" = {
@@ -173,6 +174,7 @@ in
       want = [
         [
           "age-plugin-tpm"
+          "check"
           "closure"
           "seed-agent"
           "seed-identity"

@@ -1,0 +1,1 @@
+../../modules/caddy.nix

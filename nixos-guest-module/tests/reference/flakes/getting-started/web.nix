@@ -1,0 +1,1 @@
+../../modules/getting-started.nix
