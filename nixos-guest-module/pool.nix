@@ -2,7 +2,8 @@
 #
 #   current arch
 #     .condense name address interface module   an instance with an address of its own
-#     .role name { pass ? ; keys ? ; }          a user, for users.users.<name>
+#     .role name { pass ? ; keys ? ; }          a user, for users.users.<name>; also `role local name { }`
+#     .local                                    the machine that a role is for: this one
 #     .channel interface                        a host module: instances reach out through the interface
 #
 # The runner of a condensed instance makes a network namespace with one link, which hangs on the host's bridge and has
@@ -102,22 +103,8 @@ let
         '';
       };
     };
-in
-{
-  condense =
-    name: address: _interface: module:
-    mkSeed {
-      inherit name nixpkgs;
-      system = arch;
-      modules = [
-        (addressed address)
-        logins
-        (declaredRunner name address)
-        module
-      ];
-    };
 
-  role =
+  roleOf =
     name:
     {
       pass ? null,
@@ -134,6 +121,24 @@ in
       isNormalUser = true;
       extraGroups = [ "wheel" ];
     };
+in
+{
+  condense =
+    name: address: _interface: module:
+    mkSeed {
+      inherit name nixpkgs;
+      system = arch;
+      modules = [
+        (addressed address)
+        logins
+        (declaredRunner name address)
+        module
+      ];
+    };
+
+  # pool's README calls it both ways.
+  role = first: if builtins.isString first then roleOf first else roleOf;
+  local = { inherit arch; };
 
   channel = interface: {
     # Names, and addresses for instances that have none of their own.

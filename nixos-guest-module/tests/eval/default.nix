@@ -14,6 +14,7 @@ let
     // import ./rendered.nix tools
     // import ./kata.nix tools
     // import ./hosts.nix tools
+    // import ./pool.nix tools
   );
 in
 {

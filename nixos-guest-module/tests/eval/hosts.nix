@@ -1,28 +1,21 @@
-# The host module, pool's functions as pool's README uses them, the packages and the VM tests.
+# The host module, the packages and the VM tests.
 {
   lib,
-  inputs,
+  drv,
+  hardware,
+  nixosSystem,
   self,
+  yes,
   ...
 }:
 let
   arch = "x86_64-linux";
-  pool = self.current arch;
   machine =
     module:
-    (import (inputs.nixpkgs.outPath + "/nixos/lib/eval-config.nix") {
-      system = null;
+    (nixosSystem {
       modules = [
         module
-        {
-          nixpkgs.hostPlatform = arch;
-          boot.loader.grub.enable = false;
-          fileSystems."/" = {
-            device = "/dev/vda";
-            fsType = "ext4";
-          };
-          system.stateVersion = lib.trivial.release;
-        }
+        hardware
       ];
     }).config;
   host =
@@ -40,14 +33,6 @@ let
     services.k3s.enable = true;
   };
   shell = host { seed.host.shell.enable = true; };
-  drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
-  yes = got: {
-    inherit got;
-    want = true;
-  };
-  condensed = pool.condense "machine" "10.0.0.2" "enp0s4" {
-    users.users.root = pool.role "root" { };
-  };
 in
 {
   host = {
@@ -156,74 +141,6 @@ in
       want = [
         true
         "seed"
-      ];
-    };
-  };
-  pool = {
-    "the README's machine has a runner" = yes (drv condensed.config.microvm.declaredRunner);
-    "its runner gives the instance a link of the host's bridge" = {
-      got = map (words: lib.hasInfix words condensed.config.microvm.declaredRunner.text) [
-        "master pool0"
-        "address add 10.0.0.2/24 dev eth0"
-        "--network /run/netns/pool-machine"
-      ];
-      want = [
-        true
-        true
-        true
-      ];
-    };
-    "and opens root's shell in it" = yes (
-      lib.hasInfix "machine -- /run/current-system/sw/bin/nu\n" condensed.config.microvm.declaredRunner.text
-    );
-    "its address does not depend on the interface's name" = {
-      got =
-        let
-          network = condensed.config.systemd.network.networks."10-pool";
-        in
-        [
-          network.matchConfig.Driver
-          network.address
-        ];
-      want = [
-        "virtio_net"
-        [ "10.0.0.2/24" ]
-      ];
-    };
-    "root without a password, with one, and a user with keys" = {
-      got =
-        let
-          show = name: settings: removeAttrs (pool.role name settings) [ "shell" ];
-        in
-        [
-          (show "root" { })
-          (show "root" { pass = "abcd1234"; })
-          (show "access" { keys = [ "ssh-ed25519 AAAA foo@bar" ]; })
-        ];
-      want = [
-        {
-          initialHashedPassword = "";
-          openssh.authorizedKeys.keys = [ ];
-        }
-        {
-          initialPassword = "abcd1234";
-          openssh.authorizedKeys.keys = [ ];
-        }
-        {
-          isNormalUser = true;
-          extraGroups = [ "wheel" ];
-          openssh.authorizedKeys.keys = [ "ssh-ed25519 AAAA foo@bar" ];
-        }
-      ];
-    };
-    "a host with a named channel, and with none" = {
-      got = map (interface: drv (machine (pool.channel interface)).system.build.toplevel) [
-        "wlan0"
-        null
-      ];
-      want = [
-        true
-        true
       ];
     };
   };

@@ -1,10 +1,12 @@
 # The guest as a system: the order of its units, its firewall, its boot, its profiles, and what is built of it.
 {
   lib,
+  drv,
   evaluates,
   inputs,
   instance,
   mkSeed,
+  yes,
   ...
 }:
 let
@@ -25,11 +27,6 @@ let
     app
   ];
   units = ordered.config.systemd.services;
-  drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
-  yes = got: {
-    inherit got;
-    want = true;
-  };
 in
 {
   order = {

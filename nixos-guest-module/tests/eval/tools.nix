@@ -30,7 +30,26 @@ rec {
       modules = lib.toList module;
     };
 
-  evaluates = instance: lib.hasSuffix ".drv" instance.toplevel.drvPath;
+  # A machine that is no instance.
+  nixosSystem =
+    arguments: import (tree + "/nixos/lib/eval-config.nix") ({ system = null; } // arguments);
+  # What such a machine has to say of itself.
+  hardware = {
+    nixpkgs.hostPlatform = "x86_64-linux";
+    boot.loader.grub.enable = false;
+    fileSystems."/" = {
+      device = "/dev/vda";
+      fsType = "ext4";
+    };
+    system.stateVersion = lib.trivial.release;
+  };
+
+  drv = derivation: lib.hasSuffix ".drv" derivation.drvPath;
+  evaluates = instance: drv instance.toplevel;
+  yes = got: {
+    inherit got;
+    want = true;
+  };
 
   # Whether a text has the words in it. (Patterns may not name store paths.)
   says =
