@@ -321,7 +321,9 @@ fn issued_again(position: &Position, of_stream: &[&Part], slots: &Slots) -> Opti
             .map_or(last.tail_seqnum, |first| first - 1);
         return Some(Start::anew(last, after));
     };
-    // The newest part that has something of the boot, or of the time before.
+    // The newest part that has something of the boot, or of the time before. Only the boot that runs can have gone on from where
+    // it went back to, and only then the time has to tell what is new: a clock that was set back tells it wrong.
+    let is_running = slots.boot_id.is_none_or(|boot| boot == mark.boot_id);
     let mut newest = true;
     let mut by_time = None;
     for part in of_stream.iter().rev() {
@@ -334,7 +336,9 @@ fn issued_again(position: &Position, of_stream: &[&Part], slots: &Slots) -> Opti
             continue;
         }
         match survey.last_of_boot {
-            Some(last) if !(newest && survey.ends_in_boot) => return Some(Start::anew(part, last)),
+            Some(last) if !(is_running && newest && survey.ends_in_boot) => {
+                return Some(Start::anew(part, last));
+            }
             Some(_) => return Some(Start::anew(part, survey.by_time.max(part.floor))),
             None => {}
         }

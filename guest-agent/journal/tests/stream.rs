@@ -295,13 +295,52 @@ fn a_restored_snapshot_goes_on_with_what_was_logged_since() {
         };
         writer.append(&since, &[format!("MESSAGE=since {number}").as_bytes()]);
     }
-    let (got, outcomes) = read(&mut machine.journal(), &mut position);
+    let mut journal = machine.journal().in_boot([1; 16]);
+    let (got, outcomes) = read(&mut journal, &mut position);
     assert_eq!(
         got,
         (31..=45)
             .map(|number| format!("since {number}"))
             .collect::<Vec<_>>()
     );
+    assert!(was_reset(&outcomes));
+}
+
+#[test]
+fn a_killed_machine_whose_clock_was_set_back_doubles_nothing() {
+    // The clock goes back behind entry 20, and no later entry reaches the disk.
+    let write = |writer: &mut Writer, numbers: std::ops::RangeInclusive<u64>| {
+        for number in numbers {
+            let seconds = if number <= 20 { 5 } else { 1 };
+            let entry = EntryHead {
+                realtime_us: 1_000_000 * seconds + number,
+                ..head(number, 1, number)
+            };
+            writer.append(
+                &entry,
+                &[format!("MESSAGE=boot 1 entry {number}").as_bytes()],
+            );
+        }
+    };
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    write(&mut writer, 1..=40);
+    let mut position = Position::START;
+    assert_eq!(
+        read(&mut machine.journal(), &mut position).0,
+        expected(1, 1..=40)
+    );
+    drop(writer);
+    fs::remove_file(machine.path("var", "system.journal")).unwrap();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    write(&mut writer, 1..=20);
+    // The next boot has not come to its flush.
+    let mut volatile = machine.create("run", "system.journal", VOLATILE);
+    for number in 1..=5 {
+        append(&mut volatile, number, 2, number);
+    }
+    let (got, outcomes) = read(&mut machine.journal(), &mut position);
+    assert_eq!((got, gaps(&outcomes)), (expected(2, 1..=5), vec![]));
     assert!(was_reset(&outcomes));
 }
 
