@@ -3,7 +3,8 @@
 //! Values are tested by place, not by content: in one file a value has one DATA object, so a condition is turned
 //! into offsets once for each file (by the file's own hash table), and an entry is tested by the offsets it lists.
 //! A file that lacks the values of a condition is passed over whole; where they are rare in it, they say themselves which
-//! entries have them, and no other entry's fields are read.
+//! entries have them, and no other entry's fields are read. What a sudden end left may lack its table of values, so that there
+//! content is compared.
 
 use std::{collections::HashSet, hash::BuildHasherDefault};
 
@@ -151,6 +152,8 @@ pub(crate) struct Filter<'q> {
     query: &'q Query,
     /// For each group the offsets of its values, sorted. Values may still be written to an active file.
     groups: Vec<Vec<u64>>,
+    /// Instead of them: the file's table of values may not be whole.
+    by_content: bool,
     /// Entries that the file had when the offsets were looked up.
     as_of: u64,
     rare: Option<Rare>,
@@ -206,15 +209,18 @@ impl<'q> Filter<'q> {
             offsets.sort_unstable();
             offsets
         };
-        let groups: Vec<_> = query
-            .groups
-            .iter()
-            .map(|values| find(values, file))
-            .collect();
+        let by_content = !query.groups.is_empty() && !file.knows_its_values();
+        let groups: Vec<_> = if by_content {
+            Vec::new()
+        } else {
+            let groups = query.groups.iter();
+            groups.map(|values| find(values, file)).collect()
+        };
         Self {
             query,
             rare: Rare::find(&groups, file),
             groups,
+            by_content,
             as_of: file.header.n_entries,
             others: HashSet::default(),
         }
@@ -247,12 +253,20 @@ impl<'q> Filter<'q> {
         if self.rare.as_ref().is_some_and(|rare| rare.excludes(entry)) {
             return false;
         }
-        if self.groups.is_empty() && query.text.is_none() {
+        if self.groups.is_empty() && query.text.is_none() && !self.by_content {
             return true;
         }
         let Some(count) = file.load_items(entry) else {
             return false;
         };
+        if self.by_content {
+            let mut fields = Vec::with_capacity(count);
+            for index in 0..count {
+                let offset = file.item_offset(index);
+                fields.extend(file.value(offset).map(|value| value.bytes.to_vec()));
+            }
+            return query.wants(&entry.head, fields.iter().map(Vec::as_slice));
+        }
         let has = |offsets: &Vec<u64>, file: &JournalFile| {
             (0..count).any(|index| offsets.binary_search(&file.item_offset(index)).is_ok())
         };

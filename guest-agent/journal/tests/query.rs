@@ -207,7 +207,8 @@ fn every_value_of_a_file_finds_its_entries() {
     }
 }
 
-/// Of what a sudden end left nobody knows whether the values' arrays are whole: every entry is looked at, whatever they say.
+/// Of what a sudden end left nobody knows whether the values' arrays and their table are whole: every entry is looked at,
+/// whatever they say.
 #[test]
 fn the_values_of_a_file_that_a_sudden_end_left_are_not_asked() {
     let mut bytes = fixture(&format!("{}.journal", FORMS[0]));
@@ -215,8 +216,10 @@ fn the_values_of_a_file_that_a_sudden_end_left_are_not_asked() {
         let number = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
         usize::try_from(number).unwrap()
     };
-    // Online, of another boot, and each value knows its first entry alone.
+    // Online, of another boot, each value knows its first entry alone, and the table none of the values.
     bytes[16] = 1;
+    let table = number(&bytes, 104)..number(&bytes, 104) + number(&bytes, 112);
+    bytes[table].fill(0);
     let (mut at, last) = (number(&bytes, 88), number(&bytes, 136));
     while at <= last {
         if bytes[at] == 1 {

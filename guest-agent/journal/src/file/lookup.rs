@@ -53,15 +53,21 @@ impl JournalFile {
         rises.then_some(places)
     }
 
-    /// The place of the last entry that the header counts; none where that cannot be known, and where values cannot be
-    /// trusted to know their entries: in what a sudden end left, since pages reach the disk in any order. journald names it
-    /// `system@....journal~`, but not before it has come up again, and never what was being closed at that moment.
-    pub(crate) fn last_place(&self) -> Option<u64> {
+    /// False where neither the table of values nor what a value says of its entries can be trusted to be whole: in what a
+    /// sudden end left, since pages reach the disk in any order. journald names it `system@....journal~`, but not before it
+    /// has come up again, and never what was being closed at that moment.
+    pub(crate) fn knows_its_values(&self) -> bool {
         let is_whole = self
             .path
             .extension()
             .is_some_and(|ending| ending == "journal");
-        if self.behind.is_some() || !is_whole || is_left(&self.header, current_boot()) {
+        self.behind.is_none() && is_whole && !is_left(&self.header, current_boot())
+    }
+
+    /// The place of the last entry that the header counts; none where that cannot be known, and where values cannot be
+    /// trusted to know their entries.
+    pub(crate) fn last_place(&self) -> Option<u64> {
+        if !self.knows_its_values() {
             return None;
         }
         let before = self
