@@ -65,7 +65,7 @@ pub fn accept(position: Position, batch: JournalBatch) -> Accepted {
     let gap = match gap.into_option() {
         Some(gap) => stated_gap(&gap, held.seqnum, contents.first),
         // On a fresh position the numbering may begin anywhere.
-        None if held.seqnum != 0 && contents.first > held.seqnum + 1 => Some(Gap {
+        None if held.seqnum != 0 && contents.first > held.seqnum.saturating_add(1) => Some(Gap {
             first: held.seqnum + 1,
             last: contents.first - 1,
             reason: GapReason::Unknown,
@@ -386,6 +386,24 @@ mod tests {
         let frame = frame(accept(at(4), alone));
         assert_eq!((frame.count, frame.last), (0, u64::MAX));
         assert_eq!(frame.gap.unwrap().count(), u64::MAX - 4);
+    }
+
+    #[test]
+    fn behind_the_last_number_of_all_there_is_no_other() {
+        let end = Position {
+            seqnum: u64::MAX,
+            ..at(7)
+        };
+        assert_eq!(accept(end, batch(ID, &[5, 6])), Accepted::Nothing);
+        let unmarked = Position {
+            mark: Mark::default(),
+            ..end
+        };
+        assert_eq!(accept(unmarked, batch(ID, &[5])), Accepted::Nothing);
+        // Other entries begin anew, whatever they are numbered.
+        let mut again = batch(ID, &[5, 6]);
+        again.block = block_of(2, &[5, 6]);
+        assert_eq!(numbers(&frame(accept(end, again))), [5, 6]);
     }
 
     #[test]
