@@ -191,6 +191,7 @@ impl Journalctl {
         // The cursor's own entry, when it is still there.
         if let Some(first) = stream.next()?
             && !is_same(&place(&first), after)
+            && !is_copy(&place(&first), after)
         {
             stream.held = Some(first);
         }
@@ -373,6 +374,12 @@ fn is_same(one: &Position, other: &Position) -> bool {
         && marks.is_none_or(|(one, other)| one == other)
 }
 
+/// The same entry under another number: what journald flushes from /run to /var is numbered anew, and journalctl goes to the
+/// copy of a cursor's entry by boot and time.
+fn is_copy(one: &Position, other: &Position) -> bool {
+    one.mark.is_some() && one.mark == other.mark
+}
+
 fn names(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -401,12 +408,13 @@ mod tests {
         format!("__CURSOR=s={id};i={number:x};b={id};m={number:x};t=1;x=2\nMESSAGE=m{number}\n\n")
     }
 
-    /// A program that prints these entries from the one that the cursor names, as journalctl does.
+    /// A program that prints these entries from the one that the cursor names, as journalctl does; all of them where that one
+    /// is gone.
     fn program(dir: &Path, entries: &str, more: &str) -> Journalctl {
         fs::write(dir.join("entries"), entries).unwrap();
         let script = format!(
             "#!/bin/sh\necho \"$*\" >> {0}/calls\nfrom=$(echo \"$*\" | sed -n 's/.*--cursor=\\(s=[^;]*;i=[^; ]*\\).*/\\1/p')\n\
-             if [ -n \"$from\" ]; then sed -n \"/$from;/,\\$p\" {0}/entries; else cat {0}/entries; fi\n{more}\n",
+             if [ -n \"$from\" ] && grep -q \"$from;\" {0}/entries; then sed -n \"/$from;/,\\$p\" {0}/entries; else cat {0}/entries; fi\n{more}\n",
             dir.display()
         );
         let path = dir.join("journalctl");
@@ -487,6 +495,29 @@ mod tests {
             .read(&Position { seqnum: 50, ..at }, 1 << 20, &Query::new())
             .unwrap();
         assert_eq!(numbers(&batch), (51..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_entry_that_the_flush_numbered_anew_comes_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |byte: u8| format!("{byte:02x}").repeat(16);
+        let copy = |number: u64| {
+            let (stream, boot, seqnum) = (id(TWO), id(ONE), number + 100);
+            format!("__CURSOR=s={stream};i={seqnum:x};b={boot};m={number:x};t=1;x=2\nMESSAGE=m\n\n")
+        };
+        let mut journal = program(dir.path(), &(copy(3) + &copy(4)), "");
+        let after = Position {
+            seqnum_id: [ONE; 16],
+            seqnum: 3,
+            mark: Some(Mark {
+                boot_id: [ONE; 16],
+                realtime_us: 1,
+                monotonic_us: 3,
+                xor_hash: 2,
+            }),
+        };
+        let batch = journal.read(&after, 1 << 20, &Query::new()).unwrap();
+        assert_eq!((numbers(&batch), batch.outcome.gap), (vec![104], None));
     }
 
     #[test]
