@@ -1,5 +1,6 @@
 //! Reads a folder of segments while another process may write it: from the oldest, from the last so many
-//! entries, and on as it grows. Takes no lock and changes nothing.
+//! entries, and on as it grows. Takes no lock and changes nothing. What comes behind damage in a segment cannot be read, and
+//! is a gap before the next one.
 
 use std::{
     convert::Infallible,
@@ -14,7 +15,8 @@ use thiserror::Error;
 use super::{
     entry::{self, Record},
     segment::{
-        self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, Frame, Next, PREFIX_BYTES, SegmentError,
+        self, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, Frame, Gap, GapReason, Next, PREFIX_BYTES,
+        Position, SegmentError,
     },
     store::{numbers, path_of},
 };
@@ -45,6 +47,10 @@ pub struct Reader {
     open: Option<Open>,
     /// The last segment that was read to its end; 0 before the first.
     done: u64,
+    /// Behind the last frame that was read.
+    last: Option<Position>,
+    /// There the segment before this one had more, which is damaged.
+    damaged: Option<Position>,
 }
 
 #[derive(Debug)]
@@ -52,6 +58,8 @@ struct Open {
     number: u64,
     file: BufReader<File>,
     offset: u64,
+    /// What follows does not check, or not yet.
+    torn: bool,
 }
 
 impl Reader {
@@ -61,6 +69,8 @@ impl Reader {
             dir: dir.into(),
             open: None,
             done: 0,
+            last: None,
+            damaged: None,
         }
     }
 
@@ -79,7 +89,7 @@ impl Reader {
             if let Some(open) = &mut self.open {
                 let path = path_of(&self.dir, open.number);
                 if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
-                    return Ok(Some(Item::Frame(frame)));
+                    return Ok(Some(self.found(frame)));
                 }
             }
             let Some(number) = self.newer()? else {
@@ -89,9 +99,12 @@ impl Reader {
             if let Some(open) = &mut self.open {
                 let path = path_of(&self.dir, open.number);
                 if let Some(frame) = open.next().map_err(|source| fault(&path, source))? {
-                    return Ok(Some(Item::Frame(frame)));
+                    return Ok(Some(self.found(frame)));
                 }
                 self.done = open.number;
+                if open.torn {
+                    self.damaged = self.last;
+                }
             }
             let path = path_of(&self.dir, number);
             match Open::new(&path, number, FILE_HEADER_BYTES) {
@@ -106,6 +119,29 @@ impl Reader {
                 return Ok(Some(Item::Removed));
             }
         }
+    }
+
+    fn found(&mut self, mut frame: Frame) -> Item {
+        if let Some(before) = self.damaged.take()
+            && let Some(first) = before.seqnum.checked_add(1)
+            && frame.seqnum_id == before.seqnum_id
+            && !frame.reset
+        {
+            match &mut frame.gap {
+                // What was missing already follows on what is damaged.
+                Some(gap) => gap.first = gap.first.min(first),
+                None if frame.first > first => {
+                    frame.gap = Some(Gap {
+                        first,
+                        last: frame.first - 1,
+                        reason: GapReason::Damaged,
+                    });
+                }
+                None => {}
+            }
+        }
+        self.last = Some(frame.position());
+        Item::Frame(frame)
     }
 
     fn newer(&self) -> Result<Option<u64>, ReadError> {
@@ -147,11 +183,14 @@ impl Open {
             number,
             file,
             offset,
+            torn: false,
         }))
     }
 
     fn next(&mut self) -> Result<Option<Frame>, SegmentError> {
-        match segment::read_frame(&mut self.file)? {
+        let next = segment::read_frame(&mut self.file)?;
+        self.torn = next == Next::Torn;
+        match next {
             Next::Frame(frame, size) => {
                 self.offset += size;
                 Ok(Some(frame))
@@ -368,6 +407,68 @@ mod tests {
             fs::write(&path, &after).unwrap();
             assert_eq!(lasts(&mut start), [2], "cut {cut}");
             assert_eq!(lasts(&mut end), [2], "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn what_a_damaged_segment_has_lost_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), SMALL).unwrap();
+        // Two in each file.
+        for n in 1..=6 {
+            store.append(&frame(n, 300)).unwrap();
+        }
+        let path = path_of(dir.path(), 2);
+        let whole = fs::read(&path).unwrap();
+        let first = usize::try_from(FILE_HEADER_BYTES).unwrap();
+        for (at, lost) in [(whole.len() - 1, 4..=4), (first + 30, 3..=4)] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            let gap = Gap {
+                first: *lost.start(),
+                last: *lost.end(),
+                reason: GapReason::Damaged,
+            };
+            let mut reader = Reader::from_start(dir.path());
+            for n in (1..=6).filter(|n| !lost.contains(n)) {
+                let expected = Frame {
+                    gap: (n == 5).then_some(gap),
+                    ..frame(n, 300)
+                };
+                assert_eq!(reader.next().unwrap(), Some(Item::Frame(expected)));
+            }
+            assert_eq!(reader.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_gap_behind_damage_begins_with_the_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), SMALL).unwrap();
+        store.append(&frame(1, 300)).unwrap();
+        store.append(&frame(2, 300)).unwrap();
+        let gap = |first| Gap {
+            first,
+            last: 8,
+            reason: GapReason::Vacuumed,
+        };
+        let later = Frame {
+            gap: Some(gap(3)),
+            ..frame(9, 300)
+        };
+        store.append(&later).unwrap();
+        let path = path_of(dir.path(), 1);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let mut reader = Reader::from_start(dir.path());
+        let expected = Frame {
+            gap: Some(gap(2)),
+            ..later
+        };
+        for frame in [frame(1, 300), expected] {
+            assert_eq!(reader.next().unwrap(), Some(Item::Frame(frame)));
         }
     }
 

@@ -121,6 +121,8 @@ pub enum GapReason {
     Corrupt,
     /// The block that the guest sent for them cannot be decoded.
     Undecodable,
+    /// The host's disk has damaged their frames. Readers find that out; it is in no frame.
+    Damaged,
 }
 
 impl GapReason {
@@ -130,6 +132,7 @@ impl GapReason {
             Self::Vacuumed => 1,
             Self::Corrupt => 2,
             Self::Undecodable => 3,
+            Self::Damaged => 4,
         }
     }
 
@@ -138,6 +141,7 @@ impl GapReason {
             1 => Self::Vacuumed,
             2 => Self::Corrupt,
             3 => Self::Undecodable,
+            4 => Self::Damaged,
             _ => Self::Unknown,
         }
     }
@@ -149,6 +153,7 @@ impl GapReason {
             Self::Vacuumed => "the guest deleted them before they were read",
             Self::Corrupt => "the guest's journal is damaged there",
             Self::Undecodable => "the guest sent them in a form that cannot be read",
+            Self::Damaged => "the log is damaged there",
         }
     }
 }
@@ -457,7 +462,7 @@ mod tests {
             random in proptest::collection::vec(any::<u8>(), 0..300),
             repeats in 1usize..4,
             zstd in any::<bool>(),
-            gap in proptest::option::of((any::<u64>(), any::<u64>(), 0u16..4)),
+            gap in proptest::option::of((any::<u64>(), any::<u64>(), 0u16..5)),
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
         ) {
