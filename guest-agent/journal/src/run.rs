@@ -196,7 +196,11 @@ impl Journal {
         let mut bound = u64::MAX;
         for index in 0..self.slots.slots.len() {
             let slot = &mut self.slots.slots[index];
-            if slot.key() != key || !slot.may_have_after(run.last) {
+            if slot.key() != key {
+                continue;
+            }
+            if !slot.may_have_after(run.last) {
+                run.add(slot.close_if_read(run.last));
                 continue;
             }
             if let Some((lowest, _)) = best
@@ -211,7 +215,7 @@ impl Journal {
                 .ok()
                 .flatten();
             let is_deleted = slot.has_skipped() && slot.is_deleted();
-            run.add(slot.close_if_exhausted());
+            run.add(slot.close_if_read(run.last));
             let Some(entry) = next.filter(|_| !is_deleted) else {
                 continue;
             };

@@ -181,10 +181,11 @@ impl Slot {
         Ok(None)
     }
 
-    /// Closes a file that has nothing more to give.
-    pub(crate) fn close_if_exhausted(&mut self) -> Skipped {
+    /// Closes a file that has nothing above `last` and will have nothing more. A file costs a window while it is open, and a
+    /// journal has a hundred of them.
+    pub(crate) fn close_if_read(&mut self, last: u64) -> Skipped {
         let skipped = self.take_skipped();
-        if self.exhausted {
+        if !self.is_active() && !self.may_have_after(last) {
             self.file = None;
         }
         skipped
