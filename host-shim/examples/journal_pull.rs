@@ -184,7 +184,7 @@ fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
 
 fn private_kib() -> Result<u64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
-    let line = text.lines().find(|line| line.starts_with("Private_Dirty:"));
+    let line = text.lines().find(|line| line.starts_with("Anonymous:"));
     let number = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(number.ok_or("no Private_Dirty")?.parse()?)
+    Ok(number.ok_or("no Anonymous")?.parse()?)
 }

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use seed_container::{Container, Loop, Spec, Swtpm};
 use serde_json::Value;
 
-use super::{Options, Results, Row, boot, judge, machine, median};
+use super::{Options, Results, Row, boot, figure, judge, machine, median};
 use crate::{
     test,
     util::{self, Places, say},
@@ -248,12 +248,7 @@ impl Idle {
     fn of(container: &Container) -> Result<Self> {
         let pid = container.main_pid(UNIT)?;
         let text = fs::read_to_string(container.inside(&format!("/proc/{pid}/smaps_rollup")))?;
-        let mb = |name: &str| -> Result<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.split_whitespace().next());
-            let kib: f64 = kib.with_context(|| format!("no {name}"))?.parse()?;
-            Ok(kib * 1024.0 / 1e6)
-        };
+        let mb = |name: &str| figure(&text, name).map(|kib| kib * 1024.0 / 1e6);
         let threads = fs::read_dir(container.inside(&format!("/proc/{pid}/task")))?.count();
         Ok(Self {
             resident_mb: mb("Rss:")?,

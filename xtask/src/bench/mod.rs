@@ -341,6 +341,13 @@ fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The number after a name at the beginning of a line, as `/proc` has them.
+fn figure(text: &str, name: &str) -> Result<f64> {
+    let found = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("no {name} in {text:?}"))
+}
+
 fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

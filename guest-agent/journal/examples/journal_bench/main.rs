@@ -323,7 +323,7 @@ fn private_kib() -> Result<u64, Box<dyn Error>> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
     let line = text
         .lines()
-        .find(|line| line.starts_with("Private_Dirty:"))
+        .find(|line| line.starts_with("Anonymous:"))
         .ok_or("no line")?;
     Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
 }

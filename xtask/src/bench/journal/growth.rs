@@ -49,7 +49,7 @@ fn size(places: &Places, guest: &Path, entries: u32) -> Result<Vec<Row>> {
         figure("reader's private memory", "MiB", readers.private_mib),
         figure("pulled, wall each", "us", pulled.wall_us),
         figure(
-            "agent's private memory on top of idle",
+            "agent's most private memory, on top of idle",
             "MiB",
             pulled.agent_mib,
         ),

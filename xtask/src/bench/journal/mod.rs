@@ -63,7 +63,7 @@ const LAST: &str = "seed logs --lines 10, wall";
 const P50: &str = "live: journald's stamp to segment, p50";
 const P99: &str = "live: journald's stamp to segment, p99";
 const IDLE: &str = "live: agent's CPU while nothing comes";
-const AGENT_MEMORY: &str = "agent: private memory on top of idle";
+const AGENT_MEMORY: &str = "agent: most private memory in a flood, on top of idle";
 const HOST_MEMORY: &str = "puller: private memory";
 
 /// Builds what only this bench needs.

@@ -14,7 +14,7 @@ use std::{fs, path::Path, path::PathBuf, process::Command, thread, time::Duratio
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{Options, Results, Row, judge, machine, median};
+use super::{Options, Results, Row, figure, judge, machine, median};
 use crate::{
     containerd,
     lab::{self, BOOT, COMMAND, Lab, STOP, until},
@@ -176,13 +176,6 @@ impl Memory {
             threads: middle(&threads)?,
         })
     }
-}
-
-/// The number after a name at the beginning of a line.
-fn figure(text: &str, name: &str) -> Result<f64> {
-    let found = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    number.with_context(|| format!("no {name} in {text:?}"))
 }
 
 fn memory_rows(ours: &Memory, theirs: &Memory) -> Vec<Row> {
