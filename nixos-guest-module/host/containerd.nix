@@ -12,12 +12,7 @@ in
   config = lib.mkIf (cfg.enable && cfg.containerd.enable) {
     virtualisation.containerd.enable = true;
     virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.${cfg.containerd.runtimeName} =
-      {
-        runtime_type = "io.containerd.seed.v2";
-        pod_annotations = cfg.containerd.podAnnotations;
-        container_annotations = cfg.containerd.podAnnotations;
-        options.ConfigPath = "/etc/seed/shim.toml";
-      };
+      cfg.containerd.runtime;
     systemd.services.containerd.path = [ cfg.package ];
   };
 }

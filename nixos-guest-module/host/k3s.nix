@@ -1,4 +1,6 @@
-# The shim as a runtime of k3s, which runs a containerd of its own.
+# The shim as a runtime of k3s, which runs a containerd of its own. NixOS puts the template where k3s takes it for one
+# of configuration version 2, whatever its containerd is, so the runtime's table has that version's name: beside
+# the table of version 3 containerd drops those of version 2, and k3s' own runtimes are such.
 {
   config,
   lib,
@@ -6,27 +8,48 @@
 }:
 let
   cfg = config.seed.host;
+  inherit (config.services) k3s;
   name = cfg.containerd.runtimeName;
-  quoted = lib.concatMapStringsSep ", " builtins.toJSON cfg.containerd.podAnnotations;
+  table = ''plugins."io.containerd.grpc.v1.cri".containerd.runtimes."${name}"'';
+  # Strings and lists of them are written alike in JSON and in TOML.
+  settings =
+    values:
+    lib.concatStrings (lib.mapAttrsToList (key: value: "  ${key} = ${builtins.toJSON value}\n") values);
 in
 {
-  config = lib.mkIf (cfg.enable && cfg.k3s.enable) {
-    services.k3s = {
-      containerdConfigTemplate = lib.mkDefault ''
-        {{ template "base" . }}
+  options.seed.host.k3s.containerdConfig = lib.mkOption {
+    type = lib.types.str;
+    readOnly = true;
+    default = ''
+      [${table}]
+      ${settings (removeAttrs cfg.containerd.runtime [ "options" ])}
+      [${table}.options]
+      ${settings cfg.containerd.runtime.options}'';
+    defaultText = lib.literalMD "the tables of the runtime";
+    description = "What {option}`services.k3s.containerdConfigTemplate` has to end with, where it is an owner's own.";
+  };
 
-        [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.'${name}']
-          runtime_type = "io.containerd.seed.v2"
-          pod_annotations = [${quoted}]
-          container_annotations = [${quoted}]
-          [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.'${name}'.options]
-            ConfigPath = "/etc/seed/shim.toml"
-      '';
-      manifests.seed-runtime-class.content = {
-        apiVersion = "node.k8s.io/v1";
-        kind = "RuntimeClass";
-        metadata = { inherit name; };
-        handler = name;
+  config = lib.mkIf (cfg.enable && cfg.k3s.enable) {
+    assertions = [
+      {
+        assertion = k3s.enable;
+        message = "seed.host.k3s.enable is set, but this machine runs no k3s. Set services.k3s.enable = true; or remove the option.";
+      }
+      {
+        assertion = lib.hasInfix cfg.k3s.containerdConfig (toString k3s.containerdConfigTemplate);
+        message = "services.k3s.containerdConfigTemplate does not name the runtime ${name}. Let it end with \${config.seed.host.k3s.containerdConfig}.";
+      }
+    ];
+    services.k3s = {
+      containerdConfigTemplate = lib.mkDefault "{{ template \"base\" . }}\n\n${cfg.k3s.containerdConfig}";
+      # Servers hand it to all nodes.
+      manifests = lib.mkIf (k3s.role == "server") {
+        seed-runtime-class.content = {
+          apiVersion = "node.k8s.io/v1";
+          kind = "RuntimeClass";
+          metadata = { inherit name; };
+          handler = name;
+        };
       };
     };
     systemd.services.k3s.path = [ cfg.package ];

@@ -87,6 +87,18 @@ in
           takes those alone that its setting `enable_annotations` names.
         '';
       };
+      runtime = lib.mkOption {
+        type = lib.types.raw;
+        internal = true;
+        readOnly = true;
+        default = {
+          runtime_type = "io.containerd.seed.v2";
+          pod_annotations = config.seed.host.containerd.podAnnotations;
+          container_annotations = config.seed.host.containerd.podAnnotations;
+          options.ConfigPath = "/etc/seed/shim.toml";
+        };
+        description = "The runtime as containerd's configuration has it.";
+      };
     };
 
     k3s.enable = lib.mkEnableOption "the runtime in k3s, with its RuntimeClass";

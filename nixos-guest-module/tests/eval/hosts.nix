@@ -2,6 +2,7 @@
 {
   lib,
   drv,
+  failing,
   hardware,
   nixosSystem,
   self,
@@ -28,10 +29,14 @@ let
       seed.host.enable = true;
     };
   plain = host { };
-  k3s = host {
-    seed.host.k3s.enable = true;
-    services.k3s.enable = true;
-  };
+  k3sHost =
+    module:
+    host {
+      imports = [ module ];
+      seed.host.k3s.enable = true;
+      services.k3s.enable = true;
+    };
+  k3s = k3sHost { };
   shell = host { seed.host.shell.enable = true; };
 in
 {
@@ -107,8 +112,21 @@ in
       want = [ ];
     };
     "state is root's alone" = {
-      got = plain.systemd.tmpfiles.settings."10-seed"."/var/lib/seed".d.mode;
-      want = "0700";
+      got = lib.mapAttrs (_: folder: folder.d.mode) plain.systemd.tmpfiles.settings."10-seed";
+      want = {
+        "/run/seed" = "0700";
+        "/var/lib/seed" = "0700";
+      };
+    };
+    "people and containerd find the programs" = {
+      got = map (lib.elem plain.seed.host.package) [
+        plain.environment.systemPackages
+        plain.systemd.services.containerd.path
+      ];
+      want = [
+        true
+        true
+      ];
     };
     "the seed shell has a user, and its group the sockets" = {
       got = [
@@ -133,14 +151,75 @@ in
   };
   k3s = {
     "k3s evaluates" = yes (drv k3s.system.build.toplevel);
-    "k3s has the runtime and its class" = {
-      got = [
-        (lib.hasInfix "runtimes.'seed'" k3s.services.k3s.containerdConfigTemplate)
-        k3s.services.k3s.manifests.seed-runtime-class.content.handler
-      ];
+    # The table of version 2, as the template is of that version.
+    "k3s has the runtime that containerd has elsewhere, and its class" = {
+      got = {
+        inherit
+          (builtins.fromTOML (
+            lib.removePrefix "{{ template \"base\" . }}\n" k3s.services.k3s.containerdConfigTemplate
+          ))
+          plugins
+          ;
+        class = k3s.services.k3s.manifests.seed-runtime-class.content.handler;
+        shim = lib.elem plain.seed.host.package k3s.systemd.services.k3s.path;
+        containerd = k3s.virtualisation.containerd.enable;
+      };
+      want = {
+        plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed =
+          plain.virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed;
+        class = "seed";
+        shim = true;
+        containerd = false;
+      };
+    };
+    "a node that is no server gets the class from one" =
+      let
+        node = (
+          k3sHost {
+            services.k3s = {
+              role = "agent";
+              serverAddr = "https://server:6443";
+              tokenFile = "/srv/token";
+            };
+          }
+        );
+      in
+      {
+        got = [
+          node.services.k3s.manifests
+          node.warnings
+        ];
+        want = [
+          { }
+          [ ]
+        ];
+      };
+    "a template of an owner's own names the runtime" = {
+      got =
+        map
+          (
+            template:
+            failing (k3sHost {
+              services.k3s.containerdConfigTemplate = template;
+            })
+          )
+          [
+            "{{ template \"base\" . }}\n"
+            "[x]\n${k3s.seed.host.k3s.containerdConfig}"
+          ];
       want = [
-        true
-        "seed"
+        [
+          "services.k3s.containerdConfigTemplate does not name the runtime seed. Let it end with \${config.seed.host.k3s.containerdConfig}."
+        ]
+        [ ]
+      ];
+    };
+    "and a machine runs k3s" = {
+      got = failing (k3sHost {
+        services.k3s.enable = lib.mkForce false;
+      });
+      want = [
+        "seed.host.k3s.enable is set, but this machine runs no k3s. Set services.k3s.enable = true; or remove the option."
       ];
     };
   };

@@ -57,11 +57,9 @@ rec {
     lib.hasInfix (builtins.unsafeDiscardStringContext words) (builtins.unsafeDiscardStringContext text);
 
   # What NixOS would refuse to build for.
-  refusals =
-    module:
-    map (check: check.message) (
-      builtins.filter (check: !check.assertion) (instance module).config.assertions
-    );
+  failing =
+    config: map (check: check.message) (builtins.filter (check: !check.assertion) config.assertions);
+  refusals = module: failing (instance module).config;
 
   enabledServices =
     names: instance: lib.all (name: instance.config.systemd.units ? "${name}.service") names;
