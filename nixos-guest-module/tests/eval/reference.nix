@@ -6,9 +6,16 @@
   evaluates,
   instance,
   view,
+  yes,
   ...
 }:
 let
+  fragments = import ../reference/fragments.nix;
+  # They have a group of their own.
+  ofServices = [
+    "postgresql"
+    "zitadel"
+  ];
   example = module: services: {
     got =
       let
@@ -22,10 +29,6 @@ let
       drv = true;
       services = true;
     };
-  };
-  fragment = module: {
-    got = (instance module).meta.name;
-    want = "test";
   };
   # As the platform reads it: whatever `combine.domains` and names say of each other is checked, too.
   read = name: view (callFlake (../reference/flakes + "/${name}/flake.nix"));
@@ -68,7 +71,6 @@ in
   };
   reference-services =
     let
-      fragments = import ../reference/fragments.nix;
       postgresql = (instance fragments.postgresql).config;
     in
     {
@@ -157,7 +159,6 @@ in
     "front end" = example ../reference/modules/multi-web.nix [ "caddy" ];
     "back end" = example ../reference/modules/multi-api.nix [ "api" ];
   };
-  reference-fragments = lib.mapAttrs (_: fragment) (import ../reference/fragments.nix);
   reference-flakes = {
     "getting started" = flake "getting-started" [ "web" ];
     "examples" = flake "examples" [ "web" ];
@@ -181,3 +182,7 @@ in
     ];
   };
 }
+# A group each: a whole system takes its memory.
+// lib.mapAttrs' (
+  name: module: lib.nameValuePair "fragment-${name}" { ${name} = yes (evaluates (instance module)); }
+) (removeAttrs fragments ofServices)

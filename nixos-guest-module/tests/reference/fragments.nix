@@ -53,15 +53,10 @@
   shoot = {
     seed.shoot.enable = true;
   };
-  secrets = { config, lib, ... }:
+  secrets = { lib, ... }:
   {
+    imports = [ ./modules/secrets.nix ];
     options.services.myapp.environmentFile = lib.mkOption { type = lib.types.path; };
-    config = {
-      sops.defaultSopsFile = ./modules/secrets/myapp.yaml;
-      sops.secrets.api-key = {};
-
-      services.myapp.environmentFile = config.sops.secrets.api-key.path;
-    };
   };
   summary = {
     seed.size = "xs";                    # xs|s|m|l|xl — VM sizing tier
