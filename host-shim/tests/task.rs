@@ -374,6 +374,16 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
         "{message}"
     );
 
+    // Its streams are nowhere: it never starts, and who waits for it is told.
+    let mut nowhere = exec("nowhere", json!(["cat"]));
+    nowhere.stdout = text("no-such-fifo");
+    bench.client.exec(soon(), &nowhere).await.unwrap();
+    let (_, message) = code(bench.start("demo", "nowhere").await);
+    assert!(message.contains("no-such-fifo"), "{message}");
+    let ended = bench.wait("demo", "nowhere").await.unwrap();
+    assert_eq!(ended.exit_status, 137);
+    assert_eq!(bench.delete("demo", "nowhere").await.unwrap(), 137);
+
     bench
         .client
         .exec(soon(), &exec("five", json!(["sleep"])))

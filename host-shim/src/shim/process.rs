@@ -219,6 +219,17 @@ impl Exec {
         self.close_stdin.notify_one();
     }
 
+    /// Nobody can start it any more: who waits for the end of one that never began is told so.
+    pub fn forget(&self) {
+        self.phase.send_if_modified(|phase| {
+            let fresh = *phase == ExecPhase::Created;
+            if fresh {
+                *phase = ExecPhase::Stopped(lost("it was never started"));
+            }
+            fresh
+        });
+    }
+
     /// Starts it. Returns when the guest has taken it. `reader` is how long its output may be without one.
     pub async fn start(
         self: &Arc<Self>,
@@ -237,13 +248,15 @@ impl Exec {
                 self.id
             )));
         };
-        let streams = Streams::open(&self.stdio)?;
         let agent = sandbox.agent().apart();
         let pid = sandbox.view().pid;
-        if let Err(error) = agent.exec(&self.container, &self.id, process).await {
-            self.stop(lost("it was not started"));
-            return Err(error.into());
-        }
+        let begun = async {
+            let streams = Streams::open(&self.stdio)?;
+            agent.exec(&self.container, &self.id, process).await?;
+            Ok::<_, TaskError>(streams)
+        };
+        let begun = begun.await;
+        let streams = begun.inspect_err(|_| self.stop(lost("it was not started")))?;
         self.phase.send_replace(ExecPhase::Running);
         publisher.publish(&TaskExecStarted {
             container_id: self.container.to_string(),
@@ -502,6 +515,17 @@ mod tests {
         assert!(process.Terminal);
         assert_eq!(process.User.AdditionalGids, [5]);
         assert_eq!(process.ConsoleSize.Width, 80);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_one_that_never_starts_is_told_when_it_is_forgotten() {
+        let (container, id) = ("demo".parse().unwrap(), "one".parse().unwrap());
+        let spec = spec(r#"{"args": ["true"]}"#);
+        let exec = Exec::new(container, id, Stdio::default(), &spec).unwrap();
+        let (ended, ()) = tokio::join!(exec.wait(), async { exec.forget() });
+        assert_eq!(ended.exit.status, LOST);
+        exec.forget();
+        assert_eq!(exec.phase(), ExecPhase::Stopped(ended));
     }
 
     #[test]

@@ -255,8 +255,9 @@ impl Task {
 
     /// Forgets an exec.
     pub fn remove_exec(&self, id: &str) {
-        if let Ok(id) = ExecId::try_from(id) {
-            lock(&self.execs).remove(&id);
+        let known = ExecId::try_from(id).ok();
+        if let Some(exec) = known.and_then(|id| lock(&self.execs).remove(&id)) {
+            exec.forget();
         }
     }
 
@@ -273,6 +274,7 @@ impl Task {
             }
         }
         let ended = self.sandbox.wait().await;
+        lock(&self.execs).values().for_each(|exec| exec.forget());
         drop(lock(&self.wires).take());
         let server = lock(&self.management).take();
         if let Some(server) = server {
