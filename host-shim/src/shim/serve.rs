@@ -24,7 +24,7 @@ use super::{
     cli::Target,
     events::Publisher,
     logging,
-    pod::service::Pod,
+    pod::service::{Held, Pod},
     service::Service,
     state_file::{StateFile, StateFileError},
     task::Environment,
@@ -157,7 +157,7 @@ async fn serve(
             tracing::info!(sandbox_id = %target.id, "host ends: instance is powered off");
             state.config.limits.poweroff()
         }
-        () = unused(&pod) => {
+        () = unused(|| pod.held(), || std::env::current_dir().is_ok()) => {
             tracing::warn!(sandbox_id = %target.id, "shim has nothing to do, and nobody to do it for");
             Duration::ZERO
         }
@@ -171,13 +171,14 @@ async fn serve(
     Ok(())
 }
 
-/// Waits until the shim has had no task for [`UNUSED`], or has none and its bundle is gone: whoever started it was
-/// killed before it could say what for, or before it could say that it is over.
-async fn unused(pod: &Pod) {
+/// Waits until the shim has had no task for [`UNUSED`], or until its bundle is gone and no machine runs: whoever started it
+/// was killed before it could say what for, or before it could say that it is over, or has given it up for not answering
+/// in time, and `delete` has ended the machine.
+async fn unused(held: impl Fn() -> Held, has_bundle: impl Fn() -> bool) {
     let mut idle = Duration::ZERO;
-    while idle < UNUSED && (!pod.is_empty() || std::env::current_dir().is_ok()) {
+    while idle < UNUSED && (held() == Held::Machine || has_bundle()) {
         sleep(LOOK).await;
-        idle = if pod.is_empty() {
+        idle = if held() == Held::Nothing {
             idle + LOOK
         } else {
             Duration::ZERO
@@ -252,7 +253,24 @@ impl Drop for Name {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{Instant, timeout};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_was_given_up_stays_for_a_machine_alone() {
+        for held in [Held::Nothing, Held::Names] {
+            let over = unused(|| held, || false);
+            timeout(LOOK, over).await.expect("nobody needs it");
+        }
+        for (held, has_bundle) in [(Held::Machine, false), (Held::Names, true)] {
+            let over = unused(|| held, || has_bundle);
+            timeout(2 * UNUSED, over).await.unwrap_err();
+        }
+        let begun = Instant::now();
+        unused(|| Held::Nothing, || true).await;
+        assert!(begun.elapsed() >= UNUSED);
+    }
 
     #[test]
     fn a_name_is_taken_away_once_and_then_another_shims() {

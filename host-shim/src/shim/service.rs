@@ -83,6 +83,12 @@ impl Service {
         self.current().is_none()
     }
 
+    /// Whether there is a machine: an instance that has begun to start and has not ended.
+    pub(super) fn has_machine(&self) -> bool {
+        let phase = self.current().map(|task| task.sandbox.view().phase);
+        phase.is_some_and(|phase| !matches!(phase, Phase::Created | Phase::Stopped))
+    }
+
     /// Powers the instance off, if there is one that runs. Ends it after `grace`, and returns when it has ended.
     pub(super) async fn stop(&self, grace: Duration) {
         let Some(task) = self.current() else { return };

@@ -62,6 +62,17 @@ pub struct Pod {
     publisher: Publisher,
 }
 
+/// What a shim has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::shim) enum Held {
+    /// Neither a sandbox nor an instance.
+    Nothing,
+    /// A sandbox, or an instance that has not begun or has ended: nothing that runs.
+    Names,
+    /// A machine.
+    Machine,
+}
+
 type Result<T> = ttrpc::Result<T>;
 
 impl Pod {
@@ -108,9 +119,15 @@ impl Pod {
         &self.machine
     }
 
-    /// Whether there is neither a sandbox nor an instance.
-    pub fn is_empty(&self) -> bool {
-        self.current().is_none() && self.machine.is_empty()
+    /// What there is to serve.
+    pub(in crate::shim) fn held(&self) -> Held {
+        if self.machine.has_machine() {
+            Held::Machine
+        } else if self.current().is_some() || !self.machine.is_empty() {
+            Held::Names
+        } else {
+            Held::Nothing
+        }
     }
 
     pub(super) fn current(&self) -> Option<Arc<Pause>> {
