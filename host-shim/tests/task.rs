@@ -263,6 +263,35 @@ async fn what_cannot_be_created_is_named_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_create_that_fails_late_leaves_no_folder() {
+    let mut bench = Bench::new(Guest::Good).await;
+    bench.config.group = Some("nobody-is-in-this-group".into());
+    let other = bench.beside(Guest::Good).await;
+    other.bundle("demo");
+    let (_, message) = code(other.create("demo").await);
+    assert!(message.contains("nobody-is-in-this-group"), "{message}");
+    assert!(!other.paths("demo").run_dir().exists());
+    other.stop().await;
+
+    // It cannot have its socket: nothing of it stays beside what is in the way.
+    bench.config.group = None;
+    let other = bench.beside(Guest::Good).await;
+    other.bundle("demo");
+    other.configure("demo", |config| {
+        config["annotations"]["io.kubernetes.cri.sandbox-namespace"] = "shop".into();
+        config["annotations"]["io.kubernetes.cri.sandbox-name"] = "web-0".into();
+        config["annotations"]["io.kubernetes.cri.container-name"] = "app".into();
+    });
+    let socket = other.paths("demo").management_socket();
+    fs::create_dir_all(socket.join("in-the-way")).unwrap();
+    let (_, message) = code(other.create("demo").await);
+    assert!(message.contains("management socket"), "{message}");
+    assert!(!other.paths("demo").kept_name().exists());
+    other.stop().await;
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn one_identity_is_never_in_two_vms() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;

@@ -3,9 +3,10 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, DirBuilder},
     net::IpAddr,
-    path::{Path, PathBuf},
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -154,12 +155,13 @@ impl Task {
             nics: wires.as_ref().map(net::Wires::nics).unwrap_or_default(),
         })?;
         vmm.check(&spec)?;
+        let group = config.group.as_deref().map(access::group).transpose()?;
+        let folder = RunFolder::make(&paths)?;
         let share = match spec.shared.as_slice() {
             [] => None,
             shared => Some(Share::make(&paths.share_dir(), shared)?),
         };
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
-        make_dir(paths.run_dir())?;
         if let Some(name) = &kept {
             let path = paths.kept_name();
             fs::write(&path, name).map_err(|source| TaskError::File {
@@ -167,7 +169,6 @@ impl Task {
                 source,
             })?;
         }
-        let group = config.group.as_deref().map(access::group).transpose()?;
         if let Some(group) = group {
             access::share(&Paths::new(config), &paths, group)?;
         }
@@ -202,6 +203,7 @@ impl Task {
             config.management_exec,
         ));
         let server = management::serve(&paths.management_socket(), group, backend).await?;
+        folder.keep();
         Ok(Self {
             id,
             bundle: bundle_path,
@@ -280,23 +282,37 @@ impl Task {
         if let Some(server) = server {
             server.stop().await;
         }
-        let _ = fs::remove_file(self.paths.kept_name());
-        // `seed run` keeps its own files there; containerd's instances have none, and leave no folder.
-        let _ = fs::remove_dir(self.paths.run_dir());
+        drop(RunFolder(Some(&self.paths)));
         Ok(ended)
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), TaskError> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-        .map_err(|source| TaskError::File {
+/// An instance's folder for what runs. Dropping this removes what is a task's in it.
+struct RunFolder<'p>(Option<&'p InstancePaths>);
+
+impl<'p> RunFolder<'p> {
+    fn make(paths: &'p InstancePaths) -> Result<Self, TaskError> {
+        let path = paths.run_dir();
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
+        made.map_err(|source| TaskError::File {
             what: path.display().to_string(),
             source,
-        })
+        })?;
+        Ok(Self(Some(paths)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RunFolder<'_> {
+    fn drop(&mut self) {
+        let Some(paths) = self.0 else { return };
+        let _ = fs::remove_file(paths.kept_name());
+        // `seed run` keeps its own files there; containerd's instances have none, and leave no folder.
+        let _ = fs::remove_dir(paths.run_dir());
+    }
 }
 
 /// A lock whose holder panicked holds data that is as good as before: nothing in here is changed half-way.
