@@ -35,6 +35,7 @@ pub mod logs;
 pub mod management;
 pub mod names;
 pub mod net;
+mod oom;
 pub mod paths;
 pub mod rootfs;
 pub mod sandbox;

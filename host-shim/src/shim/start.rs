@@ -31,6 +31,7 @@ use super::{
 use crate::{
     config::{Config, ConfigError},
     names::{ContainerId, NameError},
+    oom,
     paths::{Paths, SocketPathError, check_socket},
     spec::{Bundle, BundleError, Role},
 };
@@ -205,6 +206,8 @@ fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(wrap("starting the shim"))?;
+    // containerd is one of the last to be killed; its shims go before it. One that has ended says so below.
+    let _ = oom::set_above_own(child.id());
     let mut said = String::new();
     if let Some(stdout) = child.stdout.as_mut() {
         // Ends with the pipe: the server closes it when it listens, or by dying.

@@ -266,6 +266,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         memory,
         max_vcpus,
         max_memory,
+        oom_score_adj: bundle.oom_score_adj,
         vmm: kata.vmm.unwrap_or(config.vmm),
         accel,
         kernel,

@@ -96,6 +96,8 @@ struct Process {
     args: Vec<String>,
     #[serde(default)]
     env: Vec<String>,
+    #[serde(default, rename = "oomScoreAdj")]
+    oom_score_adj: Option<i32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,6 +132,8 @@ pub struct Bundle {
     pub args: Vec<String>,
     /// `process.env`: may hold secrets, so a bundle has no derived `Debug`.
     pub env: Vec<String>,
+    /// `process.oomScoreAdj`.
+    pub oom_score_adj: Option<i32>,
     /// `hostname`, may be empty.
     pub hostname: String,
     /// `mounts`.
@@ -180,7 +184,11 @@ impl Bundle {
             annotations,
             linux,
         } = document;
-        let Process { args, env } = process.unwrap_or_default();
+        let Process {
+            args,
+            env,
+            oom_score_adj,
+        } = process.unwrap_or_default();
         let network_namespace = linux
             .namespaces
             .into_iter()
@@ -193,6 +201,7 @@ impl Bundle {
             root,
             args,
             env,
+            oom_score_adj,
             hostname,
             mounts,
             annotations,
@@ -219,12 +228,13 @@ mod tests {
     fn the_parts_that_matter_are_read_and_the_rest_left_alone() {
         let (dir, read) = bundle(
             r#"{"ociVersion": "1.2.0", "process": {"args": ["/nix/store/x/init"], "env": ["A=b"],
-                "user": {"uid": 0}}, "root": {"path": "rootfs", "readonly": false},
+                "user": {"uid": 0}, "oomScoreAdj": 1000}, "root": {"path": "rootfs", "readonly": false},
                 "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}]}, "annotations": {"k": "v"},
                 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}"#,
         );
         let read = read.unwrap();
         assert_eq!(read.args, ["/nix/store/x/init"]);
+        assert_eq!(read.oom_score_adj, Some(1000));
         assert_eq!(read.root, dir.path().join("rootfs"));
         assert_eq!(read.mounts[0].kind, "proc");
         assert_eq!(

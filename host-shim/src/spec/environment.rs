@@ -114,6 +114,7 @@ mod tests {
             root: "/bundle/rootfs".into(),
             args: Vec::new(),
             env: env.iter().map(|entry| (*entry).to_owned()).collect(),
+            oom_score_adj: None,
             hostname: String::new(),
             mounts: Vec::new(),
             annotations: annotations.iter().map(pair).collect(),

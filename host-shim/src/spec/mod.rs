@@ -200,6 +200,8 @@ pub struct VmSpec {
     pub max_vcpus: Vcpus,
     /// As much memory as it may ever have.
     pub max_memory: MemoryMib,
+    /// How soon the host's kernel kills the VMM when memory runs out; as soon as the shim without.
+    pub oom_score_adj: Option<i32>,
     /// What runs it.
     pub vmm: VmmKind,
     /// How the processor is run.
@@ -310,6 +312,7 @@ pub(crate) mod tests {
             memory: MemoryMib(512),
             max_vcpus: Vcpus(1),
             max_memory: MemoryMib(512),
+            oom_score_adj: None,
             vmm: VmmKind::Qemu,
             accel: VmAccel::Tcg,
             kernel: "/bundle/rootfs/seed-system/kernel".into(),

@@ -18,7 +18,7 @@ use super::{
     process::{Ended, OWN_END, Supervised, end_of},
     users::Lease,
 };
-use crate::spec::VmSpec;
+use crate::{oom, spec::VmSpec};
 
 /// How long a VMM may take to end after SIGTERM, when a daemon of it has died.
 const GRACE: Duration = Duration::from_secs(3);
@@ -89,6 +89,11 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         lease,
     } = running;
     let processes = daemons.record(&vmm, spec)?;
+    if let Some(adj) = spec.oom_score_adj
+        && let Err(error) = oom::set(vmm.info().pid, adj)
+    {
+        tracing::warn!(adj, %error, "VMM has not the out-of-memory score of its container");
+    }
     let (control, controls) = mpsc::unbounded_channel();
     let (events, receiver) = mpsc::unbounded_channel();
     let supervisor = Supervisor {
