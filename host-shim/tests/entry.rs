@@ -1,0 +1,210 @@
+//! The shim's program as containerd calls it: `-v` and `-info`, `start` with what each series gives it, the server that it
+//! makes, and `delete` after that one. No instance is made here: the Task API has tests of its own.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use containerd_shim_protos::{
+    api::DeleteResponse,
+    bootstrap_api::{BootstrapParams, BootstrapResult, Extension},
+    protobuf::Message,
+    ttrpc::Code,
+    types::introspection::RuntimeInfo,
+};
+use seed_shim::{
+    containerd::{shim::Address, task::TaskClient},
+    sandbox::{Ended, Exit, ExitRecord},
+    shim::options,
+    sys,
+};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-seed-v2");
+
+/// Far more than anything takes that shall happen, also on a machine that is busy with other things.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// By whom and for whom it is called.
+const NAMES: [&str; 8] = [
+    "-namespace",
+    "default",
+    "-address",
+    "",
+    "-publish-binary",
+    "",
+    "-id",
+    "demo",
+];
+
+/// The variables of containerd 1.6, and of all later ones.
+const OLD: &[(&str, &str)] = &[];
+const NEW: &[(&str, &str)] = &[("MAX_SHIM_VERSION", "2")];
+
+/// What it prints. It must end well, say nothing else, and leave nobody behind who holds its streams.
+fn call(dir: &Path, words: &[&str], variables: &[(&str, &str)], input: &[u8]) -> Vec<u8> {
+    let mut command = Command::new(SHIM);
+    command.args(words).current_dir(dir);
+    for name in ["MAX_SHIM_VERSION", "TTRPC_ADDRESS", "SEED_CONFIG"] {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    // Not every command reads it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {said}");
+    assert_eq!(said, "", "{words:?}");
+    output.stdout
+}
+
+fn delete(bundle: &Path) -> DeleteResponse {
+    let words = ["-bundle", bundle.to_str().unwrap(), "delete"];
+    let answer = call(bundle, &[&NAMES[..], &words].concat(), &[], b"");
+    DeleteResponse::parse_from_bytes(&answer).unwrap()
+}
+
+#[test]
+fn version_and_info_need_no_bundle() {
+    let said = call(Path::new("/"), &["-v"], &[], b"");
+    let said = String::from_utf8(said).unwrap();
+    let wanted = "containerd-shim-seed-v2:\n  Version: ";
+    assert!(said.starts_with(wanted), "{said}");
+    let options = options::with_config_path("/etc/seed/shim.toml");
+    let options = options.write_to_bytes().unwrap();
+    let answer = call(Path::new("/"), &["-info"], &[], &options);
+    let info = RuntimeInfo::parse_from_bytes(&answer).unwrap();
+    assert_eq!(info.name, "io.containerd.seed.v2");
+    assert!(!info.version.version.is_empty());
+}
+
+/// A series of containerd, by how it starts a shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Series {
+    /// 1.6.
+    First,
+    /// 1.7, and 2.0 to 2.2.
+    Middle,
+    /// 2.3 and later.
+    Last,
+}
+
+impl Series {
+    fn start(self, bundle: &Path, config: &Path) -> Vec<u8> {
+        let options = options::with_config_path(config.to_str().unwrap());
+        let (variables, input) = match self {
+            Self::First => (OLD, options.write_to_bytes()),
+            Self::Middle => (NEW, options.write_to_bytes()),
+            Self::Last => {
+                let params = BootstrapParams {
+                    instance_id: "demo".into(),
+                    namespace: "default".into(),
+                    containerd_version: "2.3.0".into(),
+                    extensions: vec![Extension {
+                        value: Some(options).into(),
+                        ..Extension::default()
+                    }],
+                    ..BootstrapParams::default()
+                };
+                (NEW, params.write_to_bytes())
+            }
+        };
+        let words = [&NAMES[..], &["start"]].concat();
+        call(bundle, &words, variables, &input.unwrap())
+    }
+
+    /// The address in the answer, in the form that this series reads.
+    fn address(self, answer: &[u8]) -> String {
+        match self {
+            Self::First => String::from_utf8(answer.to_vec()).unwrap(),
+            Self::Middle => {
+                let answer: serde_json::Value = serde_json::from_slice(answer).unwrap();
+                assert_eq!(answer["version"], 2);
+                assert_eq!(answer["protocol"], "ttrpc");
+                answer["address"].as_str().unwrap().to_owned()
+            }
+            Self::Last => {
+                let answer = BootstrapResult::parse_from_bytes(answer).unwrap();
+                assert_eq!((answer.version, answer.protocol.as_str()), (3, "ttrpc"));
+                answer.address
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_containerd_gets_a_shim_and_hears_how_it_ended() {
+    if !rustix::process::geteuid().is_root() {
+        let text =
+            "SKIPPED each_containerd_gets_a_shim: a shim with mounts of its own needs root\n";
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+        return;
+    }
+    for series in [Series::First, Series::Middle, Series::Last] {
+        let dir = tempfile::tempdir().unwrap();
+        let (bundle, config) = (dir.path().join("bundle"), dir.path().join("shim.toml"));
+        let (run, state) = (dir.path().join("r"), dir.path().join("s"));
+        fs::create_dir(&bundle).unwrap();
+        fs::write(
+            &config,
+            format!("run_dir = {run:?}\nstate_dir = {state:?}\n"),
+        )
+        .unwrap();
+
+        let answer = series.start(&bundle, &config);
+        let address = series.address(&answer);
+        let socket = PathBuf::from(address.strip_prefix("unix://").unwrap());
+        // Its options were read.
+        assert!(socket.starts_with(&run), "{series:?}: {address}");
+        // What 1.6 finds it by after a restart.
+        let written = fs::read_to_string(bundle.join("address")).unwrap();
+        assert_eq!(written, address, "{series:?}");
+        // The one that is there is found, and there is no second.
+        assert_eq!(series.start(&bundle, &config), answer, "{series:?}");
+
+        let mut pids = Vec::new();
+        for version in [2, 3] {
+            let socket = socket.clone();
+            let shim = TaskClient::connect(&Address { socket, version }).await;
+            let shim = shim.unwrap();
+            pids.push(shim.connect_task("demo").await.unwrap().shim_pid);
+            let error = shim.state("demo").await.unwrap_err();
+            assert_eq!(error.code(), Some(Code::NOT_FOUND), "{series:?}: {error}");
+            if version == 3 {
+                shim.shutdown("demo").await.unwrap();
+            }
+        }
+        assert_eq!(pids[0], pids[1]);
+        let begun = Instant::now();
+        while sys::start_time(pids[0]).is_some() {
+            assert!(begun.elapsed() < LIMIT, "{series:?}: it does not end");
+            sleep(Duration::from_millis(5));
+        }
+        assert!(!socket.exists(), "{series:?}");
+
+        // Without a word of its end it was killed.
+        assert_eq!(delete(&bundle).exit_status, 137);
+        let ended = Ended {
+            exit: Exit {
+                status: 3,
+                reason: "of its own accord".into(),
+            },
+            at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        };
+        ExitRecord::new(42, &ended).write(&bundle).unwrap();
+        for _ in 0..2 {
+            let told = delete(&bundle);
+            let at = told.exited_at.seconds;
+            assert_eq!((told.pid, told.exit_status, at), (42, 3, 1_700_000_000));
+        }
+    }
+}
