@@ -12,7 +12,10 @@ use std::{
     io::Read,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use containerd_shim_protos::{
@@ -38,6 +41,9 @@ use crate::{
 
 /// The longest input that is read. Options are small.
 const MAX_STDIN_BYTES: u64 = 1 << 20;
+
+/// How long the server may take to listen. It has nothing to wait for before that.
+const READY_LIMIT: Duration = Duration::from_secs(15);
 
 /// The file that containerd 1.6 reads instead of asking again.
 const ADDRESS_FILE: &str = "address";
@@ -74,6 +80,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The server does not listen.
+    #[error("the shim did not listen within {} s", READY_LIMIT.as_secs())]
+    Late,
     /// The server ended at once.
     #[error("the shim ended at its start: {0}")]
     Ended(String),
@@ -208,14 +217,7 @@ fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
     let mut child = command.spawn().map_err(wrap("starting the shim"))?;
     // containerd is one of the last to be killed; its shims go before it. One that has ended says so below.
     let _ = oom::set_above_own(child.id());
-    let mut said = String::new();
-    if let Some(stdout) = child.stdout.as_mut() {
-        // Ends with the pipe: the server closes it when it listens, or by dying.
-        stdout
-            .read_to_string(&mut said)
-            .map_err(wrap("waiting for the shim"))?;
-    }
-    if said == READY {
+    if said_within(READY_LIMIT, &mut child)? == READY {
         return Ok(());
     }
     let mut why = String::new();
@@ -226,6 +228,28 @@ fn spawn(target: &Target, bundle: &Path) -> Result<(), StartError> {
     }
     let _ = child.wait();
     Err(StartError::Ended(why.trim().to_owned()))
+}
+
+/// What a child says until it closes its output: the server does when it listens, or by dying. One that does neither in time
+/// is killed.
+fn said_within(limit: Duration, child: &mut Child) -> Result<String, StartError> {
+    let (tell, told) = mpsc::channel();
+    if let Some(mut stdout) = child.stdout.take() {
+        thread::spawn(move || {
+            let mut said = String::new();
+            let read = stdout.read_to_string(&mut said);
+            let _ = tell.send(read.map(|_| said));
+        });
+    }
+    let what = "waiting for the shim";
+    match told.recv_timeout(limit) {
+        Ok(said) => said.map_err(|source| StartError::Io { what, source }),
+        Err(_) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(StartError::Late)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +282,23 @@ mod tests {
             BootstrapResult::parse_from_bytes(&bytes).unwrap().address,
             address
         );
+    }
+
+    #[test]
+    fn a_server_that_never_listens_is_not_waited_for() {
+        let child = |words: &[&str]| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).stdout(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let mut hangs = child(&["sleep", "1000"]);
+        let late = said_within(Duration::from_millis(50), &mut hangs);
+        assert!(matches!(late, Err(StartError::Late)), "{late:?}");
+        assert!(hangs.try_wait().unwrap().is_some(), "it lives on");
+        let mut listens = child(&["echo", "ready"]);
+        let said = said_within(Duration::from_secs(60), &mut listens);
+        assert_eq!(said.unwrap(), READY);
+        listens.wait().unwrap();
     }
 
     #[test]
