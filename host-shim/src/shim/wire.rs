@@ -9,9 +9,9 @@ use crate::{
     spec::Resources,
 };
 
-/// Signals that mean "power off" to an instance: TERM, INT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
-/// poweroff; image builders use them as stop signals).
-const TERMINATE: [u32; 5] = [15, 2, 30, 37, 38];
+/// Signals that mean "power off" to an instance: TERM, INT, QUIT, PWR, and systemd's RTMIN+3 and RTMIN+4 (halt and
+/// poweroff). Images name one of them as their stop signal, and an engine that cannot send it never ends the container.
+const TERMINATE: [u32; 6] = [15, 2, 3, 30, 37, 38];
 const SIGKILL: u32 = 9;
 
 /// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
@@ -83,5 +83,23 @@ pub(super) fn meaning(signal: u32) -> Result<Option<Kill>, TaskError> {
         signal => Err(TaskError::Invalid(format!(
             "signal {signal} means nothing to a machine: use SIGTERM or SIGKILL"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_powers_off_ends_or_means_nothing_and_others_are_refused() {
+        for signal in TERMINATE {
+            assert_eq!(meaning(signal).unwrap(), Some(Kill::Terminate), "{signal}");
+        }
+        assert_eq!(meaning(SIGKILL).unwrap(), Some(Kill::Now));
+        for signal in MEANINGLESS {
+            assert_eq!(meaning(signal).unwrap(), None, "{signal}");
+        }
+        let refused = meaning(1).unwrap_err().to_string();
+        assert!(refused.contains("use SIGTERM or SIGKILL"), "{refused}");
     }
 }
