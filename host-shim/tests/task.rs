@@ -292,6 +292,24 @@ async fn a_create_that_fails_late_leaves_no_folder() {
 }
 
 #[tokio::test]
+async fn an_instance_that_containerd_gave_up_makes_room_when_it_has_ended() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    bench.bundle("next");
+    let bundle = bench.dir.path().join("bundles/demo");
+    fs::remove_dir_all(&bundle).unwrap();
+    // Its machine runs: it stays.
+    let (kind, message) = code(bench.create("next").await);
+    assert_eq!(kind, Code::FAILED_PRECONDITION, "{message}");
+    bench.vmm.crash.notify_one();
+    assert_eq!(bench.wait("demo", "").await.unwrap().exit_status, 137);
+    bench.running("next").await;
+    assert_eq!(code(bench.delete("demo", "").await).0, Code::NOT_FOUND);
+    bench.assert_nothing_left("demo");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn one_identity_is_never_in_two_vms() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;

@@ -78,15 +78,9 @@ impl Service {
             .clone()
     }
 
-    /// Whether there is no instance.
-    pub fn is_empty(&self) -> bool {
-        self.current().is_none()
-    }
-
-    /// Whether there is a machine: an instance that has begun to start and has not ended.
+    /// Whether there is a machine.
     pub(super) fn has_machine(&self) -> bool {
-        let phase = self.current().map(|task| task.sandbox.view().phase);
-        phase.is_some_and(|phase| !matches!(phase, Phase::Created | Phase::Stopped))
+        self.current().is_some_and(|task| task.has_machine())
     }
 
     /// Powers the instance off, if there is one that runs. Ends it after `grace`, and returns when it has ended.
@@ -184,6 +178,11 @@ impl shim_async::Task for Service {
         let _changing = self.changing.lock().await;
         if !request.checkpoint.is_empty() {
             return Err(TaskError::Unsupported("Create from a checkpoint").into());
+        }
+        if let Some(task) = self.current().filter(|task| task.is_given_up()) {
+            tracing::warn!(sandbox_id = %task.id, "instance has ended and its bundle is gone: it makes room");
+            task.delete().await?;
+            self.set(None);
         }
         if let Some(task) = self.current() {
             let error = if task.id.as_str() == request.id {

@@ -221,6 +221,17 @@ impl Task {
         self.sandbox.view().pid
     }
 
+    /// Whether there is a machine: it has begun to start and has not ended.
+    pub fn has_machine(&self) -> bool {
+        !matches!(self.sandbox.view().phase, Phase::Created | Phase::Stopped)
+    }
+
+    /// Whether nobody will ever delete it: containerd takes a shim that does not answer a restarted one in time for dead, has
+    /// `delete` end the machine, and removes the bundle.
+    pub fn is_given_up(&self) -> bool {
+        !self.has_machine() && !self.bundle.exists()
+    }
+
     /// Registers an exec.
     pub fn add_exec(&self, id: ExecId, exec: Exec) -> Result<(), TaskError> {
         if self.sandbox.view().phase != Phase::Running {

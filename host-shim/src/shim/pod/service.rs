@@ -123,7 +123,7 @@ impl Pod {
     pub(in crate::shim) fn held(&self) -> Held {
         if self.machine.has_machine() {
             Held::Machine
-        } else if self.current().is_some() || !self.machine.is_empty() {
+        } else if self.current().is_some() || self.machine.instance().is_some() {
             Held::Names
         } else {
             Held::Nothing
