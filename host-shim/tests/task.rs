@@ -443,6 +443,50 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 }
 
 #[tokio::test]
+async fn a_terminal_has_a_size_and_one_output() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let [input, output] = ["in", "out"].map(|name| {
+        let path = bench.dir.path().join(name);
+        fifo(&path);
+        path
+    });
+    let process = json!({
+        "terminal": true, "args": ["cat"], "cwd": "/", "consoleSize": {"height": 24, "width": 80},
+    });
+    let request = ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: "shell".into(),
+        terminal: true,
+        stdin: input.to_string_lossy().into_owned(),
+        stdout: output.to_string_lossy().into_owned(),
+        spec: Some(Any {
+            value: process.to_string().into_bytes(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    bench.client.exec(soon(), &request).await.unwrap();
+    let mut shown = pipe::OpenOptions::new().open_receiver(&output).unwrap();
+    bench.start("demo", "shell").await.unwrap();
+    let mut typed = pipe::OpenOptions::new().open_sender(&input).unwrap();
+    typed.write_all(b"\x1b[A\r").await.unwrap();
+    let mut back = [0; 4];
+    shown.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"\x1b[A\r");
+    // Its end comes although no second output ever does.
+    drop(typed);
+    assert_eq!(bench.wait("demo", "shell").await.unwrap().exit_status, 0);
+    let begun = {
+        let agent = bench.vmm.agent.lock().unwrap();
+        agent.as_ref().unwrap().told.lock().unwrap().terminal
+    };
+    assert_eq!(begun, Some((24, 80)));
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_command_whose_reader_is_gone_for_good_is_hung_up_on() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;

@@ -76,6 +76,8 @@ pub(crate) struct Told {
     pub(crate) routes: Vec<types::Route>,
     pub(crate) started: bool,
     pub(crate) resized: Option<(u32, u32)>,
+    /// Rows and columns that the last terminal began with.
+    pub(crate) terminal: Option<(u32, u32)>,
     /// How many connections to its ports were opened, and how many of them closed.
     pub(crate) ports: (u64, u64),
     /// Signals to its processes.
@@ -94,6 +96,7 @@ pub(crate) struct Told {
 #[derive(Debug, Default)]
 struct Process {
     command: String,
+    terminal: bool,
     input: Vec<u8>,
     closed: bool,
     signal: Option<u32>,
@@ -352,11 +355,17 @@ impl AgentService for Agent {
         if command == "hog" {
             self.hogs.notify_one();
         }
+        let terminal = request.process.Terminal;
+        if terminal {
+            let size = &request.process.ConsoleSize;
+            self.told.lock().unwrap().terminal = Some((size.Height, size.Width));
+        }
         self.processes.send_modify(|all| {
             all.insert(
                 request.exec_id,
                 Process {
                     command,
+                    terminal,
                     ..Process::default()
                 },
             );
@@ -442,8 +451,9 @@ impl AgentService for Agent {
         _: &TtrpcContext,
         request: ReadStreamRequest,
     ) -> ttrpc::Result<ReadStreamResponse> {
-        self.when(&request.exec_id, |process| over(process).then_some(()))
-            .await?;
+        // A terminal has one output: who asks for another waits for nothing.
+        let end = |process: &mut Process| (!process.terminal && over(process)).then_some(());
+        self.when(&request.exec_id, end).await?;
         Ok(ReadStreamResponse::default())
     }
 
