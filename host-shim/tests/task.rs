@@ -24,7 +24,7 @@ use containerd_shim_protos::{
     shim_async::{Events, create_events},
 };
 use seed_protocol::seed::management::State;
-use seed_shim::management;
+use seed_shim::{management, shim::logging};
 use serde_json::json;
 use stub::{
     Bench, Guest, LIMIT,
@@ -130,6 +130,26 @@ async fn stages_and_state_are_seen_on_the_management_socket() {
         (1, 512, "tcg")
     );
     assert_eq!(client.keys().await.unwrap().recipient, "age1tpm1qfake");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_is_traced_stage_by_stage_in_the_log() {
+    let bench = Bench::new(Guest::Good).await;
+    // Of the whole process: other tests log into it as well.
+    logging::start(logging::Log::open(bench.dir.path()).unwrap(), "info");
+    bench.running("traced").await;
+    let log = bench.dir.path().join("log");
+    let said = || fs::read_to_string(&log).unwrap();
+    let line = |stage: &str| format!("sandbox_id=traced stage={stage} since_create_ms=");
+    until("the last stage", || said().contains(&line("running"))).await;
+    let text = said();
+    let stages = ["vmm started", "kernel", "hello", "provisioned", "running"];
+    let places = stages.map(|stage| text.find(&line(stage)));
+    assert!(places.is_sorted() && places[0].is_some(), "{text}");
+    for stage in stages {
+        assert_eq!(text.matches(&line(stage)).count(), 1, "{stage}: {text}");
+    }
     bench.stop().await;
 }
 

@@ -377,6 +377,13 @@ impl Driver {
 
     fn publish(&self, change: impl FnOnce(&mut View)) {
         let stages = self.stages.list();
+        let known = self.view.borrow().stages.clone();
+        let is_new = |stage: Stage| known.iter().all(|(one, _)| *one != stage);
+        for (stage, at) in stages.iter().filter(|(stage, _)| is_new(*stage)) {
+            let since_create_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+            let stage = failure::word(*stage);
+            tracing::info!(sandbox_id = %self.spec.id, %stage, since_create_ms, "stage");
+        }
         self.view.send_modify(|view| {
             view.revision += 1;
             view.stages = stages;
