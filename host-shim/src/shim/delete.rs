@@ -34,6 +34,10 @@ const KILLED: u32 = 137;
 /// How long killed processes are waited for. containerd gives the whole command five seconds.
 const GONE_LIMIT: Duration = Duration::from_secs(3);
 
+/// After so long a wait the TPM's state is left to its next lock: taking it back may wait for three seconds more, where a shim
+/// that stands still has it.
+const RECLAIM_WITHIN: Duration = Duration::from_millis(1500);
+
 /// Why the answer could not be given.
 #[derive(Debug, Error)]
 pub enum DeleteError {
@@ -65,7 +69,11 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     };
     let paths = kept::paths(Paths::new(&config).instance(&target.namespace, &target.id));
     let pids = read_pids(&paths);
+    let begun = Instant::now();
     kill_all(&pids);
+    if begun.elapsed() < RECLAIM_WITHIN {
+        tpm::reclaim(&paths);
+    }
     let socket = state.map(|state| state.socket);
     remove(&paths, socket.as_deref());
     let record = ExitRecord::read(&bundle);
@@ -150,7 +158,6 @@ fn remove(paths: &InstancePaths, socket: Option<&Path>) {
         let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir_all(paths.vm_dir());
-    tpm::reclaim(paths);
     users::sweep(paths.users_dir());
     // Empty once its shim is gone; never with content.
     let _ = fs::remove_dir(paths.share_dir());
