@@ -1,5 +1,8 @@
 //! Locks that another VM has, or has just had. A process that was killed gives its locks back when the last of its threads
 //! has ended, and that is a moment after it counts as a zombie: whoever starts the next VM at once waits for that moment.
+//!
+//! A process that lives gives its locks of flock(2) back itself ([`Held`]): each belongs to the open file, not to the
+//! descriptor, and a child that another thread has just started has a copy until it has become its program.
 
 use std::{
     fs::File,
@@ -22,6 +25,24 @@ pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// An open file or folder, whose lock, where it has one, goes with this, whoever has a copy of the descriptor.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) File);
+
+impl Held {
+    /// Lets others in already.
+    pub(crate) fn give_back(&self) {
+        // It cannot fail on a descriptor that is open, and closing the last copy does the same.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -61,6 +82,17 @@ mod tests {
             Err(Errno::NOLCK)
         });
         assert_eq!((result, attempts), (Err(Errno::NOLCK), 1));
+    }
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_although_a_copy_of_its_file_is_open() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let [one, other] = [(); 2].map(|()| File::open(file.path()).unwrap());
+        let copy = one.try_clone().unwrap();
+        assert!(try_exclusive(&one).unwrap() && !try_exclusive(&other).unwrap());
+        drop(Held(one));
+        assert!(try_exclusive(&other).unwrap());
+        drop(copy);
     }
 
     #[test]

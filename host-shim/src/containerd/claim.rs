@@ -13,10 +13,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::time::{Instant, sleep};
 
-use crate::locks;
+use crate::locks::{self, Held};
 
 /// How often a lock is tried.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -25,28 +24,28 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
-    dir: File,
+    dir: Held,
 }
 
 impl Claim {
     /// Opens the folder, without locking it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            dir: File::open(path)?,
+            dir: Held(File::open(path)?),
             path: path.to_owned(),
         })
     }
 
     /// Whether the folder is still the one of this name.
     pub(super) fn is_current(&self) -> bool {
-        let here = self.dir.metadata().map(|m| (m.dev(), m.ino()));
+        let here = self.dir.0.metadata().map(|m| (m.dev(), m.ino()));
         let there = fs::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
         matches!((here, there), (Ok(here), Ok(there)) if here == there)
     }
 
     /// Locks it; false when somebody else has it. Locking twice is locking once.
     pub(super) fn try_lock(&self) -> io::Result<bool> {
-        locks::try_exclusive(&self.dir)
+        locks::try_exclusive(&self.dir.0)
     }
 
     /// Locks it, and waits for `limit` at most; false when it was somebody else's all the time.
@@ -65,8 +64,7 @@ impl Claim {
 
     /// Lets others in.
     pub(super) fn unlock(&self) {
-        // It cannot fail on a descriptor that is open, and closing it does the same.
-        let _ = flock(&self.dir, FlockOperation::Unlock);
+        self.dir.give_back();
     }
 }
 
@@ -84,8 +82,7 @@ mod tests {
         first.unlock();
         assert!(second.try_lock().unwrap());
         drop(second);
-        // Another test may be between fork and exec, and hold a copy of the descriptor.
-        assert!(first.lock(Duration::from_secs(60)).await.unwrap());
+        assert!(first.try_lock().unwrap());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     pack::Compression,
     segment::{self, FILE_HEADER_BYTES, Frame, Next, Position, SegmentError, VERSION},
 };
-use crate::locks;
+use crate::locks::{self, Held};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub struct Store {
     begun_us: Option<u64>,
     position: Position,
     // Held, never read: the lock goes with it.
-    _lock: File,
+    _lock: Held,
 }
 
 impl Store {
@@ -270,7 +270,7 @@ pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+fn lock(dir: &Path) -> Result<Held, StoreError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -283,7 +283,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         source,
     })?;
     match locks::try_exclusive(&file) {
-        Ok(true) => Ok(file),
+        Ok(true) => Ok(Held(file)),
         Ok(false) => Err(StoreError::Locked { dir: dir.into() }),
         Err(source) => Err(StoreError::Io { path, source }),
     }

@@ -2,7 +2,7 @@
 //! kept beside it, because both belong to the same identity.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::owner;
 use crate::{
-    locks,
+    locks::{self, Held},
     paths::{InstancePaths, TPM_LOCK as LOCK, TPM_MACHINE_ID as MACHINE_ID},
 };
 
@@ -46,8 +46,8 @@ pub struct StateDir {
     path: PathBuf,
     machine_id: String,
     is_new: bool,
-    // Closing it gives the lock back, also when the process is killed.
-    _lock: File,
+    // It goes when the process is killed, too.
+    _lock: Held,
 }
 
 impl StateDir {
@@ -74,6 +74,7 @@ impl StateDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::InUse(path)),
             Err(error) => return Err(io(&lock_path)(error.into())),
         }
+        let lock = Held(lock);
         // A shim that was killed could not.
         owner::take_back(&path).map_err(io(&path))?;
         let machine_id = machine_id(&paths.machine_id())?;

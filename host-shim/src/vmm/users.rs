@@ -6,7 +6,7 @@
 //! said by locks on files in the run folder; an instance gets the same ones at each start unless another has them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::{
     config::{IDS_EACH, Users},
-    locks,
+    locks::{self, Held},
     spec::{VmAccel, VmSpec},
     sys::identity::{Identity, can_switch},
 };
@@ -113,7 +113,7 @@ fn is_mapped(map: &str, users: &Users) -> bool {
 pub(super) struct Lease {
     first: u32,
     path: PathBuf,
-    _lock: File,
+    _lock: Held,
 }
 
 impl Lease {
@@ -212,7 +212,7 @@ pub(crate) fn sweep(dir: &Path) {
 }
 
 /// The locked file; none where somebody else has it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
+fn lock(path: &Path) -> io::Result<Option<Held>> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
     let mut tries = 0..TRIES;
@@ -236,8 +236,9 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
         if !locks::try_exclusive(&file)? {
             return Ok(None);
         }
+        let file = Held(file);
         // Whoever had it before may have removed it meanwhile.
-        let (ours, there) = (file.metadata()?, fs::metadata(path));
+        let (ours, there) = (file.0.metadata()?, fs::metadata(path));
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
             return Ok(Some(file));
         }
