@@ -490,7 +490,10 @@ mod tests {
     async fn a_socket_left_by_a_crash_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("management.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let left = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        // A child that another test is just starting may have a copy of it.
+        rustix::net::shutdown(&left, rustix::net::Shutdown::Both).unwrap();
+        drop(left);
         assert!(matches!(
             Client::connect(&path).await,
             Err(ClientError::Absent { .. })
