@@ -404,7 +404,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
         let (log, program) = (dir.path().join("log"), dir.path().join("sh"));
-        std::fs::copy("/bin/sh", &program).unwrap();
+        // Not by us: a child that another test is just starting would have it open for writing, and nobody could run it.
+        let copied = std::process::Command::new("cp")
+            .arg("/bin/sh")
+            .arg(&program)
+            .status();
+        assert!(copied.unwrap().success());
         let (ends, mut ended) = mpsc::unbounded_channel();
         let script = "grep -E '^(Uid|Gid|Groups|Cap...):' /proc/self/status; cat log; ls; \
                       echo >/dev/stdout console; exec sleep 1000";
