@@ -434,9 +434,10 @@ mod tests {
     #[tokio::test]
     async fn ports_that_cannot_be_reached_are_named() {
         let table = Arc::new(Table::default());
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        // Taken, so that it is nobody else's, and not listened on.
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = silent.local_addr().unwrap().port();
         let refused = table.open(port.into()).await.unwrap_err();
         assert!(matches!(refused, PortError::Closed { port: p, .. } if p == port));
         for port in [0, 65_536, u32::MAX] {

@@ -564,7 +564,10 @@ async fn a_port_of_the_loopback_is_reached_by_calls() {
     assert_eq!(code, Code::NOT_FOUND, "{message}");
     let (code, message) = refusal(seed.open_port(limit(), &open(70_000)).await);
     assert_eq!(code, Code::INVALID_ARGUMENT, "{message}");
-    drop(listener);
+    // Taken, so that it is nobody else's, and not listened on.
+    let silent = tokio::net::TcpSocket::new_v4().unwrap();
+    silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = u32::from(silent.local_addr().unwrap().port());
     let (code, message) = refusal(seed.open_port(limit(), &open(port)).await);
     assert_eq!(code, Code::FAILED_PRECONDITION, "{message}");
     assert!(message.contains(&port.to_string()), "{message}");
