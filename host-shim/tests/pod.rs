@@ -127,7 +127,8 @@ async fn a_sandbox_lives_by_the_sandbox_api() {
     };
     let stop = StopSandboxRequest {
         sandbox_id: id(),
-        timeout_secs: 5,
+        // Far more than its guest takes, which is killed after that.
+        timeout_secs: 60,
         ..Default::default()
     };
     let (waited, stopped) = tokio::join!(
