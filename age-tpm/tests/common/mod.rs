@@ -22,7 +22,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Says on the terminal, past the test runner's capture, that a test did nothing.
 pub(crate) fn skip(test: &str, reason: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+    // In one write: what other threads print must not come in between, for the line is counted.
+    let _ = std::io::stderr().write_all(format!("SKIPPED {test}: {reason}\n").as_bytes());
 }
 
 /// The first program of that name in `PATH`.
