@@ -8,6 +8,7 @@ mod common;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    os::unix::net::UnixStream,
     process::{Command, Stdio},
 };
 
@@ -231,7 +232,8 @@ impl Agent {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        until("the agent listens", || socket.exists());
+        // It has a name a moment before it listens.
+        until("the agent listens", || UnixStream::connect(&socket).is_ok());
         Self { child, socket }
     }
 }

@@ -7,7 +7,7 @@ mod common;
 use std::{
     fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -231,7 +231,8 @@ fn a_key_with_a_passphrase_signs_through_the_agent() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    common::until("the agent listens", || socket.exists());
+    // It has a name a moment before it listens.
+    common::until("the agent listens", || UnixStream::connect(&socket).is_ok());
     let with_agent = |program: &str, args: &[&str]| {
         let mut command = Command::new(program);
         command
