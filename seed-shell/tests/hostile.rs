@@ -46,7 +46,7 @@ fn memory(pid: u32) -> u64 {
 
 #[test]
 fn a_thousand_half_open_connections_shut_nobody_out() {
-    let mut host = Host::with("[limits]\nlogin_seconds = 3\nnew_per_minute = 5000\n");
+    let mut host = Host::with("[limits]\nlogin_seconds = 10\nnew_per_minute = 5000\n");
     let key = host.key("me", &["ed25519"]);
     let repo = host.plant("app", &public(&key), &["web"]);
     host.run(&repo, "web");
