@@ -30,6 +30,10 @@ const VM_VARIABLES: [&str; 2] = ["SEED_TEST_BIN", "SEED_TEST_GUEST"];
 /// What the containerd cases read besides (see tests/harness/containerd/mod.rs).
 const CONTAINERD_VARIABLE: &str = "SEED_TEST_CONTAINERD";
 
+/// What proptest's random cases come from. A run tries the same ones each time: whether it passes says something about
+/// the change then, not about luck. `cargo test` without it tries others.
+const SEED_OF_PROPERTIES: &str = "PROPTEST_RNG_SEED";
+
 /// cargo with plain output, in the checkout.
 fn cargo(places: &Places, args: &[&str]) -> Command {
     let mut cargo = Command::new("cargo");
@@ -87,11 +91,12 @@ pub(super) fn crate_tests(run: &mut Run<'_>) -> Result<Tally> {
     let label = "cargo test";
     let args = format!("test --locked {CRATES} --no-fail-fast");
     let mut cargo = cargo(places, &args.split(' ').collect::<Vec<_>>());
-    cargo.envs(peers(places));
+    cargo.envs(peers(places)).env(SEED_OF_PROPERTIES, "1");
     let mut tally = test_step(places, label, &mut cargo)?;
     // A feature that nothing else turns on, without the one that the agent has.
     let args = "test --locked -p seed-journal --features xz --lib --test fixtures";
     let mut cargo = self::cargo(places, &args.split(' ').collect::<Vec<_>>());
+    cargo.env(SEED_OF_PROPERTIES, "1");
     tally.add(test_step(
         places,
         "cargo test (seed-journal, xz)",
