@@ -202,16 +202,18 @@ fn restart(containerd: &mut Containerd) -> Result<()> {
     end(containerd, "stays")
 }
 
-/// The pid that `ctr tasks ls` shows: the VMM's. It shows 0 for a shim that was late, and that is no one's.
+/// The pid that `ctr tasks ls` shows: the VMM's. It shows 0 for a shim that was late, and is asked again then.
 fn vmm_pid(containerd: &Containerd, id: &str) -> Result<u32> {
-    let list = containerd.ctr_ok(&["tasks", "ls"])?;
-    let line = list
-        .lines()
-        .find(|line| line.split_whitespace().next() == Some(id));
-    let pid = line.and_then(|line| line.split_whitespace().nth(1));
-    pid.and_then(|pid| pid.parse::<u32>().ok())
-        .filter(|pid| *pid > 1)
-        .with_context(|| format!("no pid of {id} in {list}"))
+    limit::until(&format!("the pid of {id}"), limit::COMMAND, || {
+        let list = containerd.ctr_ok(&["tasks", "ls"])?;
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(id));
+        let pid = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(pid
+            .and_then(|pid| pid.parse::<u32>().ok())
+            .filter(|pid| *pid > 1))
+    })
 }
 
 fn killed_shim(containerd: &mut Containerd) -> Result<()> {
