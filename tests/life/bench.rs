@@ -171,6 +171,21 @@ pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Kills a process, and waits until it has ended with all of its threads: before that its sockets and locks are held.
+pub(crate) fn kill(pid: u32) -> Result<()> {
+    signal(pid, "KILL")?;
+    limit::until(&format!("the end of {pid}"), limit::COMMAND, || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie waits only for its parent.
+        let is_zombie = stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.starts_with(" Z"));
+        Ok((threads == 0 || threads == 1 && is_zombie).then_some(()))
+    })
+}
+
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields = stat.rsplit(')').next()?;

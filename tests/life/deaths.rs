@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use seed_tests::{Runner, limit};
 
-use super::bench::{Bench, DIE, HOLD, refused, said, signal};
+use super::bench::{Bench, DIE, HOLD, kill, refused, said, signal};
 
 /// Names in the status, and the stub that plays the part.
 const PARTS: [(&str, &str); 4] = [
@@ -164,8 +164,7 @@ fn killed_shims(bench: &Bench) -> Result<()> {
         bench.nothing_left().context(stage)?;
     }
     started(bench, &[])?;
-    let parts = bench.reach("d", "running")?;
-    signal(parts["shim"], "KILL")?;
+    kill(bench.reach("d", "running")?["shim"])?;
     refused(
         &bench.run("d", &[])?,
         "instance d is left from a shim that died",
@@ -173,7 +172,7 @@ fn killed_shims(bench: &Bench) -> Result<()> {
     gone(bench).context("running")?;
     // And with what it wrote, by a restart.
     started(bench, &[])?;
-    signal(bench.reach("d", "running")?["shim"], "KILL")?;
+    kill(bench.reach("d", "running")?["shim"])?;
     bench.seed(&["restart", "d"])?;
     gone(bench).context("restarted")
 }
