@@ -140,8 +140,11 @@ fn lives(user: &User) -> Result<()> {
         let owner = fs::metadata(format!("/proc/{}", part["pid"]))?.uid();
         ensure!(owner == USER, "{part} is of uid {owner}");
     }
-    let log = user.seed_ok(&["logs", "u"])?;
-    ensure!(log.contains("stub guest is up"), "{log}");
+    // It runs before all that it has logged is there.
+    limit::until("the guest's line in the log", limit::LOG_LINE, || {
+        let log = said(&user.seed(&["logs", "u"], None)?);
+        Ok(log.contains("stub guest is up").then_some(()))
+    })?;
     user.seed_ok(&["exec", "u", "--", "cat"])?;
     user.seed_ok(&["restart", "u"])?;
     user.seed_ok(&["stop", "u"])?;
