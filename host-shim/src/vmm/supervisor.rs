@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{oom, spec::VmSpec};
 
-/// How long a VMM may take to end after SIGTERM, when a daemon of it has died.
+/// How long a VMM may take to end after SIGTERM, when a daemon of it has died, or by itself, when one ended well.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long after a write that did not fit on the host the machine is let run, and tries again.
@@ -273,7 +273,9 @@ impl Supervisor {
     /// Waits for the VMM, which may be ending by itself, and ends it if not, for `first` has ended. Its end where it
     /// was its own.
     async fn stop_vmm(&mut self, first: &Ended) -> Option<Ended> {
-        let own = self.wait_for_vmm(Instant::now() + OWN_END).await;
+        // A daemon that ended well says that the VMM is gone: a large one on a busy machine takes its time to be.
+        let limit = if first.success { GRACE } else { OWN_END };
+        let own = self.wait_for_vmm(Instant::now() + limit).await;
         if own.is_none() {
             // What it says from here on is our doing.
             let Ended { name, how, .. } = first.clone();
