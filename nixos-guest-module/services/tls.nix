@@ -3,7 +3,8 @@
 # owner's own means; the units that need them say which one is missing and do not start.
 #
 # TLS wants a tpm2-openssl that exports no private key, as 1.3.0 does. By 1.1.1 OpenSSL takes the public half for the whole
-# key and says "missing private key": requests are signed, since they ask for the provider, and no connection is made.
+# key and says "missing private key": requests are signed, since they ask for the provider, and no connection is made. So
+# an older one is refused where the key is made in the TPM.
 {
   config,
   lib,
@@ -12,6 +13,7 @@
 }:
 let
   cfg = config.seed.tls;
+  oldestProvider = "1.3";
   file =
     name: what:
     lib.mkOption {
@@ -86,4 +88,9 @@ in
 
   # The group that may use the TPM's resource manager.
   config.security.tpm2.enable = lib.mkIf cfg.enable true;
+
+  config.assertions = lib.optional cfg.enable {
+    assertion = cfg.enrolment.enable -> lib.versionAtLeast pkgs.tpm2-openssl.version oldestProvider;
+    message = "seed.tls: tpm2-openssl ${pkgs.tpm2-openssl.version} makes no TLS connection with a key that the TPM holds. Take a nixpkgs with ${oldestProvider} or later, or bring an ordinary key and set seed.tls.enrolment.enable = false.";
+  };
 }

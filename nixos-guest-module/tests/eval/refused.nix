@@ -32,6 +32,11 @@ let
     got = (builtins.tryEval (builtins.deepSeq value true)).success;
     want = false;
   };
+  olderProvider.nixpkgs.overlays = [
+    (_: previous: {
+      tpm2-openssl = previous.tpm2-openssl.overrideAttrs { version = "1.2.0"; };
+    })
+  ];
   base = {
     name = "web";
     modules = [ { seed.dns.names = [ "www.example.com" ]; } ];
@@ -106,6 +111,18 @@ in
       sops.defaultSopsFile = ../reference/modules/secrets/api.yaml;
       sops.secrets.password.neededForUsers = true;
     } "neededForUsers";
+    "a TLS provider that cannot use the TPM's key" = fires {
+      imports = [ olderProvider ];
+      seed.services.postgresql.enable = true;
+    } "seed.tls.enrolment.enable = false";
+    "but not where an owner brings the key" = {
+      got = refusals {
+        imports = [ olderProvider ];
+        seed.services.postgresql.enable = true;
+        seed.tls.enrolment.enable = false;
+      };
+      want = [ ];
+    };
     "a role that would end a statement" = fires {
       seed.services.postgresql.enable = true;
       seed.services.postgresql.databases.myapp.clients.api.role = "a;b";
