@@ -5,6 +5,7 @@
   failing,
   hardware,
   nixosSystem,
+  says,
   self,
   yes,
   ...
@@ -117,6 +118,20 @@ in
         "/run/seed" = "0700";
         "/var/lib/seed" = "0700";
       };
+    };
+    "shim and seed shell check their files where they are made" = {
+      got = [
+        (says plain.environment.etc."seed/shim.toml".source.buildCommand
+          "containerd-shim-seed-v2 -check-config \"$out\""
+        )
+        (says shell.environment.etc."seed/shell.toml".source.buildCommand
+          "--config \"$out\" --check-config"
+        )
+      ];
+      want = [
+        true
+        true
+      ];
     };
     "people and containerd find the programs" = {
       got = map (lib.elem plain.seed.host.package) [

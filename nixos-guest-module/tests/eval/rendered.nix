@@ -105,6 +105,12 @@ in
       got = rendered.Service.ExecStart;
       want = [ (lib.getExe plain.config.seed.agent.package) ];
     };
+    "the agent checks its file where it is made" = {
+      got =
+        says plain.config.environment.etc."seed/instance.json".source.buildCommand
+          "${lib.getExe plain.config.seed.agent.package} --check-config \"$out\"";
+      want = true;
+    };
     "the image starts the closure, and says whose it is" = {
       got = {
         inherit (asked.image) config name;
