@@ -20,6 +20,7 @@
 //! | [`console`] | the journal as the container's output, and the log port |
 //! | [`ports`](mod@ports) | the host's connections to ports of the guest's loopback |
 //! | [`journal`] | batches of journal entries for the host |
+//! | [`logging`] | the agent's own lines, on their way to journald |
 //! | [`beacon`] | tells the host that the agent listens |
 //! | [`sys`] | system calls and `/proc` and `/sys` files |
 //!

@@ -13,6 +13,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use age_tpm::tpm::{Tcti, Tpm, create_signing_key};
@@ -38,6 +39,9 @@ The agent inside a Seed guest. systemd starts it; the host drives it.
   --tls-key            make a key in the TPM that signs, print its file and end
   --version, --help
 ";
+
+/// How long journald may take at the end for what the agent still had to say.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 const FAILED: u8 = 1;
 const BAD_USAGE: u8 = 2;
@@ -75,7 +79,10 @@ fn run(flags: Flags) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, BAD_CONFIG),
     };
-    logging::start(config.debug);
+    let log = match logging::start(config.debug) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, FAILED),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Of the threads for work that blocks; this one drops what it has when the instance is provisioned.
@@ -86,6 +93,7 @@ fn run(flags: Flags) -> ExitCode {
             let outcome = runtime.block_on(agent::run(config));
             // Requests that wait for ever must not hold up the end.
             runtime.shutdown_background();
+            log.finish(LAST_WORDS);
             outcome
         }
         Err(error) => return fail(&error, FAILED),

@@ -38,18 +38,18 @@ const KILLS: u32 = 50;
 /// Of all of it, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Until an agent that was killed answers again.
-const AGAIN: Duration = Duration::from_secs(120);
+pub(crate) const AGAIN: Duration = Duration::from_secs(120);
 
 const ID: &str = "killed";
-const UNIT: &str = "agent-under-test.service";
-const SOCKET: &str = "/run/seed/agent.sock";
+pub(crate) const UNIT: &str = "agent-under-test.service";
+pub(crate) const SOCKET: &str = "/run/seed/agent.sock";
 const DICE: &str = "SEED_TEST_DICE";
 /// Where processes write that they ran.
 const RAN: &str = "/seed/storage/v0/ran";
 const DISK_BYTES: u64 = 64 << 20;
 
 /// The unit of a real boot, with a socket that is reached from outside.
-fn unit() -> String {
+pub(crate) fn unit() -> String {
     let unit = include_str!("../../systemd/seed-agent.service");
     let begin = "ExecStart=/usr/bin/seed-agent";
     assert!(unit.contains(begin));

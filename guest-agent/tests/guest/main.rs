@@ -12,6 +12,7 @@ mod env;
 mod exec;
 mod kills;
 mod restart;
+mod stuck;
 mod systemd;
 
 use std::{fs, future::Future, io::Write, sync::Arc, time::Duration};
