@@ -46,7 +46,8 @@
   systemd.tpm2.enable = lib.mkDefault false;
   boot.initrd.systemd.tpm2.enable = lib.mkDefault false;
 
-  # The console is the kernel's; people come in by exec.
+  # The console is the kernel's; people come in by exec, so nobody is locked out of a closure without a login.
+  users.allowNoPasswordLogin = lib.mkDefault true;
   systemd.enableEmergencyMode = lib.mkDefault false;
   boot.initrd.systemd.emergencyAccess = lib.mkDefault false;
   boot.kernelParams = [

@@ -23,5 +23,10 @@ in
       );
     }
   );
-  options.users.groups = each ({ name, ... }: { config.gid = number name; });
+  options.users.groups = each (
+    { name, ... }:
+    {
+      config.gid = number name;
+    }
+  );
 }

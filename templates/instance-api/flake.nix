@@ -3,10 +3,12 @@
   inputs.seed.url = "git+ssh://silo.loom.farm/seed.git";
   inputs.nixpkgs.follows = "seed/nixpkgs";
 
-  outputs = { seed, ... }: {
-    seeds.api = seed.lib.mkSeed {
-      name = "api";
-      module = ./api.nix;
+  outputs =
+    { seed, ... }:
+    {
+      seeds.api = seed.lib.mkSeed {
+        name = "api";
+        module = ./api.nix;
+      };
     };
-  };
 }

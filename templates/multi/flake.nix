@@ -3,14 +3,16 @@
   inputs.seed.url = "git+ssh://silo.loom.farm/seed.git";
   inputs.nixpkgs.follows = "seed/nixpkgs";
 
-  outputs = { seed, ... }: {
-    seeds.web = seed.lib.mkSeed {
-      name = "web";
-      module = ./web.nix;
+  outputs =
+    { seed, ... }:
+    {
+      seeds.web = seed.lib.mkSeed {
+        name = "web";
+        module = ./web.nix;
+      };
+      seeds.api = seed.lib.mkSeed {
+        name = "api";
+        module = ./api.nix;
+      };
     };
-    seeds.api = seed.lib.mkSeed {
-      name = "api";
-      module = ./api.nix;
-    };
-  };
 }

@@ -104,7 +104,7 @@ in
         ).success;
       want = false;
     };
-    "the kernel has the devices that the shim opens" = {
+    "the kernel has the modules for taps and for vhost" = {
       got = lib.subtractLists plain.boot.kernelModules [
         "tun"
         "vhost_net"

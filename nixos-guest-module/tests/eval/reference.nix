@@ -125,15 +125,17 @@ in
             ]
           ];
         };
-      "an owner's own certificate is not fetched" = {
-        got =
-          (instance [
+      "an owner's own certificate is not fetched" =
+        let
+          own = instance [
             fragments.postgresql
             { seed.tls.enrolment.enable = false; }
-          ]).config.systemd.services
-            ? seed-tls-enrol;
-        want = false;
-      };
+          ];
+        in
+        {
+          got = own.config.systemd.services ? seed-tls-enrol;
+          want = false;
+        };
       "the server takes certificates alone, and its key from the TPM" = {
         got = [
           (lib.hasInfix "hostssl myapp myapp_rw all cert" postgresql.services.postgresql.authentication)

@@ -104,9 +104,12 @@ in
     "secrets from an activation script" = fires {
       sops.useSystemdActivation = false;
     } "before the agent brings the key";
-    "a shell that wants a module of its own" = fires ({ pkgs, ... }: {
-      users.users.root.shell = pkgs.fish;
-    }) "programs.fish.enable = true";
+    "a shell that wants a module of its own" = fires (
+      { pkgs, ... }:
+      {
+        users.users.root.shell = pkgs.fish;
+      }
+    ) "programs.fish.enable = true";
     "secrets for users" = fires {
       sops.defaultSopsFile = ../reference/modules/secrets/api.yaml;
       sops.secrets.password.neededForUsers = true;

@@ -6,6 +6,7 @@
   inputs,
   instance,
   mkSeed,
+  refusals,
   yes,
   ...
 }:
@@ -188,6 +189,10 @@ in
         docs = false;
       };
     };
+    "users that only the closure makes need no password" = {
+      got = refusals { users.mutableUsers = false; };
+      want = [ ];
+    };
     "nothing is left for activation to warn of" = {
       got = plain.config.warnings;
       want = [ ];
@@ -238,10 +243,12 @@ in
         source =
           module:
           (instance module).config.environment.etc."caddy/caddy_config".source.name or "as NixOS has it";
-        own = { pkgs, ... }: {
-          services.caddy.enable = true;
-          services.caddy.configFile = pkgs.writeText "mine" ":80";
-        };
+        own =
+          { pkgs, ... }:
+          {
+            services.caddy.enable = true;
+            services.caddy.configFile = pkgs.writeText "mine" ":80";
+          };
       in
       {
         got = map source [
@@ -296,7 +303,14 @@ in
             system = "aarch64-linux";
             nixpkgs = inputs.nixpkgs.outPath;
             specialArgs.tier = "s";
-            modules = [ ({ tier, ... }: { seed.size = tier; }) ];
+            modules = [
+              (
+                { tier, ... }:
+                {
+                  seed.size = tier;
+                }
+              )
+            ];
           };
         in
         [
