@@ -90,6 +90,23 @@ rec {
       )
     );
 
+  # Two that listen on one port of localhost. `taken` are ports that others have, by a name for who it is.
+  proxyProblems =
+    { proxies, taken }:
+    let
+      listeners = builtins.mapAttrs (_: proxy: proxy.listen) proxies // taken;
+      clashes = words.shared (
+        builtins.map (name: {
+          inherit name;
+          key = "port ${toString listeners.${name}}";
+        }) (attrNames listeners)
+      );
+    in
+    builtins.map (
+      clash:
+      "seed.services.postgresqlProxy: ${words.list clash.names} all listen on ${clash.key}. Give each proxy a port of its own with listen."
+    ) clashes;
+
   # Sentences, each ending with what to do.
   problems =
     databases:

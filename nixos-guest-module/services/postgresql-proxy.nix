@@ -11,6 +11,13 @@
 let
   proxies = config.seed.services.postgresqlProxy;
   inherit (config.seed) tls;
+  inherit (config.services) postgresql;
+  problems = (import ../lib).postgresql.proxyProblems {
+    inherit proxies;
+    taken = lib.optionalAttrs postgresql.enable {
+      "services.postgresql" = postgresql.settings.port;
+    };
+  };
   # socat takes commas and colons for its own, so the command is a file. The credentials are the unit's.
   connect =
     name: proxy:
@@ -49,9 +56,16 @@ let
 in
 {
   options.seed.services.postgresqlProxy = lib.mkOption {
-    internal = true;
     default = { };
-    description = "Proxies by name.";
+    example = lib.literalExpression ''
+      {
+        orders.host = "postgres.s-gaydazldmnsg.svc.cluster.local";
+      }
+    '';
+    description = ''
+      PostgreSQL servers of other instances ({option}`seed.services.postgresql`), each on a port of localhost: what
+      connects there is the role that the server gives to this instance's certificate.
+    '';
     type = lib.types.attrsOf (
       lib.types.submodule {
         options = {
@@ -80,6 +94,10 @@ in
   };
 
   config = lib.mkIf (proxies != { }) {
+    assertions = map (message: {
+      assertion = false;
+      inherit message;
+    }) problems;
     seed.tls.enable = true;
     seed.tls.users = map (name: "seed-pg-proxy-${name}.service") (lib.attrNames proxies);
     systemd.services = lib.mapAttrs' unit proxies;

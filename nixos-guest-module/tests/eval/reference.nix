@@ -5,6 +5,7 @@
   enabledServices,
   evaluates,
   instance,
+  says,
   view,
   yes,
   ...
@@ -72,6 +73,11 @@ in
   reference-services =
     let
       postgresql = (instance fragments.postgresql).config;
+      tlsFiles = [
+        "/seed/tls/cert.pem"
+        "/seed/tls/key.pem"
+        "/seed/tls/ca.pem"
+      ];
     in
     {
       "a shared PostgreSQL" = example fragments.postgresql [
@@ -86,6 +92,30 @@ in
         "seed-zitadel-key"
         "zitadel"
       ];
+      "an application with the proxy alone" =
+        let
+          it = instance {
+            seed.services.postgresqlProxy.orders = {
+              host = "postgres.s-xyz.svc.cluster.local";
+              listen = 5433;
+            };
+          };
+          unit = it.config.systemd.services.seed-pg-proxy-orders;
+        in
+        {
+          got = [
+            (evaluates it)
+            (it.config.systemd.services.seed-tls-enrol.environment.SEED_TLS_USERS)
+            (says unit.serviceConfig.ExecStart "TCP-LISTEN:5433,bind=127.0.0.1,")
+            unit.unitConfig.AssertPathExists
+          ];
+          want = [
+            true
+            "seed-pg-proxy-orders.service"
+            true
+            tlsFiles
+          ];
+        };
       "its certificate comes before the server, and the server is started when it comes" =
         let
           enrol = postgresql.systemd.services.seed-tls-enrol;
@@ -149,11 +179,7 @@ in
           false
           false
           [ "/dev/tpmrm0 rw" ]
-          [
-            "/seed/tls/cert.pem"
-            "/seed/tls/key.pem"
-            "/seed/tls/ca.pem"
-          ]
+          tlsFiles
         ];
       };
     };

@@ -126,6 +126,10 @@ in
       };
       want = [ ];
     };
+    "a proxy on the port of a server" = fires {
+      services.postgresql.enable = true;
+      seed.services.postgresqlProxy.orders.host = "postgres.example";
+    } "a port of its own with listen";
     "a role that would end a statement" = fires {
       seed.services.postgresql.enable = true;
       seed.services.postgresql.databases.myapp.clients.api.role = "a;b";

@@ -79,4 +79,33 @@ in
       1
     ];
   };
+  "proxies share no port, with each other or with a server here" =
+    let
+      problems =
+        taken: ports:
+        postgresql.proxyProblems {
+          inherit taken;
+          proxies = builtins.mapAttrs (_: listen: { inherit listen; }) ports;
+        };
+    in
+    {
+      got = [
+        (problems { } {
+          a = 5432;
+          b = 5433;
+        })
+        (problems { "services.postgresql" = 5432; } {
+          a = 5432;
+          b = 5433;
+          c = 5433;
+        })
+      ];
+      want = [
+        [ ]
+        [
+          "seed.services.postgresqlProxy: a, services.postgresql all listen on port 5432. Give each proxy a port of its own with listen."
+          "seed.services.postgresqlProxy: b, c all listen on port 5433. Give each proxy a port of its own with listen."
+        ]
+      ];
+    };
 }
