@@ -67,16 +67,19 @@ rec {
         ) unknown
         ++ map (key: "${at name}.${key}: this is neither true nor false. Set it to one of them.") noFlags;
     in
-    map (name: "${at name}: this is no domain. Write it in lower case, such as \"example.com\".") (
-      builtins.filter (name: !words.isDnsName name) names
-    )
-    ++ map (name: "${at name}: this is no set of settings. Write { } or { register = true; }.") (
-      builtins.filter (name: !builtins.elem name sets) names
-    )
-    ++ builtins.concatMap settings sets
-    ++
-      words.optional (builtins.length defaults > 1)
-        "combine.domains: ${words.list defaults} all are the default. Set default = true; on one of them.";
+    if !builtins.isAttrs domains then
+      [ "combine.domains: this is no set of domains. Write combine.domains.\"example.com\" = { };" ]
+    else
+      map (name: "${at name}: this is no domain. Write it in lower case, such as \"example.com\".") (
+        builtins.filter (name: !words.isDnsName name) names
+      )
+      ++ map (name: "${at name}: this is no set of settings. Write { } or { register = true; }.") (
+        builtins.filter (name: !builtins.elem name sets) names
+      )
+      ++ builtins.concatMap settings sets
+      ++
+        words.optional (builtins.length defaults > 1)
+          "combine.domains: ${words.list defaults} all are the default. Set default = true; on one of them.";
 
   # What instances' names (`{ web = [ "example.com" ]; }`) and the domains say of each other.
   nameProblems =

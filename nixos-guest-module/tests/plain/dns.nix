@@ -54,6 +54,12 @@ in
       "combine.domains: example.com, example.org all are the default. Set default = true; on one of them."
     ];
   };
+  "domains are a set" = {
+    got = dns.domainProblems [ "example.com" ];
+    want = [
+      "combine.domains: this is no set of domains. Write combine.domains.\"example.com\" = { };"
+    ];
+  };
   "what is no domain and what is no set are said, each by itself" = {
     got = dns.domainProblems {
       "Example.com" = { };
