@@ -39,14 +39,24 @@ in
       "vhost_vsock"
       "tun"
     ];
-    # Identities and volumes: nobody but root looks in. A group that the settings name gets to what the shim opens
-    # for it below.
-    systemd.tmpfiles.settings."10-seed" = lib.genAttrs [ runDir stateDir ] (_: {
-      d = {
-        user = "root";
-        group = "root";
-        mode = if cfg.settings ? group then "0711" else "0700";
-      };
-    });
+    # Identities and volumes: nobody but root looks in. A group that the settings name may list what runs, and gets to what
+    # the shim opens for it; as the shim leaves the folders (host-shim/src/access.rs), since NixOS sets this again at
+    # each switch.
+    systemd.tmpfiles.settings."10-seed" =
+      let
+        folder = group: mode: {
+          d = {
+            user = "root";
+            inherit group mode;
+          };
+        };
+      in
+      if cfg.settings ? group then
+        {
+          ${runDir} = folder cfg.settings.group "2751";
+          ${stateDir} = folder "root" "0711";
+        }
+      else
+        lib.genAttrs [ runDir stateDir ] (_: folder "root" "0700");
   };
 }

@@ -112,13 +112,30 @@ in
       ];
       want = [ ];
     };
-    "state is root's alone" = {
-      got = lib.mapAttrs (_: folder: folder.d.mode) plain.systemd.tmpfiles.settings."10-seed";
-      want = {
-        "/run/seed" = "0700";
-        "/var/lib/seed" = "0700";
+    "state is root's alone, but for the group that the settings name" =
+      let
+        folders =
+          config:
+          lib.mapAttrs (
+            _: folder: "${folder.d.group} ${folder.d.mode}"
+          ) config.systemd.tmpfiles.settings."10-seed";
+      in
+      {
+        got = [
+          (folders plain)
+          (folders shell)
+        ];
+        want = [
+          {
+            "/run/seed" = "root 0700";
+            "/var/lib/seed" = "root 0700";
+          }
+          {
+            "/run/seed" = "seed 2751";
+            "/var/lib/seed" = "root 0711";
+          }
+        ];
       };
-    };
     "shim and seed shell check their files where they are made" = {
       got = [
         (says plain.environment.etc."seed/shim.toml".source.buildCommand
