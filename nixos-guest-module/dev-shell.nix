@@ -25,7 +25,6 @@ pkgs.mkShell {
     pkgs.swtpm
     pkgs.tmux
     pkgs.tpm2-tss
-    pkgs.vhost-device-vsock
     pkgs.virtiofsd
     pkgs.xz
     pkgs.zstd

@@ -58,7 +58,6 @@ let
     (pkgs.callPackage ../host-shim/package.nix { })
     pkgs.qemu_kvm
     pkgs.swtpm
-    pkgs.vhost-device-vsock
     pkgs.virtiofsd
   ];
   runner = pkgs.writeShellScriptBin "seed-run-${cfg.name}" ''

@@ -1,8 +1,8 @@
 //! Tells the host that the agent listens: one [`Beacon`] on a connection of its own to the beacon port
 //! (`protocol/src/beacon.rs`). The host dials only then, so that it never has to guess.
 //!
-//! vhost-device-vsock passes no half-close, and lets a connection to a port that nobody listens on time
-//! out after two seconds: the frame says its own length, and trying again is the rule.
+//! The host's vsock device passes no half-close, and others than ours let a connection to a port that nobody listens on
+//! time out: the frame says its own length, and trying again is the rule.
 
 use std::{io, time::Duration};
 

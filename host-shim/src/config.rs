@@ -116,8 +116,8 @@ pub struct Programs {
     pub virtiofsd: PathBuf,
     /// The software TPM.
     pub swtpm: PathBuf,
-    /// rust-vmm's vsock daemon, for hosts without /dev/vhost-vsock.
-    pub vhost_device_vsock: PathBuf,
+    /// QEMU's vsock device: the shim itself ([`crate::vsock`]).
+    pub vsock: PathBuf,
 }
 
 impl Default for Programs {
@@ -127,7 +127,7 @@ impl Default for Programs {
             cloud_hypervisor: "cloud-hypervisor".into(),
             virtiofsd: "virtiofsd".into(),
             swtpm: "swtpm".into(),
-            vhost_device_vsock: "vhost-device-vsock".into(),
+            vsock: "/proc/self/exe".into(),
         }
     }
 }
@@ -296,6 +296,19 @@ impl Growth {
     }
 }
 
+/// What a bundle may ask for by annotations, ours and Kata's; 0: whatever a machine can have. What the engine says by
+/// the container's limits is not asked for here: the engine accounts for that.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnnotationLimits {
+    /// Processors, those that may be added included.
+    pub max_vcpus: u32,
+    /// Memory in MiB, what may be added included.
+    pub max_memory_mib: u32,
+    /// Memory for what is written to the root, in MiB.
+    pub max_root_writes_mib: u32,
+}
+
 /// How many users a machine has: QEMU's, swtpm's and the vsock daemon's.
 pub const IDS_EACH: u32 = 3;
 
@@ -373,6 +386,8 @@ pub struct Config {
     pub users: Users,
     /// Annotations of Kata Containers that a bundle may carry, without their prefix.
     pub enable_annotations: Vec<String>,
+    /// How much annotations may ask for.
+    pub annotations: AnnotationLimits,
 }
 
 /// Where instances are: the machine's folders for root, the user's own for an ordinary user (XDG base directories).
@@ -412,6 +427,7 @@ impl Default for Config {
             enable_annotations: ["default_vcpus", "default_memory"]
                 .map(str::to_owned)
                 .into(),
+            annotations: AnnotationLimits::default(),
         }
     }
 }

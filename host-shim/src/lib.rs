@@ -10,7 +10,8 @@
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
 //! | [`writes`] | writes to a root that are kept in memory |
 //! | [`share`] | files and folders of the host that the guest sees beside its root |
-//! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, vhost-device-vsock, swtpm |
+//! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, swtpm and our vsock device |
+//! | [`vsock`] | that device: QEMU's vsock, led to Unix sockets |
 //! | [`agent`] | the connection to the guest's agent |
 //! | [`usage`] | what an instance uses, in its guest and on the host |
 //! | [`sandbox`] | the life of one VM: a pure state machine and the task that drives it |
@@ -47,4 +48,5 @@ pub mod text;
 pub mod tpm;
 pub mod usage;
 pub mod vmm;
+pub mod vsock;
 pub mod writes;

@@ -182,7 +182,7 @@ impl InstancePaths {
         self.vsock_dir().join(format!("{VSOCK}_{port}"))
     }
 
-    /// vhost-user socket between vhost-device-vsock and the VMM.
+    /// vhost-user socket between the vsock device and the VMM.
     pub fn vhost_socket(&self) -> PathBuf {
         self.vsock_dir().join(VHOST)
     }

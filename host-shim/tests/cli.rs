@@ -60,7 +60,7 @@ impl Lab {
         };
         let config = "run_dir = '[LAB]/r'\nstate_dir = '[LAB]/s'\n[programs]\n\
             qemu = '[LAB]/bin/qemu'\nvirtiofsd = '[LAB]/bin/virtiofsd'\nswtpm = '[LAB]/bin/swtpm'\n\
-            vhost_device_vsock = '[LAB]/bin/vhost-device-vsock'\n";
+            vsock = '[LAB]/bin/vsock'\n";
         fs::write(lab.path("shim.toml"), lab.fill(config)).unwrap();
         lab
     }
@@ -353,7 +353,7 @@ async fn input_that_is_refused_before_anything_is_made() {
         "kernelParams": [], "initrd": "/seed-system/initrd"}}"#;
     fs::write(lab.path("good/seed-system/boot.json"), boot).unwrap();
     fs::write(lab.path("file"), "").unwrap();
-    lab.programs(&["qemu", "virtiofsd", "vhost-device-vsock"]);
+    lab.programs(&["qemu", "virtiofsd", "vsock"]);
     lab.check("refused").await;
     assert!(
         !lab.path("r").exists() && !lab.path("s").exists(),
@@ -373,7 +373,7 @@ async fn names_that_are_taken() {
         "kernelParams": [], "initrd": "/seed-system/initrd"}}"#;
     fs::create_dir_all(lab.path("root/seed-system")).unwrap();
     fs::write(lab.path("root/seed-system/boot.json"), boot).unwrap();
-    lab.programs(&["qemu", "virtiofsd", "swtpm", "vhost-device-vsock"]);
+    lab.programs(&["qemu", "virtiofsd", "swtpm", "vsock"]);
     lab.task("up", Status::RUNNING).await;
     lab.task("over", Status::STOPPED).await;
     lab.record("left", Path::new("/nonexistent/socket"));

@@ -44,9 +44,6 @@ in
       );
       virtiofsd = program "virtiofsd" (lib.getExe pkgs.virtiofsd);
       swtpm = program "swtpm" (lib.getExe' pkgs.swtpm "swtpm");
-      vhost_device_vsock = program "vhost-device-vsock" (
-        lib.getExe' pkgs.vhost-device-vsock "vhost-device-vsock"
-      );
     };
 
     settings = lib.mkOption {

@@ -25,7 +25,7 @@ fn alive(pid: u32) -> bool {
 }
 
 fn names() -> [&'static str; 4] {
-    ["qemu", "virtiofsd", "swtpm", "vhost-device-vsock"]
+    ["qemu", "virtiofsd", "swtpm", "vsock"]
 }
 
 fn pids(instance: &Instance<'_>) -> Result<Vec<u32>> {

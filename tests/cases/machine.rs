@@ -78,7 +78,7 @@ fn unprivileged(instance: &Instance<'_>) -> Result<()> {
     let status = instance.status()?;
     let processes = status["processes"].as_array().context("no processes")?;
     let mut seen = BTreeSet::new();
-    for name in ["qemu", "swtpm", "vhost-device-vsock"] {
+    for name in ["qemu", "swtpm", "vsock"] {
         let process = processes.iter().find(|one| one["name"] == name);
         let pid = process.and_then(|one| one["pid"].as_u64());
         let pid = pid.with_context(|| format!("no {name} in {status}"))?;

@@ -1,5 +1,5 @@
-//! A VM as a Kata shim boots one: kernel and initrd of the guest's root, virtiofsd, vhost-device-vsock and QEMU, with
-//! nothing of our shim. What the guest writes to its root goes to a layer over it, so the root stays as it is.
+//! A VM as a Kata shim boots one: kernel and initrd of the guest's root, virtiofsd, a vsock device (the shim's) and QEMU, with
+//! nothing else of our shim. What the guest writes to its root goes to a layer over it, so the root stays as it is.
 //!
 //! The power can be cut at any time; the disks are files of the caller's and stay.
 
@@ -69,13 +69,8 @@ impl Machine {
             .args(["sh", "-c", SHARE, "sh"])
             .arg(lab.guest())
             .args([at("layer"), at("fs")]);
-        let vsock = format!(
-            "guest-cid=3,socket={},uds-path={},tx-buffer-size=16384",
-            at("vhost"),
-            at("vsock")
-        );
-        let mut device = Command::new("vhost-device-vsock");
-        device.args(["--vm", &vsock]);
+        let mut device = lab.program("containerd-shim-seed-v2");
+        device.arg("vsock").current_dir(folder);
         let (share, device) = (machine.child(share, "fs")?, machine.child(device, "vhost")?);
         let mut qemu = Command::new("qemu-system-x86_64");
         let accel = match std::env::var(ACCEL_VARIABLE).as_deref() {
@@ -181,7 +176,7 @@ impl Machine {
 
     /// The multiplexer's socket for ports of the guest.
     pub fn vsock(&self) -> PathBuf {
-        self.folder.join("vsock")
+        self.folder.join("sock")
     }
 
     /// What the guest has printed so far.

@@ -11,7 +11,7 @@ const STUBS: [(&str, &str); 4] = [
     ("qemu", "stub-qemu"),
     ("virtiofsd", "stub-virtiofsd"),
     ("swtpm", "stub-swtpm"),
-    ("vhost_device_vsock", "stub-vsock"),
+    ("vsock", "stub-vsock"),
 ];
 
 /// The init program in [`root`].

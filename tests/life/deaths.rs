@@ -17,7 +17,7 @@ use super::bench::{Bench, DIE, HOLD, kill, refused, said, signal};
 const PARTS: [(&str, &str); 4] = [
     ("swtpm", "stub-swtpm"),
     ("virtiofsd", "stub-virtiofsd"),
-    ("vhost-device-vsock", "stub-vsock"),
+    ("vsock", "stub-vsock"),
     ("qemu", "stub-qemu"),
 ];
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, iter,
     path::Path,
     process::Command,
     time::{Duration, SystemTime},
@@ -86,12 +86,6 @@ struct Tool {
     debug: bool,
 }
 
-const VSOCK_DEVICE: Tool = Tool {
-    name: "vhost-device-vsock",
-    version: "0.3.0",
-    program: "vhost-device-vsock",
-    debug: false,
-};
 const VIRTIOFSD: Tool = Tool {
     name: "virtiofsd",
     version: "1.13.2",
@@ -188,7 +182,7 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
     };
     let packages = PACKAGES.iter().chain(more).chain(for_tests.0);
     install(places, &packages.copied().collect::<Vec<_>>())?;
-    let tools = tool.iter().chain([&VSOCK_DEVICE]).chain(for_tests.1);
+    let tools = tool.iter().chain(for_tests.1);
     tools
         .into_iter()
         .try_for_each(|tool| build_tool(places, tool))?;
@@ -312,7 +306,6 @@ const PROGRAMS: &[&str] = &[
     "qemu-system-x86_64",
     "swtpm",
     "virtiofsd",
-    "vhost-device-vsock",
     "mmdebstrap",
     "age",
     "cpio",
@@ -369,8 +362,7 @@ fn on_other(places: &Places, need: Need, name: &str) -> Result<()> {
     if absent.is_empty() {
         return Ok(());
     }
-    let tools = [VIRTIOFSD, VSOCK_DEVICE];
-    let tools = tools.iter().chain(TEST_TOOLS);
+    let tools = iter::once(&VIRTIOFSD).chain(TEST_TOOLS);
     let tools: Vec<_> = tools
         .map(|tool| format!("{} {}", tool.name, tool.version))
         .collect();

@@ -74,7 +74,7 @@ impl Places {
         std::iter::once("--places".into()).chain(values).collect()
     }
 
-    /// Programs that are built for the lab (virtiofsd, vhost-device-vsock).
+    /// Programs that are built for the lab (virtiofsd).
     pub(crate) fn tools(&self) -> PathBuf {
         self.cache.join("tools")
     }

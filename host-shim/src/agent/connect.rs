@@ -1,6 +1,6 @@
 //! Connections to a port in the guest through the Unix socket of a user-space vsock device: the client
 //! writes `CONNECT <port>\n` and reads `OK <number>\n` (Firecracker's `docs/vsock.md`, which
-//! vhost-device-vsock follows). A port that nobody listens on yet closes the connection without a word.
+//! [`crate::vsock`] follows). A port that nobody listens on yet closes the connection without a word.
 
 use std::{
     io,

@@ -22,6 +22,8 @@ pub enum Command {
     Delete(Target),
     /// Our own: be the server.
     Serve(Target),
+    /// Our own: be the vsock device of the machine whose folder this is.
+    Vsock,
 }
 
 /// For whom.
@@ -111,6 +113,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliErr
         Some("start") => Ok(Command::Start(target()?)),
         Some("delete") => Ok(Command::Delete(target()?)),
         Some("serve") => Ok(Command::Serve(target()?)),
+        Some("vsock") => Ok(Command::Vsock),
         _ => Err(CliError::Command),
     }
 }

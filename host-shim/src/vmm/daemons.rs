@@ -1,5 +1,5 @@
 //! The programs beside the VMM: swtpm on the instance's TPM state, virtiofsd on its root and on what is shared
-//! beside it, and, for QEMU, vhost-device-vsock. All start at once, and each is waited for.
+//! beside it, and, for QEMU, our vsock device. All start at once, and each is waited for.
 //!
 //! virtiofsd ends by itself when its VMM is gone; the others have to be told.
 
@@ -8,6 +8,7 @@ use std::{
     fs, io,
     os::{fd::AsFd, unix::net::UnixStream},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -38,7 +39,7 @@ const SWTPM: &str = "swtpm";
 const VIRTIOFSD: &str = "virtiofsd";
 /// The second virtiofsd, for what is shared beside the root.
 const SHARE: &str = "virtiofsd-share";
-const VSOCK: &str = "vhost-device-vsock";
+const VSOCK: &str = "vsock";
 
 /// Those that go on without their VMM: swtpm does on a channel that it was given.
 const TOLD: [&str; 2] = [VSOCK, SWTPM];
@@ -96,7 +97,7 @@ impl Daemons {
     /// ends it gives up.
     pub(super) async fn connected(
         start: Start<'_>,
-        lease: Option<&Lease>,
+        lease: Option<&Arc<Lease>>,
     ) -> Result<(Self, Connections), VmmError> {
         let mut daemons = Self(Vec::new());
         let paths = &start.spec.paths;
@@ -105,11 +106,10 @@ impl Daemons {
             move |source| VmmError::Socket { path, source }
         };
         let (ours, theirs) = UnixStream::pair().map_err(socket(&paths.tpm_socket()))?;
-        let identity = lease.map(Lease::swtpm);
-        daemons.swtpm(&start, &tpm::Control::Open(theirs.as_fd()), identity)?;
+        daemons.swtpm(&start, &tpm::Control::Open(theirs.as_fd()), lease)?;
         // Its end is seen on ours.
         drop(theirs);
-        let others = daemons.others(&start, lease.map(Lease::vsock))?;
+        let others = daemons.others(&start, lease)?;
         let tpm = match &start.spec.tpm_socket {
             Some(path) => reach(path).await.map_err(socket(path))?,
             None => answering(ours, start.spec, start.limit, start.ended).await?,
@@ -144,7 +144,7 @@ impl Daemons {
         &mut self,
         start: &Start<'_>,
         control: &tpm::Control<'_>,
-        identity: Option<Identity>,
+        lease: Option<&Arc<Lease>>,
     ) -> Result<(), VmmError> {
         let Start {
             spec, tpm, found, ..
@@ -152,6 +152,7 @@ impl Daemons {
         if spec.tpm_socket.is_some() {
             return Ok(());
         }
+        let identity = lease.map(|lease| lease.swtpm());
         if let Some(identity) = &identity {
             tpm.lend(identity.id).map_err(|source| VmmError::File {
                 path: tpm.path().to_owned(),
@@ -172,22 +173,24 @@ impl Daemons {
                 inherited,
                 dir: tpm.path().to_owned(),
                 identity,
+                lease: lease.cloned(),
             },
             start.ends,
         )
     }
 
-    /// Starts all but swtpm; their names and sockets. `identity` is the vsock daemon's.
+    /// Starts all but swtpm; their names and sockets.
     fn others(
         &mut self,
         start: &Start<'_>,
-        identity: Option<Identity>,
+        lease: Option<&Arc<Lease>>,
     ) -> Result<Vec<(&'static str, PathBuf)>, VmmError> {
         let Start { spec, found, .. } = start;
         let paths = &spec.paths;
         let mut sockets = Vec::new();
-        let mut run = |name, program, args, dir, identity, socket| {
+        let mut run = |name, program, args, dir, identity: Option<Identity>, socket| {
             let launch = Launch {
+                lease: lease.filter(|_| identity.is_some()).cloned(),
                 name,
                 program,
                 args,
@@ -210,8 +213,9 @@ impl Daemons {
             None,
             socket,
         )?;
-        if let Some(program) = &found.vhost_device_vsock {
+        if let Some(program) = &found.vsock {
             let dir = paths.vsock_dir();
+            let identity = lease.map(|lease| lease.vsock());
             if let Some(identity) = &identity {
                 // The beacons' listener is in it already.
                 for path in [paths.vsock_listener(spec.beacon_port), dir.clone()] {

@@ -1,15 +1,6 @@
-//! Command lines of the daemons beside the VMM: virtiofsd and vhost-device-vsock.
+//! Command lines of the daemons beside the VMM: virtiofsd and the vsock device.
 
 use std::{ffi::OsString, path::Path};
-
-use crate::paths::{VHOST, VSOCK};
-
-/// Any number from 3 on: a guest behind a daemon of its own needs no unique one.
-const GUEST_CID: u32 = 3;
-
-/// Larger writes of a guest become packets of several descriptors, which vhost-device-vsock 0.3.0 drops.
-/// This credit keeps them small.
-const TX_BUFFER_BYTES: u32 = 16 * 1024;
 
 /// What a guest may keep of a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +29,9 @@ pub fn virtiofsd(socket: &Path, root: &Path, cache: Cache) -> Vec<OsString> {
     ]
 }
 
-/// vhost-device-vsock (its README, version 0.3), with its sockets in its working directory.
+/// The vsock device ([`crate::vsock`]), with its sockets in its working directory.
 pub(super) fn vsock() -> Vec<OsString> {
-    let vm = format!(
-        "guest-cid={GUEST_CID},socket={VHOST},uds-path={VSOCK},tx-buffer-size={TX_BUFFER_BYTES}"
-    );
-    vec!["--vm".into(), vm.into()]
+    vec!["vsock".into()]
 }
 
 fn joined(prefix: &str, path: &Path) -> OsString {
@@ -74,9 +62,6 @@ mod tests {
             "--socket-path=/vm/virtiofs.sock --shared-dir=/b/rootfs --cache=always \
              --sandbox=namespace --xattr --log-level=warn"
         );
-        assert_eq!(
-            line(vsock()),
-            "--vm guest-cid=3,socket=vhost,uds-path=sock,tx-buffer-size=16384"
-        );
+        assert_eq!(line(vsock()), "vsock");
     }
 }

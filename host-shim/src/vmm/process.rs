@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::{ProcessInfo, VmmError};
+use super::{ProcessInfo, VmmError, users::Lease};
 use crate::sys::{self, identity::Identity};
 
 /// How much of a child's last words goes into a message.
@@ -52,6 +53,8 @@ pub struct Launch<'a> {
     pub dir: PathBuf,
     /// As whom; as the shim's own user without.
     pub identity: Option<Identity>,
+    /// Whose number that is. It is nobody else's before the child has been reaped, whoever lets go of it.
+    pub(super) lease: Option<Arc<Lease>>,
 }
 
 /// The end of a child.
@@ -82,9 +85,11 @@ impl Supervised {
         let started = start(&launch);
         let (mut child, pid, pidfd) = started.map_err(|source| VmmError::Spawn { name, source })?;
         let stdout = child.stdout.take();
-        let ends = ends.clone();
+        let (ends, lease) = (ends.clone(), launch.lease);
         tokio::spawn(async move {
             let status = child.wait().await;
+            // Before it is told, so that who starts the machine again has the same numbers.
+            drop(lease);
             let success = status.as_ref().is_ok_and(ExitStatus::success);
             let exited = status.as_ref().is_ok_and(|status| status.code().is_some());
             let mut how = status.map_or_else(|error| error.to_string(), |s| describe(&s));
@@ -299,6 +304,7 @@ mod tests {
             inherited: Vec::new(),
             dir: "/".into(),
             identity: None,
+            lease: None,
         }
     }
 

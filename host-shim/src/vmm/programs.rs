@@ -32,8 +32,8 @@ pub struct Found {
     pub virtiofsd: PathBuf,
     /// The software TPM.
     pub swtpm: PathBuf,
-    /// The vsock daemon, where the VMM has no such device of its own.
-    pub vhost_device_vsock: Option<PathBuf>,
+    /// The vsock device, where the VMM has none of its own.
+    pub vsock: Option<PathBuf>,
 }
 
 impl Found {
@@ -50,7 +50,7 @@ impl Found {
             vmm: found(monitor(programs, vmm))?,
             virtiofsd: found(virtiofsd(programs))?,
             swtpm: found(swtpm(programs))?,
-            vhost_device_vsock: match vmm {
+            vsock: match vmm {
                 VmmKind::Qemu => Some(found(vsock(programs))?),
                 VmmKind::CloudHypervisor => None,
             },
@@ -61,13 +61,9 @@ impl Found {
 /// A program: its name, where the configuration says that it is, and what installs it.
 pub type Wanted<'a> = (&'static str, &'a Path, &'static str);
 
-/// All that this VMM needs, itself the first.
-pub fn wanted(programs: &Programs, vmm: VmmKind) -> Vec<Wanted<'_>> {
-    let mut all = vec![monitor(programs, vmm), virtiofsd(programs), swtpm(programs)];
-    if vmm == VmmKind::Qemu {
-        all.push(vsock(programs));
-    }
-    all
+/// All that has to be installed for this VMM, itself the first.
+pub fn wanted(programs: &Programs, vmm: VmmKind) -> [Wanted<'_>; 3] {
+    [monitor(programs, vmm), virtiofsd(programs), swtpm(programs)]
 }
 
 fn monitor(programs: &Programs, vmm: VmmKind) -> Wanted<'_> {
@@ -81,10 +77,12 @@ fn monitor(programs: &Programs, vmm: VmmKind) -> Wanted<'_> {
     }
 }
 
+/// What brings a virtiofsd that will do.
+pub const VIRTIOFSD_REMEDY: &str =
+    "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2";
+
 fn virtiofsd(programs: &Programs) -> Wanted<'_> {
-    let remedy =
-        "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2";
-    ("virtiofsd", &programs.virtiofsd, remedy)
+    ("virtiofsd", &programs.virtiofsd, VIRTIOFSD_REMEDY)
 }
 
 fn swtpm(programs: &Programs) -> Wanted<'_> {
@@ -92,8 +90,8 @@ fn swtpm(programs: &Programs) -> Wanted<'_> {
 }
 
 fn vsock(programs: &Programs) -> Wanted<'_> {
-    let remedy = "cargo install --locked vhost-device-vsock --version 0.3.0";
-    ("vhost-device-vsock", &programs.vhost_device_vsock, remedy)
+    let remedy = "leave programs.vsock out, the shim is its own";
+    ("vsock", &programs.vsock, remedy)
 }
 
 /// As the shim looks for a program: a path is taken as it is, a name is looked up in `PATH` and where Debian puts
@@ -150,7 +148,7 @@ mod tests {
             qemu: "/bin/sh".into(),
             virtiofsd: "/bin/sh".into(),
             cloud_hypervisor: "/bin/sh".into(),
-            vhost_device_vsock: "/nonexistent/vsock".into(),
+            vsock: "/nonexistent/vsock".into(),
         };
         for vmm in VmmKind::ALL {
             let error = Found::look(&programs, vmm).unwrap_err().to_string();
@@ -163,6 +161,6 @@ mod tests {
         };
         assert!(Found::look(&whole, VmmKind::Qemu).is_err());
         let found = Found::look(&whole, VmmKind::CloudHypervisor).unwrap();
-        assert_eq!(found.vhost_device_vsock, None);
+        assert_eq!(found.vsock, None);
     }
 }

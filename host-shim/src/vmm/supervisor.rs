@@ -16,7 +16,6 @@ use super::{
     Control, Machine, MachineSize, VmEnd, VmEvent, VmmError, VmmKind, console,
     daemons::Daemons,
     process::{Ended, OWN_END, Supervised, end_of},
-    users::Lease,
 };
 use crate::{oom, spec::VmSpec};
 
@@ -72,8 +71,6 @@ pub(super) struct Running {
     pub(super) heard: mpsc::UnboundedReceiver<Heard>,
     /// The console's first bytes.
     pub(super) spoke: oneshot::Receiver<()>,
-    /// Whose numbers its processes have.
-    pub(super) lease: Option<Lease>,
 }
 
 /// Writes down who runs, and gives them to a task of their own.
@@ -86,7 +83,6 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         monitor,
         heard,
         spoke,
-        lease,
     } = running;
     let processes = daemons.record(&vmm, spec)?;
     if let Some(adj) = spec.oom_score_adj
@@ -108,7 +104,6 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         console: spec.paths.console_log(),
         again: None,
         told: None,
-        lease,
     };
     tokio::spawn(supervisor.run(controls, heard, spoke));
     Ok(Machine {
@@ -158,8 +153,6 @@ struct Supervisor {
     again: Option<Instant>,
     /// When that was last told.
     told: Option<Instant>,
-    /// Given back when no process is left.
-    lease: Option<Lease>,
 }
 
 impl Supervisor {
@@ -207,7 +200,6 @@ impl Supervisor {
             end => end,
         };
         self.daemons.stop(&mut self.ended).await;
-        self.lease = None;
         let _ = self.events.send(VmEvent::Ended(end));
     }
 

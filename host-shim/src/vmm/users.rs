@@ -1,4 +1,4 @@
-//! Users of their own for the programs of a machine: QEMU, swtpm and vhost-device-vsock, each another one, so that
+//! Users of their own for the programs of a machine: QEMU, swtpm and the vsock device, each another one, so that
 //! who breaks out of one has neither root nor the others. virtiofsd stays root in a namespace of its own: it makes
 //! files of every owner that the guest has.
 //!
@@ -108,7 +108,7 @@ fn is_mapped(map: &str, users: &Users) -> bool {
     })
 }
 
-/// Numbers that are a machine's until this is dropped.
+/// Numbers that are a machine's until this is dropped: each of its programs that has one holds on to it.
 #[derive(Debug)]
 pub(super) struct Lease {
     first: u32,
@@ -183,7 +183,7 @@ impl Lease {
         Identity::plain(self.first + 1)
     }
 
-    /// The vsock daemon's.
+    /// The vsock device's.
     pub(super) fn vsock(&self) -> Identity {
         Identity::plain(self.first + 2)
     }

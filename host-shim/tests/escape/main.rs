@@ -6,6 +6,8 @@
 
 mod fuse;
 mod vhost;
+#[path = "../vhost_user/mod.rs"]
+mod vhost_user;
 
 use std::{
     collections::HashSet,

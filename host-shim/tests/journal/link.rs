@@ -1,4 +1,4 @@
-//! The link between host and guest, played: it answers as vhost-device-vsock does (`CONNECT port`, `OK`),
+//! The link between host and guest, played: it answers as the vsock device does (`CONNECT port`, `OK`),
 //! passes bytes on to the agent's socket, and can be cut in the middle of whatever it carries.
 
 use std::{

@@ -1,5 +1,5 @@
 //! Ways to an agent: a Unix socket of its own, and hybrid vsock, where one line asks for the guest's port
-//! (Firecracker's documentation, "vsock", which Cloud Hypervisor and vhost-device-vsock follow).
+//! (Firecracker's documentation, "vsock", which Cloud Hypervisor and our vsock device follow).
 
 use std::path::Path;
 

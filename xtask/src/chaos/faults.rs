@@ -4,7 +4,6 @@
 use std::{
     fs::{self, File},
     io::Write,
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     lab::{self, BOOT, COMMAND, Lab, STOP, until},
-    left, util,
+    left,
 };
 
 /// How long the link stands still.
@@ -77,10 +76,7 @@ fn hit(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Fault) -> Result<
     match fault {
         Fault::Kill(part) => kill(subject, part),
         Fault::Pause(part, seconds) => pause(subject.process(part)?, Duration::from_secs(seconds)),
-        Fault::LinkCut => pause(
-            subject.process(Part::Helper("vhost-device-vsock"))?,
-            LINK_CUT,
-        ),
+        Fault::LinkCut => pause(subject.process(Part::Helper("vsock"))?, LINK_CUT),
         Fault::KillUnit(unit) => {
             let before = main_process(lab, subject, unit)?;
             // Over before the command's answer is, when it is the agent that dies.
@@ -244,24 +240,8 @@ fn out_of_memory(lab: &Lab, subject: &Subject) -> Result<Outcome> {
     Ok(Outcome::Lives)
 }
 
-/// Fills the lab's small disk. The volumes have their room before: a machine whose write finds none is stopped until
-/// there is some, and the vsock daemon may not outlive that (README.md, "Not there yet").
+/// Fills the lab's small disk. A machine whose write finds no room stands still until there is some.
 fn host_full(lab: &Lab, length: Duration) -> Result<Outcome> {
-    let volumes = lab.state_dir().join("volumes");
-    for volume in left::below(&volumes) {
-        let volume = volumes.join(volume);
-        let size =
-            fs::metadata(&volume).with_context(|| format!("look at {}", volume.display()))?;
-        if size.is_file() && size.len() > 0 {
-            let mut fallocate = Command::new("fallocate");
-            let length = size.len().to_string();
-            util::read(
-                fallocate
-                    .args(["--keep-size", "--length", &length])
-                    .arg(&volume),
-            )?;
-        }
-    }
     let path = lab.state_dir().join("fill");
     let mut file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
     let block = vec![0; 1 << 20];

@@ -17,7 +17,7 @@ const PARTS: [Part; 5] = [
     Part::Helper("qemu"),
     Part::Helper("virtiofsd"),
     Part::Helper("swtpm"),
-    Part::Helper("vhost-device-vsock"),
+    Part::Helper("vsock"),
 ];
 /// Services of the guest.
 const UNITS: [&str; 2] = ["seed-agent.service", "systemd-journald.service"];

@@ -9,7 +9,7 @@ use super::{Demo, NAME, guest, root};
 use crate::lab::{self, BOOT};
 
 /// The programs that the shim starts and supervises on a host without vhost-vsock.
-const HELPERS: [&str; 4] = ["qemu", "virtiofsd", "swtpm", "vhost-device-vsock"];
+const HELPERS: [&str; 4] = ["qemu", "virtiofsd", "swtpm", "vsock"];
 /// The shim's program.
 const SHIM: &str = "containerd-shim-seed-v2";
 /// The stages of a boot, in order.
@@ -59,15 +59,7 @@ fn processes(demo: &mut Demo, status: &Value) -> Result<()> {
         json!({ "pid": shim, "command": command.trim() }),
         command.contains(SHIM),
     );
-    let with_kernel_vsock = !processes.contains_key("vhost-device-vsock");
     for name in HELPERS {
-        if name == "vhost-device-vsock" && with_kernel_vsock {
-            let there = std::path::Path::new("/dev/vhost-vsock").exists();
-            demo.screen
-                .show(name, "not needed: /dev/vhost-vsock", there);
-            demo.screen.keep("run", name, Value::Null, there);
-            continue;
-        }
         let pid = processes.get(name).copied();
         let child = pid.is_some_and(|pid| lab::alive(pid) && lab::parent(pid) == Some(shim));
         let shown = pid.map_or_else(|| "is missing".to_owned(), |pid| format!("pid {pid}"));

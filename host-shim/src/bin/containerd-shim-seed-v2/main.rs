@@ -19,6 +19,7 @@ use seed_shim::{
         delete, info, serve, start,
     },
     text::chain,
+    vsock,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Start(target) => start::run(target).map_err(Into::into),
         Command::Delete(target) => delete::run(target).map_err(Into::into),
         Command::Serve(target) => serve::run(target).map(|()| Vec::new()).map_err(Into::into),
+        Command::Vsock => vsock::serve().map(|()| Vec::new()).map_err(Into::into),
     };
     let written = result.and_then(|answer| {
         let mut stdout = io::stdout();

@@ -1,7 +1,7 @@
 //! Cloud Hypervisor (version 52 or later): KVM alone.
 //!
 //! Start: the daemons, then the program, which boots what is on its command line and tells of it on a pipe. It has a
-//! vsock device of its own, with the same `CONNECT <port>` socket that vhost-device-vsock has. Orders go over its
+//! vsock device of its own, with the same `CONNECT <port>` socket that ours has. Orders go over its
 //! HTTP API. The supervisor owns all.
 //!
 //! It differs from QEMU in this: it has no user-mode network, and a write that does not fit on the host's disk is an
@@ -130,7 +130,6 @@ impl Vmm for CloudHypervisor {
             monitor: Arc::new(Api::at(socket)),
             heard,
             spoke,
-            lease: None,
         };
         supervise(running, spec)
     }
@@ -153,6 +152,7 @@ fn start(
         inherited: nics.chain([events.as_fd()]).collect(),
         dir: spec.paths.vm_dir(),
         identity: None,
+        lease: None,
     };
     Supervised::spawn(launch, ends)
 }

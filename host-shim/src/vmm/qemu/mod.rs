@@ -59,7 +59,7 @@ impl Vmm for Qemu {
 
     async fn launch(&self, spec: &VmSpec, tpm: &StateDir) -> Result<Machine, VmmError> {
         let found = Found::look(&self.programs, KIND)?;
-        let lease = Lease::take(&self.users, spec)?;
+        let lease = Lease::take(&self.users, spec)?.map(Arc::new);
         let identity = lease.as_ref().and_then(|lease| lease.qemu(spec));
         let (ends, mut ended) = mpsc::unbounded_channel();
         let start = Start {
@@ -84,6 +84,7 @@ impl Vmm for Qemu {
                 inherited: files.all().chain(taps).collect(),
                 dir: spec.paths.vm_dir(),
                 identity,
+                lease,
             },
             &ends,
         )?;
@@ -105,7 +106,6 @@ impl Vmm for Qemu {
             monitor: Arc::new(qmp),
             heard: in_our_words(said),
             spoke,
-            lease,
         };
         supervise(running, spec)
     }

@@ -31,12 +31,11 @@ const FULL: &str = "--full";
 /// How a bench begins a line about a target.
 const TARGET: &str = "target ";
 /// Programs whose versions matter, and how they are asked.
-const VERSIONS: [(&str, &[&str]); 6] = [
+const VERSIONS: [(&str, &[&str]); 5] = [
     ("rustc", &["rustc", "--version"]),
     ("QEMU", &["qemu-system-x86_64", "--version"]),
     ("swtpm", &["swtpm", "--version"]),
     ("virtiofsd", &["virtiofsd", "--version"]),
-    ("vhost-device-vsock", &["vhost-device-vsock", "--version"]),
     ("age", &["age", "--version"]),
 ];
 

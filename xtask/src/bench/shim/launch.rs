@@ -29,11 +29,13 @@ pub(super) const NAME: &str = "launch";
 const POLL: Duration = Duration::from_millis(1);
 /// Its state is in its working directory.
 const SWTPM: &str = "swtpm";
+/// So are its sockets; the shim starts it as a copy of itself.
+const VSOCK: &str = "vsock";
 /// What QEMU needs first; the socket of each.
 const DAEMONS: [(&str, &str); 3] = [
     (SWTPM, "tpm.sock"),
     ("virtiofsd", "virtiofs.sock"),
-    ("vhost-device-vsock", "vhost"),
+    (VSOCK, "vhost"),
 ];
 /// The VMM and its monitor.
 const QEMU: (&str, &str) = ("qemu", "qmp.sock");
@@ -110,7 +112,11 @@ impl ByHand {
             let line = fs::read(format!("/proc/{pid}/cmdline")).context("read a command line")?;
             let line = String::from_utf8(line).context("a command line is text")?;
             let words = line.trim_end_matches('\0').split('\0').map(str::to_owned);
-            let words = named(words.collect(), *pid, &scratch.join("vm"))?;
+            let mut words = named(words.collect(), *pid, &scratch.join("vm"))?;
+            if name == VSOCK {
+                let shim = fs::read_link(format!("/proc/{pid}/exe")).context("find a program")?;
+                words[0] = shim.display().to_string();
+            }
             let words = words.into_iter().map(|word| {
                 places.iter().fold(word, |word, (from, to)| {
                     word.replace(&from.display().to_string(), &to.display().to_string())
@@ -140,8 +146,14 @@ impl ByHand {
         for (name, _) in DAEMONS {
             children.0.push(self.spawn(name)?);
         }
-        for (_, socket) in DAEMONS {
-            wait(&vm.join(socket))?;
+        for (name, socket) in DAEMONS {
+            // What it listens on is named as it named it.
+            let socket = vm.join(socket);
+            wait(if name == VSOCK {
+                Path::new("./vhost")
+            } else {
+                &socket
+            })?;
         }
         let daemons = passed();
         children.0.push(self.spawn(QEMU.0)?);
@@ -158,6 +170,9 @@ impl ByHand {
         command.args(args).stdin(Stdio::null());
         if name == SWTPM {
             command.current_dir(self.scratch.join("tpm"));
+        }
+        if name == VSOCK {
+            command.current_dir(self.scratch.join("vm"));
         }
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().with_context(|| format!("start {name}"))
@@ -201,8 +216,7 @@ fn named(words: Vec<String>, pid: u32, vm: &Path) -> Result<Vec<String>> {
             };
             format!("{connection},path={}{listens}", socket(name))
         } else {
-            word.replace("=vhost,", &format!("={},", socket("vhost")))
-                .replace("=sock,", &format!("={},", socket("sock")))
+            word
         });
     }
     Ok(named)

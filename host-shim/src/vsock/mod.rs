@@ -1,0 +1,110 @@
+//! The vsock device of a QEMU machine: a program of its own (`containerd-shim-seed-v2 vsock`), behind vhost-user, that leads
+//! the guest's vsock to Unix sockets of the host.
+//!
+//! Ours, because it has to outlive what a machine goes through. The one of the vhost-device project, 0.3.0, ends the
+//! thread that moves its packets when the host says anything while the machine stands still, and when a caller that had
+//! lost patience is answered; QEMU does not connect to another one then, so the machine would be lost.
+
+mod connection;
+mod device;
+mod hub;
+mod packet;
+
+use std::{
+    io,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        mpsc::{RecvTimeoutError, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::set_name,
+};
+use thiserror::Error;
+use vhost_user_backend::{VhostUserDaemon, VringEpollHandler};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+
+use crate::paths::{VHOST, VSOCK};
+use device::{Device, OF_HOST};
+use hub::Hub;
+
+/// Any number from 3 on: a guest behind a device of its own needs no unique one.
+const GUEST_CID: u64 = 3;
+
+/// How often the thread that moves the packets is looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why there is no device any more.
+#[derive(Debug, Error)]
+pub enum VsockError {
+    /// The host's side.
+    #[error("vsock socket {VSOCK} cannot be served")]
+    Host(#[source] io::Error),
+    /// The VMM's side.
+    #[error("vhost-user socket {VHOST} cannot be served: {0}")]
+    Vmm(String),
+    /// The library's thread is gone, for whatever reason.
+    #[error("the thread that moves the packets has ended")]
+    Thread,
+}
+
+/// Serves one VMM on the sockets `vhost` and `sock` in the working directory, until it is gone.
+pub fn serve() -> Result<(), VsockError> {
+    serve_in(Path::new("."))
+}
+
+/// The same in this folder. Blocks.
+pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
+    many_files();
+    // It is a copy of the shim to whoever looks at names of programs. Where it cannot be told apart nothing is lost.
+    let _ = set_name(c"seed-vsock");
+    let hub = Hub::listen(GUEST_CID, &folder.join(VSOCK)).map_err(VsockError::Host)?;
+    let device = Device::new(GUEST_CID, hub).map_err(VsockError::Host)?;
+    let gate = device.gate().map_err(VsockError::Host)?;
+    let device = Arc::new(Mutex::new(device));
+    let vmm = |error: vhost_user_backend::Error| VsockError::Vmm(error.to_string());
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let mut daemon = VhostUserDaemon::new("vsock".to_owned(), device, memory).map_err(vmm)?;
+    let handlers = daemon.get_epoll_handlers();
+    for handler in &handlers {
+        let events = handler.register_listener(gate.as_raw_fd(), EventSet::IN, OF_HOST);
+        events.map_err(VsockError::Host)?;
+    }
+    let socket = folder.join(VHOST);
+    let (tell, told) = channel();
+    let _serving = thread::spawn(move || {
+        let _ = tell.send(daemon.serve(socket).map_err(vmm));
+    });
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(end) => return end,
+            Err(RecvTimeoutError::Disconnected) => return Err(VsockError::Thread),
+            Err(RecvTimeoutError::Timeout) if !handlers.iter().all(is_served) => {
+                return Err(VsockError::Thread);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// The library keeps one of these for itself, one for its thread, and we have one.
+fn is_served(handler: &Arc<VringEpollHandler<Arc<Mutex<Device>>>>) -> bool {
+    Arc::strong_count(handler) >= 3
+}
+
+/// Each connection is an open file. Where no more are allowed it does with those.
+fn many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let _ = setrlimit(Resource::Nofile, wanted);
+}
