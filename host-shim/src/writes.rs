@@ -34,6 +34,11 @@ impl WritesMib {
     /// A TiB. More is a typing error.
     pub const MAX: u32 = 1 << 20;
 
+    /// In MiB.
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+
     /// Of a number in the configuration or an annotation, where 0 is "not in memory".
     pub fn parse(mib: u32) -> Result<Option<Self>, String> {
         if mib > Self::MAX {

@@ -104,6 +104,25 @@ impl Annotations {
     }
 }
 
+/// Whether as much may be asked for as an annotation asks; `limit` is the configuration's `key` in `[annotations]`, and 0 none.
+pub(super) fn within(
+    (prefix, name): (&'static str, &str),
+    asked: Option<u32>,
+    key: &str,
+    limit: u32,
+) -> Result<(), AnnotationError> {
+    match asked {
+        Some(asked) if limit > 0 && asked > limit => {
+            let problem = format!(
+                "at most {limit} may be asked for (annotations.{key} in the shim's configuration)"
+            );
+            let asked = asked.to_string();
+            Err(AnnotationError::new(prefix, name, &asked, problem))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Kernel parameters, separated by spaces.
 pub(super) fn words(text: &str) -> Result<Vec<String>, String> {
     if text.chars().any(char::is_control) {

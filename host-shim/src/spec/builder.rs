@@ -16,6 +16,7 @@ use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
     Cpu, DeviceError, InsideError, KernelFormat, Network, PodSpec, Sizing, VmSpec, VolumeError,
     accel,
+    annotations::{PREFIX, within},
     bootspec::{self, FILE},
     bundle::Mount,
     cri, devices, environment, inside, shares, sizing, volumes,
@@ -191,6 +192,10 @@ pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError>
 /// goes where the mounts say.
 pub fn root_writes(bundle: &Bundle, config: &Config) -> Result<Option<WritesMib>, SpecError> {
     let annotations = Annotations::parse(&bundle.annotations)?;
+    let asked = annotations.root_writes.flatten().map(WritesMib::get);
+    let limit = config.annotations.max_root_writes_mib;
+    let name = (PREFIX, "root_writes_mib");
+    within(name, asked, "max_root_writes_mib", limit)?;
     // The configuration's was checked when it was read.
     let configured = || WritesMib::parse(config.root_writes_mib).unwrap_or_default();
     Ok(annotations.root_writes.unwrap_or_else(configured))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Annotations, MemoryMib, Resources, Size, SpecError, Vcpus,
+    annotations::{PREFIX, within},
     kata::{self, Kata},
 };
 use crate::config::Config;
@@ -36,6 +37,7 @@ pub(super) fn decide(
     closure: Option<Size>,
     config: &Config,
 ) -> Result<Sizing, SpecError> {
+    check_asked(ours, kata, config)?;
     let limit = |what| move |problem| SpecError::Limit { what, problem };
     let size = closure.unwrap_or(Size::Xs);
     let vcpus = ours
@@ -76,6 +78,31 @@ pub(super) fn decide(
     })
 }
 
+/// Refuses what is more than annotations may ask for.
+fn check_asked(ours: &Annotations, kata: &Kata, config: &Config) -> Result<(), SpecError> {
+    let limits = &config.annotations;
+    let vcpus = |asked: Option<Vcpus>| asked.map(Vcpus::get);
+    let memory = |asked: Option<MemoryMib>| asked.map(MemoryMib::get);
+    for (name, asked) in [
+        ((PREFIX, "size"), ours.size.map(|size| size.vcpus().get())),
+        ((PREFIX, "vcpus"), vcpus(ours.vcpus)),
+        ((PREFIX, "max_vcpus"), vcpus(ours.max_vcpus)),
+        ((kata::PREFIX, "default_vcpus"), vcpus(kata.vcpus)),
+        ((kata::PREFIX, "default_max_vcpus"), vcpus(kata.max_vcpus)),
+    ] {
+        within(name, asked, "max_vcpus", limits.max_vcpus)?;
+    }
+    for (name, asked) in [
+        ((PREFIX, "size"), ours.size.map(|size| size.memory().get())),
+        ((PREFIX, "memory_mib"), memory(ours.memory)),
+        ((PREFIX, "max_memory_mib"), memory(ours.max_memory)),
+        ((kata::PREFIX, "default_memory"), memory(kata.memory)),
+    ] {
+        within(name, asked, "max_memory_mib", limits.max_memory_mib)?;
+    }
+    Ok(())
+}
+
 /// Kata's annotations among all, as far as the configuration allows them.
 pub(super) fn kata_of(all: &BTreeMap<String, String>, config: &Config) -> Result<Kata, SpecError> {
     Ok(kata::parse(all, &config.enable_annotations)?)
@@ -84,27 +111,35 @@ pub(super) fn kata_of(all: &BTreeMap<String, String>, config: &Config) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Growth;
+    use crate::config::{AnnotationLimits, Growth};
 
     fn sizing(
         ours: &[(&str, &str)],
         limits: &str,
         growth: Growth,
     ) -> Result<(u32, u32, u32, u32), String> {
-        let all: BTreeMap<_, _> = ours
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
         let config = Config {
             growth,
             ..Config::default()
         };
+        sizing_by(ours, limits, &config)
+    }
+
+    fn sizing_by(
+        ours: &[(&str, &str)],
+        limits: &str,
+        config: &Config,
+    ) -> Result<(u32, u32, u32, u32), String> {
+        let all: BTreeMap<_, _> = ours
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         let decided = decide(
             &Annotations::parse(&all).unwrap(),
-            &kata_of(&all, &config).unwrap(),
+            &kata_of(&all, config).unwrap(),
             &serde_json::from_str(limits).unwrap(),
             Some(Size::S),
-            &config,
+            config,
         );
         decided
             .map(|size| {
@@ -134,6 +169,44 @@ mod tests {
         );
         let ours = ("seed.loom.farm/memory_mib", "300");
         assert_eq!(sizing(&[m, kata, ours], LIMITS, none), Ok((2, 300, 2, 300)));
+    }
+
+    #[test]
+    fn annotations_ask_for_no_more_than_the_configuration_lets_them() {
+        let config = Config {
+            annotations: AnnotationLimits {
+                max_vcpus: 2,
+                max_memory_mib: 2048,
+                max_root_writes_mib: 0,
+            },
+            ..Config::default()
+        };
+        for (name, value, key) in [
+            ("seed.loom.farm/size", "l", "max_vcpus"),
+            ("seed.loom.farm/vcpus", "3", "max_vcpus"),
+            ("seed.loom.farm/max_vcpus", "3", "max_vcpus"),
+            ("seed.loom.farm/memory_mib", "2049", "max_memory_mib"),
+            ("seed.loom.farm/max_memory_mib", "4096", "max_memory_mib"),
+            (
+                "io.katacontainers.config.hypervisor.default_vcpus",
+                "2.5",
+                "max_vcpus",
+            ),
+            (
+                "io.katacontainers.config.hypervisor.default_memory",
+                "3000",
+                "max_memory_mib",
+            ),
+        ] {
+            let error = sizing_by(&[(name, value)], "{}", &config).unwrap_err();
+            let said = format!("(annotations.{key} in the shim's configuration)");
+            assert!(error.contains(name) && error.ends_with(&said), "{error}");
+        }
+        let m = ("seed.loom.farm/size", "m");
+        assert_eq!(sizing_by(&[m], "{}", &config), Ok((2, 2048, 2, 2048)));
+        // The engine's word is no annotation.
+        let limits = r#"{"memory": {"limit": 4294967296}}"#;
+        assert_eq!(sizing_by(&[], limits, &config), Ok((1, 4096, 1, 4096)));
     }
 
     #[test]
