@@ -2,9 +2,13 @@
 //! anything into the folder; so no link in it is followed, and nothing is touched but plain files that have one name.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -18,9 +22,21 @@ use crate::paths::{TPM_LOCK, TPM_MACHINE_ID};
 /// What stays ours.
 const OURS: [&str; 2] = [TPM_LOCK, TPM_MACHINE_ID];
 
-/// Gives a folder of TPM state, and what a TPM keeps in it, to the user and group of this number.
+/// How the names of a TPM's state begin (swtpm's `swtpm_nvstore_dir.c`).
+const STATE: &[u8] = b"tpm2-";
+
+/// Gives a folder of TPM state, and what a TPM keeps in it, to the user and group of this number. State that has a
+/// second name is an error: it may be anybody's file, so it is not given away, and without it a TPM would find nothing.
 pub(super) fn lend(dir: &Path, id: u32) -> io::Result<()> {
-    change(dir, Uid::from_raw(id), Gid::from_raw(id))
+    let skipped = change(dir, Uid::from_raw(id), Gid::from_raw(id))?;
+    let of_tpm = |name: &&OsString| name.as_bytes().starts_with(STATE);
+    match skipped.iter().find(of_tpm) {
+        None => Ok(()),
+        Some(name) => Err(io::Error::other(format!(
+            "{} in it is no plain file of one name (a hard link?): put a copy in its place",
+            name.display()
+        ))),
+    }
 }
 
 /// Takes it back, if somebody else has it. It may be done at any time that no TPM runs.
@@ -28,7 +44,7 @@ pub(super) fn take_back(dir: &Path) -> io::Result<()> {
     if !is_lent(dir) {
         return Ok(());
     }
-    change(dir, rustix::process::geteuid(), rustix::process::getegid())
+    change(dir, rustix::process::geteuid(), rustix::process::getegid()).map(drop)
 }
 
 /// Whether somebody else than we has it.
@@ -37,7 +53,9 @@ pub(super) fn is_lent(dir: &Path) -> bool {
     fs::symlink_metadata(dir).is_ok_and(|found| found.uid() != own)
 }
 
-fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
+/// The names of what was left as it is.
+fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<Vec<OsString>> {
+    let mut skipped = Vec::new();
     let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let folder = open(dir, flags | OFlags::DIRECTORY, Mode::empty())?;
     for entry in fs::read_dir(dir)? {
@@ -57,10 +75,11 @@ fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<()> {
             chownat(&file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
         } else {
             tracing::warn!(dir = %dir.display(), ?name, "TPM state has something in it that is no file of a TPM");
+            skipped.push(name);
         }
     }
     chownat(&folder, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
-    Ok(())
+    Ok(skipped)
 }
 
 /// Opens a file in such a folder. Links and everything else that is no file is refused.
@@ -116,6 +135,15 @@ mod tests {
         }
         assert!(!is_lent(&state));
         assert_eq!(owner("tpm2-00.permall"), own.as_raw());
+        // State that somebody backed up by a second name: a TPM could not read it, and would begin anew.
+        let backup = dir.path().join("backup");
+        fs::hard_link(state.join("tpm2-00.permall"), &backup).unwrap();
+        let error = lend(&state, other).unwrap_err().to_string();
+        assert!(error.starts_with("tpm2-00.permall in it"), "{error}");
+        take_back(&state).unwrap();
+        fs::remove_file(&backup).unwrap();
+        lend(&state, other).unwrap();
+        take_back(&state).unwrap();
     }
 
     #[test]
