@@ -11,12 +11,12 @@ mod loopback;
 mod namespace;
 mod redirect;
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+use std::{io, net::IpAddr, os::fd::OwnedFd, sync::Arc, thread};
 
 use seed_netlink::Conversation;
 use thiserror::Error;
 
-use crate::sys::tun;
+use crate::sys::{self, tun};
 
 pub use links::{Neighbour, Route};
 pub use loopback::{Loopback, LoopbackError};
@@ -143,6 +143,23 @@ impl Drop for Wires {
             Err(error) => tracing::warn!(%error, "pod's redirections were not taken away"),
         }
     }
+}
+
+/// Whether this kernel can lead frames from one link to another as a pod's wire does: tried between two taps in a
+/// network of their own, which is gone afterwards. The kernel loads what it has as modules. Root alone can try it.
+pub fn try_wire() -> Result<(), NetError> {
+    let kernel = |what| move |source| NetError::Kernel { what, source };
+    let tried = thread::spawn(move || {
+        sys::unshare_network().map_err(kernel("making a network"))?;
+        let taps = [TAP_PATTERN; 2].map(|pattern| tun::make_tap(pattern).map_err(NetError::Tap));
+        let [one, other] = taps;
+        let (one, other) = (one?, other?);
+        let index = |name: &str| index_of(name).ok_or_else(|| NetError::Lost(name.to_owned()));
+        let mut speak = Conversation::open().map_err(kernel("speaking rtnetlink"))?;
+        redirect::add(&mut speak, index(&one.1)?, index(&other.1)?)
+    });
+    let gone = |_| kernel("trying it")(io::Error::other("the thread is gone"));
+    tried.join().map_err(gone)?
 }
 
 /// A hardware address as people write it.

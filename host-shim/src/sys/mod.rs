@@ -58,6 +58,19 @@ pub fn unshare_mounts() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a network of its own, with nothing in it. To be called in a thread that ends: it keeps that.
+#[allow(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe for the sake of another flag"
+)]
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: the one precondition is about `UnshareFlags::FILES`, which is not given.
+    unsafe {
+        unshare_unsafe(UnshareFlags::NEWNET)?;
+    }
+    Ok(())
+}
+
 /// Starts a process in other mounts than ours, as the leader of a session of its own. To be called in a thread
 /// that does nothing else and ends: it keeps those mounts.
 #[allow(

@@ -1,21 +1,36 @@
 //! `seed doctor`: what this machine has and lacks, and what mends it.
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{
+    env, fs,
+    io::{self, ErrorKind},
+    path::Path,
+    process::{ExitCode, Output, Stdio},
+    time::Duration,
+};
 
 use rustix::process::geteuid;
 use seed_shim::{
     config::{Accel, Config, ROOTLESS_ENV},
     containerd::shim::ShimBinary,
+    net,
     spec::Cpu,
+    text::chain,
     vmm::{
         VmmKind, programs,
         users::{self, Unchanged},
     },
 };
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::Context;
 use crate::{error::CliError, output, rootless};
+
+/// The first virtiofsd with all the options that it is given.
+const OLDEST_VIRTIOFSD: (u32, u32) = (1, 10);
+
+/// How long it may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much something matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +74,8 @@ impl Finding {
     }
 }
 
-pub(super) fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
-    let findings = look(&context.config);
+pub(super) async fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
+    let findings = look(&context.config).await;
     let lacking = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Lacking);
@@ -124,12 +139,14 @@ pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
     }
 }
 
-fn look(config: &Config) -> Vec<Finding> {
+async fn look(config: &Config) -> Vec<Finding> {
     let mut findings = user();
     findings.push(shim());
     findings.extend(programs(config));
+    findings.extend(virtiofsd(config).await);
     findings.extend([accelerator(config), users(config), overlay()]);
     findings.extend(for_pods(Path::new("/")));
+    findings.extend(wire());
     findings.push(folder("run folder", &config.run_dir));
     findings.push(folder("state folder", &config.state_dir));
     findings
@@ -190,6 +207,63 @@ fn programs(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
+/// The version of virtiofsd, where there is any: QEMU had another one before, in C, with other options.
+async fn virtiofsd(config: &Config) -> Option<Finding> {
+    let path = programs::find(&config.programs.virtiofsd)?;
+    let mut command = tokio::process::Command::new(path);
+    command.arg("--version").stdin(Stdio::null());
+    command.kill_on_drop(true);
+    let asked = timeout(VERSION_LIMIT, command.output()).await;
+    let said = asked.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    Some(virtiofsd_said(said))
+}
+
+fn virtiofsd_said(said: io::Result<Output>) -> Finding {
+    let what = "virtiofsd's version";
+    let lacking = |found: String| Finding {
+        what,
+        verdict: Verdict::Lacking,
+        found,
+        remedy: programs::VIRTIOFSD_REMEDY.into(),
+    };
+    let said = match said {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Err(error) => return lacking(format!("it does not say it: {error}")),
+    };
+    let line = said.lines().next().unwrap_or_default();
+    let number = line.strip_prefix("virtiofsd ").unwrap_or_default();
+    let mut parts = number.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= OLDEST_VIRTIOFSD => {
+            Finding::good(what, number)
+        }
+        _ => {
+            let (major, minor) = OLDEST_VIRTIOFSD;
+            lacking(format!(
+                "{line:?}, not {major}.{minor} or later of the one in Rust"
+            ))
+        }
+    }
+}
+
+/// The kernel's part of a pod's network beside the tap devices.
+fn wire() -> Option<Finding> {
+    let what = "tc";
+    // Whoever is no root makes no pods.
+    if !geteuid().is_root() || env::var_os(ROOTLESS_ENV).is_some() {
+        return None;
+    }
+    Some(match net::try_wire() {
+        Ok(()) => Finding::good(what, "an ingress qdisc, u32 and mirred were tried"),
+        Err(error) => Finding {
+            what,
+            verdict: Verdict::Worse,
+            found: format!("{}: pods have no network", chain(&error)),
+            remedy: "modprobe sch_ingress cls_u32 act_mirred (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)".into(),
+        },
+    })
+}
+
 fn missing(program: &Path) -> String {
     if program.components().count() > 1 {
         format!("{} is no program", program.display())
@@ -219,7 +293,11 @@ fn accelerator(config: &Config) -> Finding {
         ),
         (false, _) => worse(
             "the processor offers no virtualization (no vmx or svm flag)",
-            "QEMU translates instead, many times slower; enable virtualization in the firmware, or nested virtualization in the outer VM",
+            if alone {
+                "enable virtualization in the firmware, or nested virtualization in the outer VM"
+            } else {
+                "QEMU translates instead, many times slower; enable virtualization in the firmware, or nested virtualization in the outer VM"
+            },
         ),
     }
 }
@@ -227,6 +305,19 @@ fn accelerator(config: &Config) -> Finding {
 /// Whether QEMU and its daemons have no more rights than they need.
 fn users(config: &Config) -> Finding {
     let what = "users";
+    if config.vmm == VmmKind::CloudHypervisor {
+        let inside = env::var_os(ROOTLESS_ENV).is_some();
+        if !geteuid().is_root() || inside {
+            return Finding::good(what, "Cloud Hypervisor and its daemons run as you");
+        }
+        return Finding {
+            what,
+            verdict: Verdict::Worse,
+            found: "Cloud Hypervisor and its daemons run as root".into(),
+            remedy: "vmm = \"qemu\" in the shim's configuration gives each a user of its own"
+                .into(),
+        };
+    }
     let cpu = Cpu::look();
     let by_kvm = config.accel != Accel::Tcg && cpu.has_flag && cpu.has_device;
     let kept = users::kept_from_kvm().filter(|_| by_kvm);
@@ -336,6 +427,43 @@ fn folder(what: &'static str, path: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_virtiofsd_and_the_one_of_qemu_are_told_from_one_that_will_do() {
+        let said = |text: &str| {
+            virtiofsd_said(Ok(Output {
+                status: std::process::ExitStatus::default(),
+                stdout: text.into(),
+                stderr: Vec::new(),
+            }))
+        };
+        for good in ["virtiofsd 1.10.0\n", "virtiofsd 1.13.2", "virtiofsd 2.0.0"] {
+            assert_eq!(said(good).verdict, Verdict::Good, "{good}");
+        }
+        for bad in [
+            "",
+            "virtiofsd 1.9.0",
+            "virtiofsd version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright",
+        ] {
+            let finding = said(bad);
+            assert_eq!(finding.verdict, Verdict::Lacking, "{bad}");
+            assert!(finding.found.contains("1.10 or later"), "{}", finding.found);
+        }
+        let silent = virtiofsd_said(Err(ErrorKind::TimedOut.into()));
+        assert_eq!(silent.verdict, Verdict::Lacking);
+    }
+
+    #[tokio::test]
+    async fn with_cloud_hypervisor_nothing_is_said_of_qemu() {
+        let config = Config {
+            vmm: VmmKind::CloudHypervisor,
+            ..Config::default()
+        };
+        for finding in look(&config).await {
+            let said = format!("{} {}", finding.what, finding.found).to_lowercase();
+            assert!(!said.contains("qemu"), "{said}");
+        }
+    }
 
     #[test]
     fn what_pods_lack_is_named_with_the_option_of_the_kernel_and_stops_nobody_else() {
