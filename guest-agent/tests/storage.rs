@@ -96,6 +96,7 @@ impl Lab {
             sys_devices: "/sys/devices".into(),
             dev: "/dev".into(),
             etc: self.directory.path().to_owned(),
+            udev_rules: self.directory.path().join("rules.d"),
             device_limit: Duration::from_millis(100),
         };
         storage::provision(&[spec], &settings).remove(0)

@@ -5,9 +5,10 @@ use std::{
     env, fs,
     io::Read,
     net::TcpListener,
-    os::unix::fs::symlink,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Child, Command},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -132,7 +133,14 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         "the {BINDS} binds"
     );
 
+    paused_while_it_logs(containerd, &id, sh)?;
+
     // A raw block volume: what the guest writes to the device is on the host's.
+    // It is whose the engine says, also when udev has looked at it again.
+    let looked = "udevadm trigger --subsystem-match=block && udevadm settle";
+    let owner = sh(&format!("{looked} && stat -L -c %u:%g:%a /dev/raw"))?;
+    let wanted = format!("{0}:{0}:600", LoopDevice::OWNER);
+    ensure!(owner == wanted, "the raw volume belongs to {owner}");
     sh("test -b /dev/raw && echo -n straight through | dd of=/dev/raw conv=fsync 2>/dev/null")?;
     ensure!(
         fs::read(containerd.dir().join("raw.img"))?.starts_with(b"straight through"),
@@ -205,6 +213,25 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
     pod::end(containerd, &cri, &pod)
 }
 
+/// How often a machine is stopped in the middle of what it says.
+const PAUSES: usize = 10;
+
+/// A machine that stands still while its log flows and the host asks for more of it goes on where it was.
+fn paused_while_it_logs(
+    containerd: &Containerd,
+    id: &str,
+    sh: impl Fn(&str) -> Result<String>,
+) -> Result<()> {
+    sh("systemd-run --quiet --unit=flood sh -c 'while :; do echo a line of the flood; done'")?;
+    for pause in 0..PAUSES {
+        containerd.ctr_ok(&["-n", "k8s.io", "tasks", "pause", id])?;
+        std::thread::sleep(Duration::from_millis(100));
+        containerd.ctr_ok(&["-n", "k8s.io", "tasks", "resume", id])?;
+        ensure!(sh("echo here")? == "here", "after pause {pause}");
+    }
+    sh("systemctl stop flood").map(drop)
+}
+
 /// The annotation that names the TPM of somebody else.
 const TPM_SOCKET: &str = "io.katacontainers.config.hypervisor.tpm_socket";
 
@@ -222,12 +249,15 @@ fn many_binds(containerd: &Containerd) -> Result<Vec<Mount>> {
     (1..=BINDS).map(bind).collect()
 }
 
-/// A block device over a file, until this is dropped.
+/// A block device over a file, until this is dropped; somebody's meanwhile, for the engine takes the owner from it.
 struct LoopDevice {
     node: String,
+    before: fs::Metadata,
 }
 
 impl LoopDevice {
+    const OWNER: u32 = 1234;
+
     fn make(image: &Path) -> Result<Self> {
         fs::write(image, vec![0; 8 << 20])?;
         let mut command = Command::new("losetup");
@@ -235,12 +265,18 @@ impl LoopDevice {
         let made = output(command, limit::COMMAND)?;
         ensure!(made.status.success(), "losetup: {made:?}");
         let node = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        Ok(Self { node })
+        let before = fs::metadata(&node)?;
+        chown(&node, Some(Self::OWNER), Some(Self::OWNER))?;
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { node, before })
     }
 }
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
+        let (uid, gid) = (self.before.uid(), self.before.gid());
+        let _ = chown(&self.node, Some(uid), Some(gid));
+        let _ = fs::set_permissions(&self.node, self.before.permissions());
         let _ = Command::new("losetup")
             .args(["--detach", &self.node])
             .status();

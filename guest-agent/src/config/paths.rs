@@ -28,6 +28,8 @@ pub struct Paths {
     pub dev: PathBuf,
     /// Users and groups: `passwd` and `group` in this directory.
     pub etc: PathBuf,
+    /// udev's rules of this boot.
+    pub udev_rules: PathBuf,
     /// `sysfs`.
     pub sys: PathBuf,
     /// `procfs`.
@@ -65,6 +67,7 @@ impl Default for Paths {
             sys_block: "/sys/block".into(),
             dev: "/dev".into(),
             etc: "/etc".into(),
+            udev_rules: "/run/udev/rules.d".into(),
             sys: "/sys".into(),
             proc: "/proc".into(),
             cgroup: "/sys/fs/cgroup".into(),

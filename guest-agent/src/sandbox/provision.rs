@@ -186,6 +186,7 @@ fn settings(ctx: &Context, device_limit: Duration) -> Settings {
         sys_devices: paths.sys_devices(),
         dev: paths.dev.clone(),
         etc: paths.etc.clone(),
+        udev_rules: paths.udev_rules.clone(),
         device_limit,
     }
 }

@@ -129,7 +129,9 @@ impl From<RequestError> for ttrpc::Error {
             RequestError::Port(error) => port(&error, message),
             RequestError::Systemd(error) => systemd(&error, message),
             RequestError::Device(DeviceError::Missing { .. }) => status::unavailable(message),
-            RequestError::Device(DeviceError::Link { .. }) => status::failed_precondition(message),
+            RequestError::Device(DeviceError::Link { .. } | DeviceError::Owner { .. }) => {
+                status::failed_precondition(message)
+            }
             RequestError::Module(error) => module(&error, message),
         }
     }

@@ -66,6 +66,8 @@ pub struct Settings {
     pub dev: PathBuf,
     /// `passwd` and `group`.
     pub etc: PathBuf,
+    /// udev's rules of this boot.
+    pub udev_rules: PathBuf,
     /// How long a device may take to appear.
     pub device_limit: Duration,
 }

@@ -1,7 +1,13 @@
 //! Disks that the host wants to be found as they are, at a path of the container's: a raw block volume. No file
-//! system is made or mounted; a symbolic link leads from the path to the disk's node, whose owner is udev's business.
+//! system is made or mounted; a symbolic link leads from the path to the disk's node. Whose the node is says the host, or
+//! else udev; since udev sets it again at each event of the disk, the host's word is a rule of udev's, too.
 
-use std::{fs, io, os::unix::fs::symlink, path::PathBuf};
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{PermissionsExt, chown, symlink},
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 use tracing::info;
@@ -9,6 +15,7 @@ use tracing::info;
 use super::{
     DeviceRef, MountPoint, SpecError,
     block::{self, BlockError, Settings},
+    owner::{Mode, Owner},
 };
 use crate::sys::{file, pci::PciPath};
 
@@ -26,6 +33,8 @@ pub struct RawDevice {
     pub path: String,
     /// `serial=`.
     pub options: Vec<String>,
+    /// Whose it shall be, and who may do what.
+    pub owner: Option<(Owner, Option<Mode>)>,
 }
 
 /// A disk at a path.
@@ -33,6 +42,7 @@ pub struct RawDevice {
 pub struct Device {
     device: DeviceRef,
     path: PathBuf,
+    owner: Option<(Owner, Option<Mode>)>,
 }
 
 /// Why it is not there.
@@ -45,6 +55,14 @@ pub enum DeviceError {
         path: PathBuf,
         /// Why.
         source: BlockError,
+    },
+    /// It cannot be given to whom it shall belong.
+    #[error("{} cannot be given to its owner", node.display())]
+    Owner {
+        /// The disk.
+        node: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// Something else is at its path.
     #[error("{} cannot be a link to {}", path.display(), node.display())]
@@ -67,6 +85,7 @@ impl TryFrom<RawDevice> for Device {
             kind,
             path,
             options,
+            owner,
         } = raw;
         if kind != DISK {
             return Err(SpecError::Driver(kind));
@@ -88,6 +107,7 @@ impl TryFrom<RawDevice> for Device {
         Ok(Self {
             device,
             path: plain,
+            owner,
         })
     }
 }
@@ -100,6 +120,13 @@ impl Device {
             source,
         };
         let node = block::wait_for(&self.device, settings).map_err(missing)?;
+        if let Some((owner, mode)) = self.owner {
+            let owned = give(&node, owner, mode, &settings.udev_rules);
+            owned.map_err(|source| DeviceError::Owner {
+                node: node.clone(),
+                source,
+            })?;
+        }
         if node == self.path || fs::read_link(&self.path).is_ok_and(|to| to == node) {
             return Ok(());
         }
@@ -118,9 +145,30 @@ impl Device {
     }
 }
 
+/// Now, and by a rule for whenever udev looks at the disk again (udev(7)).
+fn give(node: &Path, owner: Owner, mode: Option<Mode>, rules: &Path) -> io::Result<()> {
+    let Some(name) = node.file_name().and_then(|name| name.to_str()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    let Owner { uid, gid } = owner;
+    let mut rule =
+        format!("SUBSYSTEM==\"block\", KERNEL==\"{name}\", OWNER:=\"{uid}\", GROUP:=\"{gid}\"");
+    if let Some(mode) = mode {
+        rule.push_str(&format!(", MODE:=\"{:04o}\"", mode.bits()));
+    }
+    rule.push('\n');
+    let file = rules.join(format!("99-seed-{name}.rules"));
+    file::write_atomic(&file, rule.as_bytes(), 0o644)?;
+    chown(node, Some(uid), Some(gid))?;
+    match mode {
+        Some(mode) => fs::set_permissions(node, Permissions::from_mode(mode.bits())),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{os::unix::fs::MetadataExt, time::Duration};
 
     use super::*;
 
@@ -146,6 +194,7 @@ mod tests {
             sys_devices: root.path().join("devices"),
             dev: dev.clone(),
             etc: root.path().to_owned(),
+            udev_rules: root.path().join("rules.d"),
             device_limit: Duration::ZERO,
         };
         let place = root.path().join("below/raw");
@@ -155,6 +204,25 @@ mod tests {
             device.bring_up(&settings).unwrap();
             assert_eq!(fs::read_link(&place).unwrap(), dev.join("vdc"));
         }
+        assert!(!settings.udev_rules.exists());
+        // Whoever is no root gives it to himself.
+        let me = fs::metadata(&dev).unwrap();
+        let uid = if me.uid() == 0 { 1000 } else { me.uid() };
+        let gid = if me.uid() == 0 { 2000 } else { me.gid() };
+        let mut owned = raw(text, &["serial=abc"]);
+        owned.owner = Some((Owner { uid, gid }, Some(Mode::from(0o640))));
+        let device = Device::try_from(owned).unwrap();
+        for _ in 0..2 {
+            device.bring_up(&settings).unwrap();
+            let node = fs::metadata(&place).unwrap();
+            assert_eq!((node.uid(), node.gid()), (uid, gid));
+            assert_eq!(node.mode() & 0o7777, 0o640);
+        }
+        let rule = fs::read_to_string(settings.udev_rules.join("99-seed-vdc.rules")).unwrap();
+        let wanted = format!(
+            "SUBSYSTEM==\"block\", KERNEL==\"vdc\", OWNER:=\"{uid}\", GROUP:=\"{gid}\", MODE:=\"0640\"\n"
+        );
+        assert_eq!(rule, wanted);
         let other = root.path().join("taken");
         fs::write(&other, "content").unwrap();
         let device = Device::try_from(raw(other.to_str().unwrap(), &["serial=abc"])).unwrap();

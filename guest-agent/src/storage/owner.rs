@@ -82,6 +82,13 @@ impl Mode {
     }
 }
 
+impl From<u32> for Mode {
+    /// What is no permission is left out.
+    fn from(bits: u32) -> Self {
+        Self(bits & 0o7777)
+    }
+}
+
 impl TryFrom<&str> for Mode {
     type Error = SpecError;
 

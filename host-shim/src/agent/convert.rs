@@ -8,7 +8,7 @@ use seed_protocol::{
     paths,
 };
 
-use crate::spec::{BlockDevice, EnvVar, SharedMount, VmSpec, VolumeSpec};
+use crate::spec::{BlockDevice, DeviceOwner, EnvVar, SharedMount, VmSpec, VolumeSpec};
 
 /// The order that a guest gets: environment and volumes.
 pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
@@ -23,6 +23,11 @@ pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
         Process: Some(process).into(),
         Hostname: spec.hostname.clone(),
         Mounts: spec.shared.iter().map(mount).collect(),
+        Linux: Some(oci::Linux {
+            Devices: spec.devices.iter().filter_map(owned).collect(),
+            ..Default::default()
+        })
+        .into(),
         Annotations: spec.annotations.clone().into_iter().collect(),
         ..Default::default()
     };
@@ -70,6 +75,19 @@ fn device(device: &BlockDevice) -> Device {
     }
 }
 
+/// Whose it is, as Kata's shims say it.
+fn owned(device: &BlockDevice) -> Option<oci::LinuxDevice> {
+    let DeviceOwner { uid, gid, mode } = device.owner?;
+    Some(oci::LinuxDevice {
+        Path: device.path.to_string_lossy().into_owned(),
+        Type: "b".into(),
+        FileMode: mode.unwrap_or(0),
+        UID: uid,
+        GID: gid,
+        ..Default::default()
+    })
+}
+
 fn storage(volume: &VolumeSpec) -> Storage {
     let VolumeSpec {
         name,
@@ -106,6 +124,33 @@ fn storage(volume: &VolumeSpec) -> Storage {
 mod tests {
     use super::*;
     use crate::spec::tests::sample;
+
+    #[test]
+    fn a_block_device_travels_with_its_owner() {
+        let mut spec = sample();
+        let owner = DeviceOwner {
+            uid: 1000,
+            gid: 2000,
+            mode: Some(0o640),
+        };
+        let device = |path: &str, owner| BlockDevice {
+            source: "/dev/loop0".into(),
+            path: path.into(),
+            read_only: false,
+            owner,
+        };
+        spec.devices = vec![device("/dev/raw", Some(owner)), device("/dev/other", None)];
+        let request = container(&spec);
+        assert_eq!(request.devices.len(), 2);
+        let [told] = request.OCI.Linux.Devices.as_slice() else {
+            panic!("one device has an owner")
+        };
+        assert_eq!(
+            (told.Path.as_str(), told.UID, told.GID),
+            ("/dev/raw", 1000, 2000)
+        );
+        assert_eq!(told.FileMode, 0o640);
+    }
 
     #[test]
     fn a_volume_travels_as_a_block_storage_with_what_the_host_says_of_it() {

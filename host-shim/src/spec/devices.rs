@@ -75,6 +75,35 @@ pub struct Device {
     major: u32,
     #[serde(default)]
     minor: u32,
+    #[serde(default)]
+    uid: Option<u32>,
+    #[serde(default)]
+    gid: Option<u32>,
+    #[serde(default, rename = "fileMode")]
+    mode: Option<u32>,
+}
+
+/// Whose a device shall be in the guest, by the engine's word: numbers and permissions, root's where it gives none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceOwner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Permissions, if any are given.
+    pub mode: Option<u32>,
+}
+
+impl Device {
+    /// Without a word it is as the guest has it.
+    fn owner(&self) -> Option<DeviceOwner> {
+        let said = self.uid.or(self.gid).or(self.mode);
+        said.map(|_| DeviceOwner {
+            uid: self.uid.unwrap_or(0),
+            gid: self.gid.unwrap_or(0),
+            mode: self.mode.map(|mode| mode & 0o7777),
+        })
+    }
 }
 
 /// One entry of `linux.resources.devices`: who may do what with a device.
@@ -99,6 +128,8 @@ pub struct BlockDevice {
     pub path: PathBuf,
     /// The guest may only read it.
     pub read_only: bool,
+    /// Whose it is there; the guest's business without.
+    pub owner: Option<DeviceOwner>,
 }
 
 impl BlockDevice {
@@ -117,6 +148,7 @@ pub(super) fn disks(devices: &[Device], rules: &[Rule]) -> Result<Vec<BlockDevic
             kind,
             major,
             minor,
+            ..
         } = device;
         if kind != "b" {
             if GUESTS_OWN.contains(&(*major, *minor)) {
@@ -143,6 +175,7 @@ pub(super) fn disks(devices: &[Device], rules: &[Rule]) -> Result<Vec<BlockDevic
             source,
             path: path.clone(),
             read_only: !may_write(*major, *minor, rules),
+            owner: device.owner(),
         });
     }
     Ok(disks)
@@ -194,6 +227,19 @@ mod tests {
         let none = parsed(r#"[{"path": "/dev/x", "type": "b", "major": 4000, "minor": 1}]"#);
         let error = disks(&none, &[]).unwrap_err().to_string();
         assert!(error.contains("4000:1 for /dev/x"), "{error}");
+    }
+
+    #[test]
+    fn a_device_is_whose_the_engine_says() {
+        let said = parsed(
+            r#"[{"path": "/dev/a", "type": "b", "uid": 1000, "gid": 2000, "fileMode": 25008},
+                {"path": "/dev/b", "type": "b", "gid": 6},
+                {"path": "/dev/c", "type": "b"}]"#,
+        );
+        let owners: Vec<_> = said.iter().map(Device::owner).collect();
+        let owner = |uid, gid, mode| Some(DeviceOwner { uid, gid, mode });
+        let wanted = [owner(1000, 2000, Some(0o660)), owner(0, 6, None), None];
+        assert_eq!(owners, wanted);
     }
 
     #[test]

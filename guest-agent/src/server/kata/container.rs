@@ -1,7 +1,7 @@
 //! The container, which is the instance itself: its order, its start, its end. An `exec_id` that is empty
 //! or the container's own means its first process, which is systemd.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use seed_protocol::{
     env::INSTANCE,
@@ -28,9 +28,13 @@ use crate::{
         device::RawDevice,
         group::{FsGroup, Policy},
         oci::{self, RawMount},
+        owner::{Mode, Owner, ROOT},
         spec::RawStorage,
     },
 };
+
+/// Owners and permissions of devices, by their paths.
+type Owners = HashMap<String, (Owner, Option<Mode>)>;
 
 /// `signal(7)` on x86-64 and arm64, and the signals by which `systemd(1)` is told to end: SIGRTMIN+3
 /// (halt) and SIGRTMIN+4 (power off).
@@ -60,8 +64,10 @@ pub(super) async fn create_container(
         ctx.remember();
         return Ok(Empty::default());
     }
-    let mut order = order(spec.unwrap_or_default(), storages, &ctx.config.instance)?;
-    order.devices = order_devices(devices)?;
+    let spec = spec.unwrap_or_default();
+    let owners = owners(&spec);
+    let mut order = order(spec, storages, &ctx.config.instance)?;
+    order.devices = order_devices(devices, &owners)?;
     // Neither host nor closure gave a name.
     order.environment.add_default(INSTANCE, id.as_str());
     ctx.sandbox.step(Event::CreateContainer(id.clone()))?;
@@ -124,7 +130,22 @@ pub(super) fn order(
     })
 }
 
-fn order_devices(devices: Vec<Device>) -> Result<Vec<storage::Device>, SpecError> {
+/// Whose the block devices at these paths are. One of root's without permissions is said nothing of.
+fn owners(spec: &Spec) -> Owners {
+    let devices = spec.Linux.Devices.iter().filter(|one| one.Type == "b");
+    let owned = devices.filter_map(|one| {
+        let mode = (one.FileMode > 0).then(|| Mode::from(one.FileMode));
+        let owner = Owner {
+            uid: one.UID,
+            gid: one.GID,
+        };
+        let is_said = mode.is_some() || owner != ROOT;
+        is_said.then(|| (one.Path.clone(), (owner, mode)))
+    });
+    owned.collect()
+}
+
+fn order_devices(devices: Vec<Device>, owners: &Owners) -> Result<Vec<storage::Device>, SpecError> {
     let raw = |device: Device| {
         let Device {
             id,
@@ -137,6 +158,7 @@ fn order_devices(devices: Vec<Device>) -> Result<Vec<storage::Device>, SpecError
         RawDevice {
             id,
             kind,
+            owner: owners.get(&path).copied(),
             path,
             options,
         }
