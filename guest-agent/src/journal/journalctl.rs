@@ -2,8 +2,8 @@
 //! invented). It is slower by an order of magnitude and holds nothing back: the same batches, gaps and positions.
 //!
 //! One process from a position to the end of the journal; batches are cut from what it prints, so it is started again
-//! only when there may be something new: when a file changed, and now and then. It ends with this value, and it
-//! has to print something within [`PRINT_LIMIT`].
+//! only when there may be something new: when a file changed, and now and then. It ends with this value, has to print
+//! something within [`PRINT_LIMIT`], and to end within [`END_LIMIT`] of that.
 
 use std::{
     ffi::OsString,
@@ -30,9 +30,13 @@ use super::{
     Batch,
     export::{self, ExportError, Exported},
 };
+use crate::sys::command;
 
 /// How long journalctl may take until it prints the next entry, or ends.
 const PRINT_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long it may take to end once it has closed its output.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Entries that are parsed ahead: a few, since each may be some MiB.
 const PARSED_AHEAD: usize = 4;
@@ -49,9 +53,15 @@ pub enum JournalctlError {
     /// It is not there, or cannot be started.
     #[error("journalctl cannot be started")]
     Start(#[source] io::Error),
+    /// It cannot be waited for.
+    #[error("journalctl cannot be waited for")]
+    Wait(#[source] io::Error),
     /// It hangs.
     #[error("journalctl printed nothing for {} s", PRINT_LIMIT.as_secs())]
     Silent,
+    /// It has closed its output and stays.
+    #[error("journalctl did not end within {} s of its last entry", END_LIMIT.as_secs())]
+    Stays,
     /// It failed.
     #[error("journalctl ended with {0}")]
     Failed(std::process::ExitStatus),
@@ -135,7 +145,7 @@ impl Journalctl {
         }
         if ended {
             let end = stream.end;
-            stream.finish()?;
+            stream.finish(END_LIMIT)?;
             // Entries that come while this runs change the stamps.
             let stamps = self.stamps();
             if cut.end.is_none() {
@@ -248,12 +258,13 @@ impl Stream {
         }
     }
 
-    fn finish(mut self) -> Result<(), JournalctlError> {
-        let status = self.child.wait().map_err(JournalctlError::Start)?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(JournalctlError::Failed(status))
+    /// Waits for its end.
+    fn finish(mut self, limit: Duration) -> Result<(), JournalctlError> {
+        let status = command::wait(&mut self.child, limit).map_err(JournalctlError::Wait)?;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(JournalctlError::Failed(status)),
+            None => Err(JournalctlError::Stays),
         }
     }
 }
@@ -539,6 +550,19 @@ mod tests {
         let end = batch.position.unwrap();
         let batch = journal.read(&end, 1 << 20, &wanted).unwrap();
         assert_eq!((numbers(&batch), batch.position), (vec![], Some(end)));
+    }
+
+    #[test]
+    fn one_that_closes_its_output_and_stays_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = program(dir.path(), &entry(ONE, 1), "exec >&-\nexec sleep 600");
+        let mut stream = journal.start(&Position::START).unwrap();
+        assert!(stream.next().unwrap().is_some());
+        assert!(stream.next().unwrap().is_none());
+        let process = format!("/proc/{}", stream.child.id());
+        let error = stream.finish(Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, JournalctlError::Stays), "{error}");
+        assert!(!Path::new(&process).exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{self, Read},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -75,24 +75,16 @@ pub fn run<A: AsRef<OsStr>>(
         command.spawn().map_err(starting)?
     };
     let words = thread::spawn(move || beginning(reader));
-    let deadline = Instant::now() + limit;
-    let waited = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Ok(status),
-            Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
-            Ok(None) => {
-                break Err(CommandError::Timeout {
-                    program: program.to_owned(),
-                    limit,
-                });
-            }
-            Err(source) => {
-                break Err(CommandError::Wait {
-                    program: program.to_owned(),
-                    source,
-                });
-            }
-        }
+    let waited = match wait(&mut child, limit) {
+        Ok(Some(status)) => Ok(status),
+        Ok(None) => Err(CommandError::Timeout {
+            program: program.to_owned(),
+            limit,
+        }),
+        Err(source) => Err(CommandError::Wait {
+            program: program.to_owned(),
+            source,
+        }),
     };
     match waited {
         Ok(status) => {
@@ -105,6 +97,18 @@ pub fn run<A: AsRef<OsStr>>(
             let _ = child.wait();
             Err(error)
         }
+    }
+}
+
+/// How a child ended; `None` when it still runs after `limit`. Blocks until then.
+pub(crate) fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(POLL);
     }
 }
 
