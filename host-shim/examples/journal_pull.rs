@@ -1,6 +1,7 @@
 //! Pulls the journal of an agent that listens on a Unix socket into segments, as the shim does, and prints as
 //! one JSON object what that cost: `journal_pull SOCKET DIRECTORY SECONDS [one-at-a-time | zstd]`. It ends so many seconds after
-//! it has caught up; entries of that time give the latency from journald's time stamp to the host's segment. `one-at-a-time`
+//! it has caught up; entries of that time give the latency from journald's time stamp to the host's segment. What the segments hold
+//! in the end, also of earlier runs, is told beside what was pulled. `one-at-a-time`
 //! plays a guest that knows no turns, so that one request is under way and not two; `zstd` packs the segments.
 #![forbid(unsafe_code)]
 
@@ -130,7 +131,8 @@ async fn pull(
     let private = private_kib()?;
     let missing = counters.missing();
     handle.drain(Duration::from_secs(10)).await;
-    let late_us = latencies(dir, live_from)?;
+    let held = held(dir, live_from)?;
+    let late_us = held.late_us;
     let at = |percent: usize| {
         let last = late_us.len().saturating_sub(1);
         let us = late_us.get((late_us.len() * percent / 100).min(last));
@@ -139,7 +141,10 @@ async fn pull(
     writeln!(
         io::stdout(),
         "{{\"entries\": {pulled}, \"missing\": {missing}, \"wall_s\": {wall:.3}, \"cpu_s\": {cpu:.3}, \"private_kib\": {private}, \
-         \"live\": {}, \"p50_us\": {}, \"p99_us\": {}, \"max_us\": {}, \"live_cpu_percent\": {:.2}}}",
+         \"held\": {}, \"held_missing\": {}, \"last\": {}, \"live\": {}, \"p50_us\": {}, \"p99_us\": {}, \"max_us\": {}, \"live_cpu_percent\": {:.2}}}",
+        held.entries,
+        held.missing,
+        held.last,
         late_us.len(),
         at(50),
         at(99),
@@ -149,30 +154,42 @@ async fn pull(
     Ok(())
 }
 
-/// From journald's stamp to the moment in which the host had the batch and appended it, sorted.
-fn latencies(dir: &Path, from_us: u64) -> Result<Vec<u64>, Box<dyn Error>> {
+/// What segments hold.
+#[derive(Default)]
+struct Held {
+    entries: u64,
+    /// Numbers that gaps state.
+    missing: u64,
+    /// The last entry's number.
+    last: u64,
+    /// From journald's stamp to the moment in which the host had the batch and appended it, sorted; of live entries.
+    late_us: Vec<u64>,
+}
+
+fn held(dir: &Path, live_from_us: u64) -> Result<Held, Box<dyn Error>> {
     let mut reader = Reader::from_start(dir);
-    let mut late = Vec::new();
+    let mut held = Held::default();
     while let Some(item) = reader.next()? {
         let Item::Frame(frame) = item else { continue };
-        if frame.received_unix_us < from_us {
-            continue;
-        }
+        held.last = frame.last;
         let Ok(()) = for_each(&frame, |record| {
-            if let Record::Entry(entry) = record
-                && entry.head.realtime_us >= from_us
-            {
-                late.push(
-                    frame
-                        .received_unix_us
-                        .saturating_sub(entry.head.realtime_us),
-                );
+            match record {
+                Record::Entry(entry) => {
+                    held.entries += 1;
+                    let stamp = entry.head.realtime_us;
+                    if stamp.min(frame.received_unix_us) >= live_from_us {
+                        held.late_us
+                            .push(frame.received_unix_us.saturating_sub(stamp));
+                    }
+                }
+                Record::Gap { gap, .. } => held.missing += gap.count(),
+                _ => {}
             }
             Ok::<(), Infallible>(())
         });
     }
-    late.sort_unstable();
-    Ok(late)
+    held.late_us.sort_unstable();
+    Ok(held)
 }
 
 /// The first field of schedstat is the time on a CPU in nanoseconds; there is one thread.

@@ -52,18 +52,23 @@ pub(super) fn folder(places: &Places, entries: u32) -> PathBuf {
 pub(super) fn boot(places: &Places, guest: &Path, corpus: &Path, more: &Path) -> Result<Container> {
     let journal = corpus.join("journal");
     fs::create_dir_all(&journal).with_context(|| format!("make {}", journal.display()))?;
-    let units = "/etc/systemd/system";
-    Spec::new(guest)?
+    spec(places, guest, JOURNALD)?
         .file("/etc/machine-id", format!("{MACHINE_ID}\n"))?
-        .file("/etc/systemd/journald.conf.d/zz-bench.conf", JOURNALD)?
-        .file(&format!("{units}/corpus@.service"), CORPUS)?
-        .file(&format!("{units}/live.service"), LIVE)?
-        .file(&format!("{units}/{AGENT}"), SERVICE)?
-        .file("/opt/writer.pl", WRITER)?
+        .file("/etc/systemd/system/live.service", LIVE)?
         .bind(&journal, "/var/log/journal")
-        .show(&places.programs(), "/opt/bench")
         .show(more, "/opt/more")
         .boot()
+}
+
+/// A guest's systemd in namespaces, with its journald as this says, who writes a corpus, and our programs.
+pub(super) fn spec(places: &Places, guest: &Path, journald: &str) -> Result<Spec> {
+    let units = "/etc/systemd/system";
+    Ok(Spec::new(guest)?
+        .file("/etc/systemd/journald.conf.d/zz-bench.conf", journald)?
+        .file(&format!("{units}/corpus@.service"), CORPUS)?
+        .file(&format!("{units}/{AGENT}"), SERVICE)?
+        .file("/opt/writer.pl", WRITER)?
+        .show(&places.programs(), "/opt/bench"))
 }
 
 /// Fills the corpus unless an earlier run did.

@@ -7,9 +7,10 @@
 //! Costs are CPU time (user and system) of the process that is named, per entry, so that less is better as in every
 //! bench. Who reads: `journal_bench` (the reader and the encoder alone), the agent as it ships with the puller as it ships
 //! (`pull`, with the example `journal_pull`), and `seed logs` (`show`); beside them libsystemd, systemd-journal-gatewayd
-//! (`peers`), journalctl and the crate sdjournal. The targets are those of the whole: what is printed as missed is.
+//! (`peers`), journalctl and the crate sdjournal. What a stalled host does to the guest is `flood`'s. The targets are those of the whole: what is printed as missed is.
 
 mod corpus;
+mod flood;
 pub(super) mod growth;
 mod peers;
 mod pull;
@@ -20,7 +21,7 @@ use std::{
     fs,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
 };
 
 use anyhow::{Context, Result};
@@ -41,8 +42,9 @@ const MACHINE_ID: &str = "5eed5eed5eed5eed5eed5eed5eed5eed";
 /// The name of the instance whose log the segments are.
 const INSTANCE: &str = "corpus";
 
-/// The most that each row may be: a million entries read and 300,000 printed in a second of CPU.
-const TARGETS: [(&str, f64); 10] = [
+/// The most that each row may be: a million entries read and 300,000 printed in a second of CPU, and of a stall of 12 s no unit
+/// feels more than a busy journald.
+const TARGETS: [(&str, f64); 12] = [
     (READ, 1.0),
     (UNLIKE_JOURNALCTL, 0.0),
     (UNLIKE_SDJOURNAL, 0.0),
@@ -53,6 +55,8 @@ const TARGETS: [(&str, f64); 10] = [
     (IDLE, 1.0),
     (AGENT_MEMORY, 4.0),
     (HOST_MEMORY, 8.0),
+    (FLOOD_SYNC, 1000.0),
+    (FLOOD_UNCOUNTED, 0.0),
 ];
 const READ: &str = "guest: read and encode, CPU per entry";
 const UNLIKE_JOURNALCTL: &str = "entries that differ from journalctl's, in place or any field";
@@ -65,6 +69,9 @@ const P99: &str = "live: journald's stamp to segment, p99";
 const IDLE: &str = "live: agent's CPU while nothing comes";
 const AGENT_MEMORY: &str = "agent: most private memory in a flood, on top of idle";
 const HOST_MEMORY: &str = "puller: private memory";
+const FLOOD_CALL: &str = "host stalls 12 s in a flood of 200,000: another unit's longest log call";
+const FLOOD_SYNC: &str = "host stalls 12 s in a flood of 200,000: its longest log call and sync";
+const FLOOD_UNCOUNTED: &str = "host stalls 12 s: entries neither held nor in a gap";
 
 /// Builds what only this bench needs.
 pub(super) fn build(places: &Places) -> Result<()> {
@@ -91,6 +98,8 @@ pub(super) fn measure(places: &Places, guest: &Path, options: &Options) -> Resul
     read.insert("gatewayd export", peers::gatewayd(&files, &scratch.0)?);
     rows.extend(pull::rows(places, &container, &scratch.0)?);
     rows.extend(show::rows(places, &container, &scratch.0)?);
+    drop(container);
+    rows.extend(flood::rows(places, guest, &scratch.0)?);
     judge(&rows, &TARGETS, options)?;
     let mut machine = machine();
     machine.insert("entries".to_owned(), json!(options.entries));
@@ -209,5 +218,16 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // Best effort: what stays is in the cache.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that ends with this.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

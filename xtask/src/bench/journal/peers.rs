@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use seed_container::{Container, wait_for};
 use serde_json::Value;
 
-use super::MACHINE_ID;
+use super::{Background, MACHINE_ID};
 use crate::{cpu, util};
 
 const SOURCE: &str = include_str!("libsystemd.c");
@@ -70,7 +70,7 @@ pub(super) fn gatewayd(files: &Path, scratch: &Path) -> Result<f64> {
         .stderr(log)
         .spawn()
         .context("start systemd-socket-activate")?;
-    let mut server = Server(child);
+    let mut server = Background(child);
     let mut stream = None;
     wait_for("systemd-journal-gatewayd", LISTEN_LIMIT, || {
         ensure!(server.0.try_wait()?.is_none(), "gatewayd ended early");
@@ -107,17 +107,6 @@ fn count(answer: &mut impl BufRead) -> Result<u64> {
             return Ok(empty.saturating_sub(1));
         }
         empty += u64::from(line == b"\n" || line == b"\r\n");
-    }
-}
-
-/// Ends with this.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long the agent may take to listen.
-const LISTEN_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LISTEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long the live part lasts: some 400 lines, and then nothing to do.
 const LIVE_SECONDS: u64 = 10;
 /// The agent looks most often just after a line: idle is what comes this long after the last one.
@@ -29,7 +29,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);
 /// The agent as it ships.
 pub(super) const AGENT: &str = "bench-agent.service";
-const SOCKET: &str = "/run/bench/agent.sock";
+pub(super) const SOCKET: &str = "/run/bench/agent.sock";
 
 /// The agent and the puller as they ship: a whole corpus into segments, then a quiet writer.
 pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Result<Vec<Row>> {
@@ -118,7 +118,7 @@ pub(super) fn rows(places: &Places, container: &Container, scratch: &Path) -> Re
 }
 
 /// What journal_pull printed, by its names.
-fn numbers(text: &str) -> Result<impl Fn(&str) -> Result<f64>> {
+pub(super) fn numbers(text: &str) -> Result<impl Fn(&str) -> Result<f64>> {
     let found: Value = serde_json::from_str(text).context("read what journal_pull printed")?;
     Ok(move |name: &str| {
         let number = found[name].as_f64();
@@ -174,7 +174,7 @@ fn pull_again(places: &Places, socket: &Path, folder: &Path, how: &[&str]) -> Re
 }
 
 /// The bytes of a folder's files.
-fn size(folder: &Path) -> Result<f64> {
+pub(super) fn size(folder: &Path) -> Result<f64> {
     let mut bytes = 0;
     for file in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
         bytes += file?.metadata()?.len();
