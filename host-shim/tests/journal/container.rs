@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    io::BufReader,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::{ChildStdout, Stdio},
     time::Duration,
 };
 
@@ -76,6 +78,11 @@ impl Container {
         self.0.wait_for_end(limit).unwrap();
     }
 
+    /// A path of the guest, as the machine sees it.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.0.inside(inside)
+    }
+
     /// Where the agent listens.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.0.inside(AGENT_SOCKET)
@@ -93,6 +100,19 @@ impl Container {
     /// Runs a command in it that must succeed.
     pub(crate) fn run(&self, command: &[&str]) {
         self.0.read(command).unwrap();
+    }
+
+    /// What is made of a command's output while it prints; it must succeed.
+    pub(crate) fn piped<T>(
+        &self,
+        command: &[&str],
+        take: impl FnOnce(BufReader<ChildStdout>) -> T,
+    ) -> T {
+        let mut command = self.0.command(command);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let taken = take(BufReader::new(child.stdout.take().unwrap()));
+        assert!(child.wait().unwrap().success());
+        taken
     }
 
     /// What a command in it prints; it must succeed.

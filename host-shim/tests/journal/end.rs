@@ -107,7 +107,7 @@ async fn the_machines_end_waits_until_the_host_has_the_last_entry() {
     host.drain().await;
 
     let held = held(&host.logs());
-    let guest = parse(&exported_from(&root, journal.path()));
+    let guest = parse(exported_from(&root, journal.path()).as_slice());
     held.check(&guest);
     assert_eq!((held.missing(), held.resets), (0, 0));
     let messages = messages(&host.logs());

@@ -4,6 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
+    io::BufRead,
+    mem,
     path::Path,
 };
 
@@ -43,29 +45,32 @@ pub(crate) fn exported(container: &Container) -> Vec<Identity> {
 /// what a block holds.
 pub(crate) fn exported_of(container: &Container, words: &[&str]) -> Vec<Identity> {
     let export = ["journalctl", "--quiet", "--no-pager", "-o", "export"];
-    parse(&container.output(&[&export[..], words].concat()))
+    container.piped(&[&export[..], words].concat(), parse)
 }
 
 /// The entries of an export.
-pub(crate) fn parse(mut rest: &[u8]) -> Vec<Identity> {
+pub(crate) fn parse(mut export: impl BufRead) -> Vec<Identity> {
     let mut found = Vec::new();
     let mut entry: Vec<Vec<u8>> = Vec::new();
-    while !rest.is_empty() {
-        let end = rest.iter().position(|byte| *byte == b'\n').unwrap();
-        let line = &rest[..end];
-        rest = &rest[end + 1..];
+    let mut line = Vec::new();
+    while export.read_until(b'\n', &mut line).unwrap() > 0 {
+        assert_eq!(line.pop(), Some(b'\n'));
         if line.is_empty() {
-            found.push(identity(&std::mem::take(&mut entry)));
-        } else if line.contains(&b'=') {
-            entry.push(line.to_vec());
-        } else {
-            let (length, value) = rest.split_first_chunk::<8>().unwrap();
-            let length = usize::try_from(u64::from_le_bytes(*length)).unwrap();
-            let mut field = [line, b"=", &value[..length]].concat();
-            field.truncate(MAX_VALUE_BYTES);
-            entry.push(field);
-            rest = &value[length + 1..];
+            found.push(identity(&mem::take(&mut entry)));
+            continue;
         }
+        if !line.contains(&b'=') {
+            let mut length = [0; 8];
+            export.read_exact(&mut length).unwrap();
+            let length = usize::try_from(u64::from_le_bytes(length)).unwrap();
+            line.push(b'=');
+            let begin = line.len();
+            line.resize(begin + length + 1, 0);
+            export.read_exact(&mut line[begin..]).unwrap();
+            line.pop();
+            line.truncate(MAX_VALUE_BYTES);
+        }
+        entry.push(mem::take(&mut line));
     }
     found
 }
@@ -136,8 +141,7 @@ impl Held {
         })
     }
 
-    /// No entry twice; what the guest has is here or in a gap; numbers between first and last are all
-    /// accounted for. Returns what is here and no longer in the guest.
+    /// No entry twice; what the guest has is here or in a gap; [`Self::check_numbers`]. Returns what is here and no longer in the guest.
     pub(crate) fn check(&self, guest: &[Identity]) -> usize {
         let here: HashSet<&Identity> = self.entries.iter().collect();
         assert_eq!(here.len(), self.entries.len(), "entries that came twice");
@@ -152,6 +156,16 @@ impl Held {
             guest.len(),
             absent.first()
         );
+        self.check_numbers();
+        let there: HashSet<&Identity> = guest.iter().collect();
+        self.entries
+            .iter()
+            .filter(|entry| !there.contains(entry))
+            .count()
+    }
+
+    /// Each number between a stream's first and last is here once, or in a gap.
+    pub(crate) fn check_numbers(&self) {
         let mut streams: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
         for entry in &self.entries {
             let numbers = streams.entry(&entry.stream).or_default();
@@ -167,10 +181,18 @@ impl Held {
             let missing: u64 = gaps.map(|(_, gap)| gap.count()).sum();
             assert_eq!(span, numbers.len() as u64 + missing, "stream {stream}");
         }
-        let there: HashSet<&Identity> = guest.iter().collect();
-        self.entries
+    }
+
+    /// That the host has, or states as missing, each number that the guest has; how many have another content there.
+    pub(crate) fn other_contents(&self, guest: &[Identity]) -> usize {
+        let place = |entry: &Identity| (entry.stream.clone(), entry.seqnum);
+        let here: HashSet<&Identity> = self.entries.iter().collect();
+        let places: HashSet<_> = self.entries.iter().map(place).collect();
+        let other = guest
             .iter()
-            .filter(|entry| !there.contains(entry))
+            .filter(|entry| !here.contains(entry) && !self.has_gap_at(entry));
+        other
+            .inspect(|entry| assert!(places.contains(&place(entry)), "{entry:?}"))
             .count()
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod container;
+mod damage;
 mod end;
 mod filters;
 mod forms;

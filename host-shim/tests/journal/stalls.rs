@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{
-    boot,
+    boot, boot_with,
     held::exported,
     host::{Host, Writer, until, wait_for_entries},
 };
@@ -13,6 +13,11 @@ use super::{
 /// The flood, and how long the host does not read.
 const FLOOD: u64 = 200_000;
 const STALL: Duration = Duration::from_secs(12);
+
+/// Entries a second, how long a link is cut, and what must have been written by then on a machine that is too busy for the rate.
+const RATE: u64 = 20_000;
+const CUT: Duration = Duration::from_secs(30);
+const UNREAD: u64 = 300_000;
 
 /// How long the flood may take on a busy machine.
 const FLOOD_LIMIT: Duration = Duration::from_secs(120);
@@ -31,7 +36,7 @@ async fn a_host_that_stalls_for_twelve_seconds_delays_nobody_and_the_loss_is_cou
         sleep(Duration::from_secs(1)).await;
     }
     let begin = Instant::now();
-    let writer = Writer::begin(&container, 20_000);
+    let writer = Writer::begin(&container, RATE);
     let mut lines = 0;
     while begin.elapsed() < STALL || writer.sent() < FLOOD {
         assert!(begin.elapsed() < FLOOD_LIMIT, "{} sent", writer.sent());
@@ -69,23 +74,26 @@ async fn a_host_that_stalls_for_twelve_seconds_delays_nobody_and_the_loss_is_cou
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_is_cut_for_thirty_seconds_costs_nothing() {
-    let Some(container) = boot("4G") else { return };
+    let Some(container) = boot_with("4G", "SystemMaxFiles=10000") else {
+        return;
+    };
     let host = Host::begin(&container);
-    let writer = Writer::begin(&container, 2000);
-    until("some entries", || writer.sent() > 2000).await;
+    let writer = Writer::begin(&container, RATE);
+    until("some entries", || writer.sent() > RATE).await;
     host.link.set_cut(true);
-    sleep(Duration::from_secs(30)).await;
-    until("many entries", || writer.sent() > 35_000).await;
+    sleep(CUT).await;
+    until("many entries", || writer.sent() > UNREAD).await;
     host.link.set_cut(false);
     sleep(Duration::from_secs(1)).await;
     let sent = writer.end();
     let guest = exported(&container);
     let held = host.end().await;
     held.check(&guest);
-    assert!(
-        guest.len() > 30_000,
-        "{sent} sent, {} in the guest",
-        guest.len()
+    eprintln!(
+        "{sent} sent, {} in the guest, {} on the host",
+        guest.len(),
+        held.entries.len()
     );
+    assert!(guest.len() as u64 >= sent);
     assert_eq!((held.missing(), held.resets), (0, 0));
 }
