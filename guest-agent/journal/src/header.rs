@@ -69,6 +69,9 @@ pub(crate) struct Header {
     pub(crate) tail_realtime_us: u64,
 }
 
+/// The highest number that an entry can have. Only damage says more: there is always a next one.
+pub(crate) const LAST_SEQNUM: u64 = u64::MAX - 1;
+
 /// A range of bytes in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Extent {
@@ -112,8 +115,8 @@ impl Header {
             },
             tail_object_offset: le64(bytes, 136),
             n_entries: le64(bytes, 152),
-            tail_seqnum: le64(bytes, 160),
-            head_seqnum: le64(bytes, 168),
+            tail_seqnum: le64(bytes, 160).min(LAST_SEQNUM),
+            head_seqnum: le64(bytes, 168).min(LAST_SEQNUM),
             entry_array_offset: le64(bytes, 176),
             head_realtime_us: le64(bytes, 184),
             tail_realtime_us: le64(bytes, 192),

@@ -5,7 +5,7 @@
 
 use seed_protocol::journal::EntryHead;
 
-use crate::header::{Header, le32, le64};
+use crate::header::{Header, LAST_SEQNUM, le32, le64};
 
 pub(crate) const OBJECT_HEADER_BYTES: usize = 16;
 /// DATA up to its payload, in compact files (the longer form).
@@ -107,7 +107,7 @@ impl EntryRef {
         let item = entry_item_bytes(header.compact) as u64;
         let seqnum = le64(bytes, 16);
         if !(object.size - ENTRY_HEADER_BYTES as u64).is_multiple_of(item)
-            || seqnum == 0
+            || !(1..=LAST_SEQNUM).contains(&seqnum)
             || !header.allows_seqnum(seqnum)
         {
             return None;
