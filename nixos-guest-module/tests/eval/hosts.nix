@@ -174,6 +174,28 @@ in
         "seed"
       ];
     };
+    "two servers of SSH on one port are refused, and apart they are not" = {
+      got =
+        map
+          (
+            port:
+            map (lib.hasInfix "services.openssh.ports = [ 2222 ]") (
+              failing (host {
+                seed.host.shell.enable = true;
+                services.openssh.enable = true;
+                services.openssh.ports = [ port ];
+              })
+            )
+          )
+          [
+            22
+            2222
+          ];
+      want = [
+        [ true ]
+        [ ]
+      ];
+    };
     "an unused host module changes nothing" = {
       got =
         (machine self.nixosModules.host).system.build.toplevel.drvPath == (machine { })

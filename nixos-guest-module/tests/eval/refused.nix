@@ -101,6 +101,9 @@ in
       services.userborn.enable = false;
       sops.useSystemdActivation = true;
     } "Remove services.userborn.enable";
+    "an initrd without systemd" = fires {
+      boot.initrd.systemd.enable = false;
+    } "found by systemd in the initrd. Remove the setting.";
     "secrets from an activation script" = fires {
       sops.useSystemdActivation = false;
     } "before the agent brings the key";
