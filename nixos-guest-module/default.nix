@@ -5,6 +5,7 @@
     ./assertions.nix
     ./base.nix
     ./root.nix
+    ./etc-overlay.nix
     ./network.nix
     ./agent.nix
     ./config-file.nix

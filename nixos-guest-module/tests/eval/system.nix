@@ -13,6 +13,8 @@
 let
   profile = name: inputs.nixpkgs.outPath + "/nixos/modules/profiles/${name}.nix";
   plain = instance { };
+  perlless = instance (profile "perlless");
+  bashless = instance (profile "bashless");
   secret = {
     sops.defaultSopsFile = ../reference/modules/secrets/api.yaml;
     sops.secrets.api-key = { };
@@ -333,6 +335,45 @@ in
     "image" = yes (drv plain.image);
     "runner" = yes (drv plain.runner);
   };
-  perlless."with the perlless profile" = yes (evaluates (instance (profile "perlless")));
-  bashless."with the bashless profile" = yes (evaluates (instance (profile "bashless")));
+  perlless = {
+    "with the perlless profile" = yes (evaluates perlless);
+    "what is written to an overlay of /etc is kept in memory, which is there before it" =
+      let
+        inherit (perlless) config;
+        upper = config.fileSystems."/.rw-etc";
+      in
+      {
+        got = {
+          overlay = config.system.etc.overlay.enable && config.system.etc.overlay.mutable;
+          inherit (upper) fsType neededForBoot;
+          mode = lib.elem "mode=0755" upper.options;
+          after = lib.elem "/sysroot/.rw-etc" config.boot.initrd.systemd.services.rw-etc.unitConfig.RequiresMountsFor;
+        };
+        want = {
+          overlay = true;
+          fsType = "tmpfs";
+          neededForBoot = true;
+          mode = true;
+          after = true;
+        };
+      };
+    "an /etc that is written to nowhere needs no place for it" = {
+      got =
+        let
+          it = perlless.extend { system.etc.overlay.mutable = false; };
+        in
+        [
+          (evaluates it)
+          (it.config.fileSystems ? "/.rw-etc")
+        ];
+      want = [
+        true
+        false
+      ];
+    };
+  };
+  bashless = {
+    "with the bashless profile" = yes (evaluates bashless);
+    "its /etc, too" = yes (bashless.config.fileSystems ? "/.rw-etc");
+  };
 }
