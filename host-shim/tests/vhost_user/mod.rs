@@ -117,8 +117,12 @@ impl Machine {
 
     /// Gives the server a ring that lies here, of which `sent` entries were made available and used.
     pub(crate) fn give(&mut self, number: u32, place: u64, sent: u16) -> Ring {
-        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        let (kick, call) = (event(), event());
+        self.give_with(number, place, sent, event())
+    }
+
+    /// The same, where this file tells of entries.
+    pub(crate) fn give_with(&mut self, number: u32, place: u64, sent: u16, kick: OwnedFd) -> Ring {
+        let call = event();
         let of_ring = |value: u64| [u64::from(number) | value << 32];
         let stream = &self.socket;
         say(stream, SET_VRING_NUM, &of_ring(ENTRIES.into()), None);
@@ -196,6 +200,10 @@ impl Ring {
             assert!(self.wait(LIMIT), "the server does not answer");
         }
     }
+}
+
+fn event() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
 }
 
 pub(crate) fn descriptor(address: u64, bytes: u32, flags: u16, next: u16) -> Vec<u8> {

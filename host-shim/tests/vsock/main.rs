@@ -12,6 +12,7 @@ use std::{
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
+    process::Command,
     thread,
     time::Duration,
 };
@@ -20,7 +21,9 @@ use guest::{
     BUFFER_BYTES, CREDIT_REQUEST, CREDIT_UPDATE, DATA, Guest, Packet, REQUEST, RESET, RESPONSE,
     SHUTDOWN, header,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use seed_shim::vsock;
+use vhost_user::Machine;
 
 const PORT: u32 = 1024;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -316,6 +319,22 @@ fn each_side_sends_no_more_than_the_other_has_room_for() {
     };
     assert_eq!(end.host, on.host);
     device.end(guest);
+}
+
+#[test]
+fn a_device_that_moves_no_packets_any_more_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_owned();
+    let device = thread::spawn(move || vsock::serve_in(&folder));
+    let mut machine = Machine::connect(&dir.path().join("vhost"));
+    // What can be waited for and not be read ends the library's thread: the end of a process.
+    let mut child = Command::new("true").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let ended = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    machine.give_with(0, 0, 0, ended);
+    let error = device.join().unwrap().unwrap_err().to_string();
+    assert_eq!(error, "the thread that moves the packets has ended");
+    child.wait().unwrap();
 }
 
 #[test]
