@@ -131,7 +131,6 @@ in
           "exec seed run ${plain.root} --toplevel ${plain.toplevel} --name test "
           "qemu"
           "swtpm"
-          "vhost-device-vsock"
           "virtiofsd"
           "seed-shim"
         ];
