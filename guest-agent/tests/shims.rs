@@ -72,6 +72,7 @@ impl Lab {
                 &at("sandbox/local/cache"),
                 &local,
             )],
+            mounts: Vec::new(),
             env: vec!["A=1".into()],
             copies: at("shared/containers"),
             cpus: 2,
@@ -109,6 +110,11 @@ async fn the_go_shims_order_from_dial_to_destroy() {
     lab.check_guest();
     let hosts = Path::new(&lab.pod.copies).join("hosts");
     assert_eq!(fs::read_to_string(hosts).unwrap(), "127.0.0.1 localhost\n");
+    // A frame has up to 4 MiB, of which the call's own words need a few.
+    let much = vec![0x5e; (4 << 20) - 1024];
+    let place = format!("{}/much", lab.pod.copies);
+    lab.kata.copy(&place, &much).await.unwrap();
+    assert!(fs::read(place).unwrap() == much);
     let details = lab.kata.details().await.unwrap();
     assert_eq!(details.mem_block_size_bytes, 128 << 20);
     assert!(!details.support_mem_hotplug_probe);

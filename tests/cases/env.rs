@@ -44,7 +44,12 @@ pub(crate) fn values_reach_a_unit_unchanged(instance: &Instance<'_>) -> Result<(
     check(
         "EnvironmentFile=",
         &instance.sh(&format!("{unit} {}", printenv()))?,
-    )
+    )?;
+    // Who does not ask for them has none of them.
+    let managers = instance.sh("systemctl show-environment")?;
+    let is_left_alone = !managers.contains("T_") && !managers.contains("SEED_");
+    ensure!(is_left_alone, "systemd has {managers}");
+    Ok(())
 }
 
 /// So does a shell that sources the file; and the file is nobody else's business.

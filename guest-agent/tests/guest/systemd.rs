@@ -71,6 +71,28 @@ fn before_the_bus_everything_is_not_yet() {
 }
 
 #[test]
+fn a_bus_that_went_is_used_again_when_it_is_there_again() {
+    with_systemd(|guest| async move {
+        let bus = UnitName::try_from("dbus.service").unwrap();
+        let before = guest.systemd.show_unit(&bus).await.unwrap().main_pid;
+        systemctl(&["restart", "dbus.service"]);
+        // Whoever asks meanwhile is told that it went, or waits for it.
+        let after = loop {
+            match guest.systemd.show_unit(&bus).await {
+                Ok(shown) if shown.main_pid != before => break shown.main_pid,
+                Ok(_) | Err(SystemdError::Lost(_) | SystemdError::Bus { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_ne!(after, 0);
+        // What happens is heard of as before.
+        let (status, output, _) = guest.script("echo again; exit 3").await;
+        assert_eq!((status, output.as_str()), (3, "again\n"));
+    });
+}
+
+#[test]
 fn units_are_listed_by_pattern() {
     with_systemd(|guest| async move {
         let all = guest.systemd.list_units(&[]).await.unwrap();

@@ -197,7 +197,21 @@ impl Kata {
 
     /// A container.
     pub async fn create(&self, id: &str, env: &[&str], storages: Vec<Storage>) -> Result<()> {
-        let request = container(id, env, storages);
+        self.create_with_mounts(id, env, storages, Vec::new()).await
+    }
+
+    /// A container with mounts of its engine's.
+    pub async fn create_with_mounts(
+        &self,
+        id: &str,
+        env: &[&str],
+        storages: Vec<Storage>,
+        mounts: Vec<oci::Mount>,
+    ) -> Result<()> {
+        let mut request = container(id, env, storages);
+        if let Some(spec) = request.OCI.as_mut() {
+            spec.Mounts = mounts;
+        }
         self.agent.create_container(limit(), &request).await?;
         Ok(())
     }

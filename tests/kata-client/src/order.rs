@@ -3,7 +3,7 @@
 //! then, and lets the guest end before it goes on.
 
 use anyhow::{Context, Result, ensure};
-use seed_protocol::kata::agent::*;
+use seed_protocol::kata::{agent::*, oci};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -34,6 +34,8 @@ pub struct Pod {
     pub pod_storages: Vec<Storage>,
     /// Storage of the container.
     pub storages: Vec<Storage>,
+    /// Where its engine wants them.
+    pub mounts: Vec<oci::Mount>,
     /// The container's environment.
     pub env: Vec<String>,
     /// Where files are copied to.
@@ -98,7 +100,8 @@ impl Pod {
 
     async fn create(&self, kata: &Kata) -> Result<()> {
         let env: Vec<&str> = self.env.iter().map(String::as_str).collect();
-        let done = kata.create(&self.container, &env, self.storages.clone());
+        let (storages, mounts) = (self.storages.clone(), self.mounts.clone());
+        let done = kata.create_with_mounts(&self.container, &env, storages, mounts);
         done.await.context("CreateContainer")
     }
 
@@ -274,6 +277,17 @@ pub fn storage(driver: &str, source: &str, fstype: &str, place: &str, options: &
         fstype: fstype.into(),
         options: options.iter().map(|word| (*word).to_owned()).collect(),
         mount_point: place.into(),
+        ..Default::default()
+    }
+}
+
+/// What an engine wants bound to a place of the container's: of the kind `bind`, or of a Kata shim's `local`.
+pub fn bound(kind: &str, source: &str, place: &str, options: &[&str]) -> oci::Mount {
+    oci::Mount {
+        destination: place.into(),
+        source: source.into(),
+        type_: kind.into(),
+        options: options.iter().map(|word| (*word).to_owned()).collect(),
         ..Default::default()
     }
 }

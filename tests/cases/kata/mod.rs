@@ -1,8 +1,11 @@
 //! The guest as an unmodified Kata shim boots and drives it: Kata's kernel command line, real systemd, both shims'
-//! orders of calls from the first to the last, and volumes by PCI path. There is nothing of our shim in it.
+//! orders of calls from the first to the last, volumes by PCI path at a Kata shim's own places, from where the engine's mounts take
+//! them on, and a pod's memory and folder. There is nothing of our shim in it.
 //!
-//! Three boots on the same disks: the Rust shim's order makes the file systems, and the power is cut; the Go shim's
+//! Three boots on the same disks: the Rust shim's order makes the file systems, and SIGKILL is the end; the Go shim's
 //! order finds them larger and whole, and ends in good order; the Rust shim's order once more, to its end.
+
+mod pod;
 
 use std::{
     fs::File,
@@ -15,7 +18,9 @@ use seed_kata_client::{
     order::{Pod, storage},
 };
 use seed_protocol::{
-    kata::agent::{ResizeVolumeRequest, Storage},
+    kata::agent::{
+        ReseedRandomDevRequest, ResizeVolumeRequest, SetGuestDateTimeRequest, VolumeStatsRequest,
+    },
     ports,
     seed::{v1::GetStatusRequest, v1_ttrpc::GuestClient},
 };
@@ -26,15 +31,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use self::pod::{
+    GROUP, GROUPS, HARDWARE, READ, WORK, WRITTEN, folder, katas_place, memory, place, pod, volume,
+};
+
 /// For the skip list, and in their order: each one stands on the one before.
 pub(crate) const NAMES: [&str; 3] = [
-    "kata: the Rust shim's order, new volumes, and the power is cut",
+    "kata: the Rust shim's order, new volumes, and SIGKILL",
     "kata: the Go shim's order, volumes whole and larger, to its last call",
     "kata: the Rust shim's order to its last call",
 ];
 
-const HARDWARE: &str = "02:5e:ed:00:00:01";
-const WORK: &str = "7f3ac2de9b11";
 /// What a Kata shim adds for a guest with systemd, beside what is about its own VMM.
 const PARAMETERS: [&str; 14] = [
     "quiet",
@@ -54,10 +61,9 @@ const PARAMETERS: [&str; 14] = [
     "agent.enable_tracing",
 ];
 const LOG_PORT: u32 = 1025;
+/// In the year 2096, where no clock is by itself.
+const LATER_S: i64 = 4_000_000_000;
 const NO_END: &str = "the shim's order does not come to its end";
-/// File systems that are made here, then one that is made in the guest and only read.
-const WRITTEN: [&str; 3] = ["ext4", "xfs", "btrfs"];
-const READ: &str = "erofs";
 /// XFS wants 300 MiB; the files are sparse.
 const SMALL_MIB: u64 = 320;
 const LARGE_MIB: u64 = 448;
@@ -102,26 +108,14 @@ fn sized(disk: &Path, mib: u64) -> Result<()> {
         .with_context(|| format!("size {}", disk.display()))
 }
 
-/// The guest's closure wants a volume `data`, which is the first; others are named as their file system.
-fn name(filesystem: &str) -> &str {
-    if filesystem == WRITTEN[0] {
-        "data"
-    } else {
-        filesystem
-    }
-}
-
-fn place(filesystem: &str) -> String {
-    format!("/seed/storage/{}", name(filesystem))
-}
-
-/// New volumes and a file on each; then the power goes.
+/// New volumes and a file on each; then the machine is switched off at once, which is to them as if the power went.
 async fn first(lab: &Lab, disks: &[PathBuf]) -> Result<()> {
     let mut guest = Guest::boot(lab, "kata-1", disks, &WRITTEN).await?;
     let up = guest.pod.rs_up(&guest.kata).await;
     let running = guest.explain(up)?;
     guest.is_driven_by_kata().await?;
     guest.volumes(true).await?;
+    guest.pods_own().await?;
     for filesystem in WRITTEN {
         let place = place(filesystem);
         guest
@@ -136,9 +130,20 @@ async fn first(lab: &Lab, disks: &[PathBuf]) -> Result<()> {
          && test -b $disk && mkfs.erofs $disk /tmp/tree >/dev/null && sync || {{ echo {erofs}; false; }}"
     ))
     .await?;
+    // What would be stopped in an orderly end.
+    let stop = format!(
+        "/bin/sh -c \"echo stopped > {}/stopped\"",
+        place(WRITTEN[0])
+    );
+    guest
+        .sh(&format!(
+            "systemd-run -q -p RemainAfterExit=yes -p ExecStop='{stop}' true && sync"
+        ))
+        .await?;
     ensure!(running.is_whole(), "a call that waits has ended");
-    guest.machine.cut_power();
-    Ok(())
+    // The machine may take the answer with it.
+    let _ = guest.kata.signal(WORK, "", 9).await;
+    guest.machine.wait_for_end()
 }
 
 /// The same volumes, larger; everything that was synced is there. Ends with a signal, as a pod does.
@@ -149,12 +154,15 @@ async fn second(lab: &Lab, disks: &[PathBuf]) -> Result<()> {
     let running = guest.explain(up)?;
     guest.is_driven_by_kata().await?;
     guest.volumes(false).await?;
+    guest.pods_own().await?;
     for filesystem in WRITTEN {
         let place = place(filesystem);
         let kept = guest.sh(&format!("cat {place}/kept")).await?;
         ensure!(kept == "synced", "{place}/kept says {kept:?}");
+        let stopped = guest.sh(&format!("ls {place}")).await?;
+        ensure!(!stopped.contains("stopped"), "SIGKILL was an orderly end");
         let request = ResizeVolumeRequest {
-            volume_guest_path: place.clone(),
+            volume_guest_path: katas_place(filesystem),
             size: LARGE_MIB << 20,
             ..Default::default()
         };
@@ -167,6 +175,13 @@ async fn second(lab: &Lab, disks: &[PathBuf]) -> Result<()> {
             .await?;
         let size: u64 = size.parse().context("df")?;
         ensure!(size > SMALL_MIB, "{filesystem} has {size} MiB");
+        let request = VolumeStatsRequest {
+            volume_guest_path: katas_place(filesystem),
+            ..Default::default()
+        };
+        let told = guest.kata.agent.get_volume_stats(call_limit(), &request);
+        let told = told.await.context("GetVolumeStats")?;
+        ensure!(told.usage[0].total > SMALL_MIB << 20, "{told:?}");
     }
     let read = guest
         .sh(&format!("cat {}/file; ! touch {0}/new 2>&1", place(READ)))
@@ -208,6 +223,7 @@ async fn third(lab: &Lab) -> Result<()> {
     let up = guest.pod.rs_up(&guest.kata).await;
     let running = guest.explain(up)?;
     guest.is_driven_by_kata().await?;
+    guest.clock_and_chance().await?;
     guest.sh("logger -t kata-case the last line").await?;
     guest.terminate().await?;
     let down = guest.pod.rs_down(&guest.kata, running);
@@ -233,7 +249,9 @@ impl Guest {
         let mut machine = Machine::boot(lab, &lab.scratch(name), &PARAMETERS, HARDWARE, disks)?;
         let deadline = Instant::now() + limit::BOOT;
         let client = loop {
-            match hybrid_vsock(&machine.vsock(), ports::AGENT).await {
+            let socket = machine.vsock();
+            let dialled = timeout(limit::COMMAND, hybrid_vsock(&socket, ports::AGENT)).await;
+            match dialled.context("no answer to CONNECT").flatten() {
                 Ok(client) => break client,
                 Err(error) if Instant::now() > deadline || machine.has_ended()?.is_some() => {
                     bail!(
@@ -310,24 +328,69 @@ impl Guest {
         for volume in &status.volumes {
             let (name, problem) = (&volume.name, &volume.problem);
             ensure!(problem.is_empty(), "volume {name}: {problem}");
-            let wanted = made && name != READ;
             ensure!(
-                volume.created == wanted,
+                volume.created == made,
                 "volume {name}: made: {}",
                 volume.created
             );
         }
-        for storage in self.pod.storages.clone() {
-            let shown = format!("findmnt -no FSTYPE,OPTIONS {}", storage.mount_point);
-            let shown = self.sh(&shown).await?;
-            for wanted in [storage.fstype.as_str(), "nosuid", "nodev"] {
-                ensure!(shown.contains(wanted), "{}: {shown}", storage.mount_point);
+        let pairs = self.pod.storages.iter().zip(&self.pod.mounts);
+        let disks = pairs.filter(|(storage, _)| storage.driver == "blk");
+        let disks: Vec<_> = disks
+            .map(|(storage, mount)| (storage.clone(), mount.clone()))
+            .collect();
+        for (storage, mount) in &disks {
+            for place in [&storage.mount_point, &mount.destination] {
+                let shown = self
+                    .sh(&format!("findmnt -no FSTYPE,OPTIONS {place}"))
+                    .await?;
+                for wanted in [storage.fstype.as_str(), "nosuid", "nodev", "noatime"] {
+                    ensure!(shown.contains(wanted), "{place}: {shown}");
+                }
             }
         }
-        ensure!(
-            status.volumes.len() == self.pod.storages.len(),
-            "{status:?}"
-        );
+        ensure!(status.volumes.len() == disks.len(), "{status:?}");
+        let place = place(GROUPS);
+        let shown = self.sh(&format!("stat -c %g:%A {place}")).await?;
+        ensure!(shown == format!("{GROUP}:drwxrwsr-x"), "{place}: {shown}");
+        Ok(())
+    }
+
+    /// A pod's memory and its folder are where the engine wants them, and the same where the shim has them.
+    async fn pods_own(&mut self) -> Result<()> {
+        let kept = [(memory(), "tmpfs", "3777"), (folder(), "", "2777")];
+        for ((storage, mount), filesystem, mode) in kept {
+            let (source, place) = (&storage.mount_point, &mount.destination);
+            let shown = self
+                .sh(&format!(
+                    "echo kept > {place}/file; cat {source}/file; stat -c %g:%a {source} {place}; findmnt -no FSTYPE {place}"
+                ))
+                .await?;
+            let both = format!("kept\n{GROUP}:{mode}\n{GROUP}:{mode}\n{filesystem}");
+            ensure!(shown.starts_with(&both), "{place}: {shown}");
+        }
+        Ok(())
+    }
+
+    /// What a shim that starts guests from a template tells them: what time it is, and bytes that nobody else has.
+    async fn clock_and_chance(&mut self) -> Result<()> {
+        let bytes = ReseedRandomDevRequest {
+            data: vec![0x5e; 512],
+            ..Default::default()
+        };
+        let agent = self.kata.agent.clone();
+        let seeded = agent.reseed_random_dev(call_limit(), &bytes).await;
+        seeded.context("ReseedRandomDev")?;
+        let time = SetGuestDateTimeRequest {
+            Sec: LATER_S,
+            Usec: 250_000,
+            ..Default::default()
+        };
+        let set = agent.set_guest_date_time(call_limit(), &time).await;
+        set.context("SetGuestDateTime")?;
+        let now: i64 = self.sh("date +%s").await?.parse().context("date")?;
+        let since = now - LATER_S;
+        ensure!((0..3600).contains(&since), "the guest's clock says {now}");
         Ok(())
     }
 
@@ -355,29 +418,4 @@ async fn log_port(socket: &Path) -> Result<()> {
     timeout(limit::LOG_LINE, read)
         .await
         .context("the log port")?
-}
-
-fn volume(index: usize, filesystem: &str) -> Storage {
-    let source = Machine::pci_path(index);
-    let mut storage = storage("blk", &source, filesystem, &place(filesystem), &["noatime"]);
-    storage.driver_options = vec![format!("name={}", name(filesystem))];
-    storage
-}
-
-fn pod(storages: Vec<Storage>) -> Pod {
-    let shm = ["noexec", "mode=1777", "size=1048576"];
-    let place = "/run/kata-containers/sandbox/shm";
-    Pod {
-        id: "1d0c5bf4a0ee".into(),
-        container: WORK.into(),
-        hardware: HARDWARE.into(),
-        address: "10.0.2.15/24".into(),
-        gateway: "10.0.2.2".into(),
-        dns: "nameserver 10.0.2.3".into(),
-        pod_storages: vec![storage("ephemeral", "shm", "tmpfs", place, &shm)],
-        storages,
-        env: vec!["GREETING=hello \"kata\"".into(), "PATH=/nowhere".into()],
-        copies: "/run/kata-containers/shared/containers".into(),
-        cpus: 2,
-    }
 }
