@@ -21,11 +21,15 @@
     "virtio_pci"
     "virtiofs"
   ];
-  # The kernel loads nothing by itself for these two: entropy, and the way to the host.
   boot.initrd.kernelModules = [
+    # The kernel loads nothing by itself for these two: entropy, and the way to the host.
     "virtio_rng"
     "vmw_vsock_virtio_transport"
+    # A share is no device that a mount unit could wait for: its drivers are there before it, since udev may be late.
+    "virtio_pci"
+    "virtiofs"
   ];
+  boot.initrd.systemd.services.systemd-modules-load.before = [ "sysroot.mount" ];
   # What volumes may hold; the agent brings the programs for it.
   boot.supportedFilesystems.ext4 = lib.mkDefault true;
 }

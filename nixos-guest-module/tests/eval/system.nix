@@ -151,6 +151,26 @@ in
           ];
       want = [ ];
     };
+    "the drivers of the shared root are there before it is mounted" = {
+      got =
+        let
+          inherit (plain.config.boot) initrd;
+          unit = initrd.systemd.units."systemd-modules-load.service";
+        in
+        [
+          (lib.subtractLists initrd.kernelModules [
+            "virtio_pci"
+            "virtiofs"
+          ])
+          (lib.hasInfix "Before=sysroot.mount" unit.text)
+          unit.overrideStrategy
+        ];
+      want = [
+        [ ]
+        true
+        "asDropinIfExists"
+      ];
+    };
     "an owner's own root wins, such as a store that is an EROFS on a disk" = {
       got =
         let
