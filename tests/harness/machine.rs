@@ -4,7 +4,6 @@
 //! The disks are files of the caller's and stay.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -50,8 +49,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts a VM with the closure's parameters and `parameters` on its command line, a link with `hardware` as its
-    /// address, and `disks` at the PCI paths that [`Machine::pci_path`] says. `folder` must be new. Blocks until the guest's kernel has
-    /// its vsock.
+    /// address, and `disks` at the PCI paths that [`Machine::pci_path`] says. `folder` must be new.
     pub fn boot(
         lab: &Lab,
         folder: &Path,
@@ -145,16 +143,7 @@ impl Machine {
             .stdout(log.try_clone()?)
             .stderr(log);
         let qemu = qemu.spawn().context("start QEMU")?;
-        let rings = device.id();
         machine.children = vec![qemu, share, device];
-        until("the guest's vsock", limit::BOOT, || {
-            ensure!(
-                machine.has_ended()?.is_none(),
-                "QEMU ended:\n{}",
-                machine.console()
-            );
-            has_rings(rings)
-        })?;
         Ok(machine)
     }
 
@@ -220,27 +209,6 @@ impl Drop for Machine {
             let _ = child.wait();
         }
     }
-}
-
-/// True when the vsock daemon has the guest's rings: it then waits for the kicks of the first two, which its epoll
-/// (`proc_pid_fdinfo(5)`) has under the numbers 0 and 1. Whoever connects while it has the guest's memory and no rings yet ends its worker,
-/// and nobody is heard any more (`VhostUserVsockThread::process_rx_queue` of vhost-device-vsock 0.3.0).
-fn has_rings(daemon: u32) -> Result<Option<()>> {
-    let folder = format!("/proc/{daemon}/fdinfo");
-    let mut kicks = BTreeSet::new();
-    for file in fs::read_dir(&folder).with_context(|| format!("list {folder}"))? {
-        // One that was closed meanwhile says nothing.
-        let text = fs::read_to_string(file?.path()).unwrap_or_default();
-        for line in text.lines().filter(|line| line.starts_with("tfd:")) {
-            let mut words = line.split_whitespace();
-            let data = words.find(|word| *word == "data:").and(words.next());
-            kicks.extend(
-                data.filter(|data| matches!(*data, "0" | "1"))
-                    .map(str::to_owned),
-            );
-        }
-    }
-    Ok((kicks.len() == 2).then_some(()))
 }
 
 /// What of the closure's bootspec is needed.
