@@ -307,6 +307,45 @@ fn a_restored_snapshot_goes_on_with_what_was_logged_since() {
 }
 
 #[test]
+fn a_restored_snapshot_with_an_old_clock_still_knows_what_it_had() {
+    let mut machine = Machine::new();
+    let mut writer = machine.create("var", "system.journal", PERSISTENT);
+    let now = |number: u64| match number {
+        1..=30 => head(number, 1, number),
+        // Entries 31 to 40 are others than the caller has, and look as old.
+        31..=45 => EntryHead {
+            xor_hash: 1,
+            ..head(number, 1, number - 5)
+        },
+        _ => EntryHead {
+            realtime_us: 5_000_000,
+            ..head(number, 1, number)
+        },
+    };
+    for number in 1..=46 {
+        writer.append(&now(number), &[format!("MESSAGE={number}").as_bytes()]);
+    }
+    for number in 1..=40 {
+        let held = head(number, 1, number);
+        let mut position = Position {
+            seqnum_id: PERSISTENT,
+            seqnum: number,
+            mark: Some((&held).into()),
+        };
+        let mut journal = machine.journal().in_boot([1; 16]);
+        let (got, outcomes) = read(&mut journal, &mut position);
+        // What is not known any more is told from what is: who asks with older positions finds where they part.
+        assert_eq!(was_reset(&outcomes), number > 30, "after {number}");
+        if number <= 30 {
+            let all: Vec<_> = (number + 1..=46).map(|number| number.to_string()).collect();
+            assert_eq!((got, gaps(&outcomes)), (all, vec![]), "after {number}");
+        } else {
+            assert_eq!(got.last().map(String::as_str), Some("46"));
+        }
+    }
+}
+
+#[test]
 fn a_killed_machine_whose_clock_was_set_back_doubles_nothing() {
     // The clock goes back behind entry 20, and no later entry reaches the disk.
     let write = |writer: &mut Writer, numbers: std::ops::RangeInclusive<u64>| {

@@ -12,6 +12,7 @@
 //! | [`ahead`] | the requests that are under way: two, so that the guest never waits for the host |
 //! | [`namespaces`] | the folders of the guest's journal namespaces, each a log of its own |
 //! | [`batch`] | one batch against the position: duplicates, gaps, what cannot be |
+//! | [`rejoin`] | where a machine that was restored within its boot has other entries than the log |
 //! | [`segment`], [`crc`], [`pack`] | the form of one segment file: frames, checksums, the torn tail, compression |
 //! | [`store`] | a folder of segments: one writer, rotation, the cap |
 //! | [`reader`] | reads a folder of segments, from the start, from the end, and on as it grows |
@@ -39,6 +40,7 @@ pub mod namespaces;
 pub mod pack;
 pub mod puller;
 pub mod reader;
+mod rejoin;
 pub mod render;
 pub mod segment;
 pub mod show;

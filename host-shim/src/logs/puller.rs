@@ -30,6 +30,7 @@ use super::{
     fifo::{self, Output, Progress},
     namespaces::{self, MAX_KEPT},
     reader::Reader,
+    rejoin,
     segment::Frame,
     store::{Limits, Store},
 };
@@ -334,10 +335,22 @@ impl<S: JournalSource> Puller<S> {
         }
     }
 
-    async fn take(&mut self, store: &mut Store, batch: JournalBatch) -> Took {
+    async fn take(&mut self, store: &mut Store, mut batch: JournalBatch) -> Took {
+        let mut held = store.position();
+        let parts = rejoin::is_wanted(&held, &batch);
+        if parts {
+            match rejoin::find(&self.dir, &held, &mut self.ahead).await {
+                Ok(Some(found)) => (held, batch) = found,
+                Ok(None) => {}
+                Err(error) => return Took::Refused(chain(&error)),
+            }
+        }
         let tail = batch.tail_seqnum;
-        let (frame, dropped) = match batch::accept(store.position(), batch) {
-            Accepted::Frame(frame, dropped) => (frame, dropped),
+        let (frame, dropped) = match batch::accept(held, batch) {
+            Accepted::Frame(mut frame, dropped) => {
+                frame.reset |= parts;
+                (frame, dropped)
+            }
             Accepted::Nothing => {
                 self.note_lag(0);
                 return Took::Nothing;

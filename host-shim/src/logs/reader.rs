@@ -74,6 +74,16 @@ impl Reader {
         }
     }
 
+    /// Begins with the frame at this place of a segment.
+    pub(super) fn at(dir: &Path, number: u64, offset: u64) -> Result<Self, ReadError> {
+        let path = path_of(dir, number);
+        let open = Open::new(&path, number, offset).map_err(|source| fault(&path, source))?;
+        Ok(Self {
+            open,
+            ..Self::from_start(dir)
+        })
+    }
+
     /// Begins behind the newest frame.
     pub fn from_end(dir: &Path) -> Result<Self, ReadError> {
         tail(dir, 0, |_| 0).map(|tail| tail.reader)
@@ -281,6 +291,38 @@ pub fn boots(dir: &Path) -> Result<Vec<[u8; 16]>, ReadError> {
     Ok(boots)
 }
 
+/// The frames of a segment in which the last run of a stream's numbers is.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// Where those begin that end with an entry.
+    pub(super) places: Vec<u64>,
+    /// What comes before them, in this segment or before it, is of another run.
+    pub(super) begins_here: bool,
+}
+
+/// Looks for the frames of a segment since it began anew, or another stream ended.
+pub(super) fn last_run(dir: &Path, number: u64, seqnum_id: [u8; 16]) -> Result<Run, ReadError> {
+    let path = path_of(dir, number);
+    let mut run = Run::default();
+    let open = Open::new(&path, number, FILE_HEADER_BYTES);
+    let Some(mut open) = open.map_err(|source| fault(&path, source))? else {
+        return Ok(run);
+    };
+    let io = |source: io::Error| fault(&path, source.into());
+    while let Next::Frame(frame, size) = segment::read_head(&mut open.file).map_err(io)? {
+        let is_other = frame.seqnum_id != seqnum_id;
+        if is_other || frame.reset {
+            run.places.clear();
+            run.begins_here = true;
+        }
+        if !is_other && frame.count > 0 {
+            run.places.push(open.offset);
+        }
+        open.offset += size;
+    }
+    Ok(run)
+}
+
 impl Open {
     fn seek(&mut self, offset: u64) -> io::Result<()> {
         self.offset = offset;
@@ -327,14 +369,11 @@ mod tests {
     use std::fs;
 
     use super::{
-        super::store::{Limits, Store, tests::frame},
+        super::store::{
+            Limits, Store,
+            tests::{SMALL, frame},
+        },
         *,
-    };
-
-    const SMALL: Limits = Limits {
-        segment_bytes: 1000,
-        total_bytes: 1 << 20,
-        ..Limits::DEFAULT
     };
 
     fn lasts(reader: &mut Reader) -> Vec<u64> {

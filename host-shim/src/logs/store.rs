@@ -354,6 +354,13 @@ fn scan(path: &Path) -> Result<Scanned, StoreError> {
 pub(super) mod tests {
     use super::*;
 
+    /// A few frames fill a segment.
+    pub(in crate::logs) const SMALL: Limits = Limits {
+        segment_bytes: 1000,
+        total_bytes: 1 << 20,
+        ..Limits::DEFAULT
+    };
+
     pub(in crate::logs) fn frame(last: u64, bytes: usize) -> Frame {
         Frame {
             seqnum_id: [1; 16],
