@@ -15,7 +15,7 @@ const LINE: &str = "processors and memory are online";
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_journald_that_is_stuck_holds_up_no_call_and_no_end() {
+fn a_journald_that_is_stuck_holds_up_no_call_no_end_and_no_start() {
     let root = match guest_root() {
         _ if crate::missing().is_none() => return,
         Ok(root) => root,
@@ -63,6 +63,17 @@ fn a_journald_that_is_stuck_holds_up_no_call_and_no_end() {
     container.run(&["systemctl", "stop", UNIT]).unwrap();
     let result = ["systemctl", "show", "--value", "-p", "Result", UNIT];
     assert_eq!(container.run(&result).unwrap().trim(), "success");
+    // Nor the next one's start.
+    container.serve(UNIT, SOCKET, AGAIN).unwrap();
+    wait_for("an agent that answers", AGAIN, || {
+        // The old one's socket may still be there.
+        let answered = runtime.block_on(async {
+            let kata = Kata::new(unix(&container.inside(SOCKET)).await.ok()?);
+            kata.check().await.ok()
+        });
+        Ok(answered == Some(true))
+    })
+    .unwrap();
     tell_journald(&container, "CONT");
 }
 
