@@ -20,7 +20,7 @@ use rustix::{
 };
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{epoll::EventSet, eventfd::EventFd};
 
@@ -30,6 +30,8 @@ use super::{
 };
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+/// The memory as it is now.
+type Snapshot = <Memory as GuestAddressSpace>::T;
 
 /// The rings: to the guest, from it, and one for events that there are none of, which QEMU keeps to itself.
 const TO_GUEST: usize = 0;
@@ -166,17 +168,8 @@ impl Device {
                 break;
             }
             let memory = memory.memory();
-            let queue = ring.get_queue_mut();
-            let chain = queue
-                .iter(memory.clone())
-                .ok()
-                .and_then(|mut all| all.next());
-            let Some(chain) = chain else {
-                // Asked to call again; whether something came meanwhile is the answer.
-                match ring.enable_notification() {
-                    Ok(true) => continue,
-                    Ok(false) | Err(_) => break,
-                }
+            let Some(chain) = next_entry(&mut ring, &memory) else {
+                break;
             };
             let head = chain.head_index();
             if let Ok(mut reader) = chain.reader(&memory) {
@@ -211,15 +204,8 @@ impl Device {
                 break;
             }
             let memory = memory.memory();
-            let queue = ring.get_queue_mut();
-            let Ok(mut room) = queue.iter(memory.clone()) else {
+            let Some(chain) = next_entry(&mut ring, &memory) else {
                 break;
-            };
-            let Some(chain) = room.next() else {
-                match ring.enable_notification() {
-                    Ok(true) => continue,
-                    Ok(false) | Err(_) => break,
-                }
             };
             let head = chain.head_index();
             let Ok(mut writer) = chain.writer(&memory) else {
@@ -232,7 +218,7 @@ impl Device {
             };
             let for_data = for_data.min(self.data.len());
             let Some(header) = self.hub.next(&mut self.data[..for_data]) else {
-                room.go_to_previous_position();
+                ring.get_queue_mut().go_to_previous_position();
                 break;
             };
             let count = usize::try_from(header.len).unwrap_or(0).min(for_data);
@@ -250,6 +236,22 @@ impl Device {
         }
         gave
     }
+}
+
+/// The next entry of a ring. Where there is none the guest is asked to call; what it gave before it could know that is
+/// looked for once: a ring that the guest broke says for ever that there is more.
+fn next_entry(ring: &mut VringState, memory: &Snapshot) -> Option<DescriptorChain<Snapshot>> {
+    let found = entry(ring, memory);
+    if found.is_some() {
+        return found;
+    }
+    let more = ring.enable_notification().unwrap_or(false);
+    if more { entry(ring, memory) } else { None }
+}
+
+fn entry(ring: &mut VringState, memory: &Snapshot) -> Option<DescriptorChain<Snapshot>> {
+    let mut entries = ring.get_queue_mut().iter(memory.clone()).ok()?;
+    entries.next()
 }
 
 /// Gives an entry of a ring back to the guest, and calls it where it wants that.

@@ -117,6 +117,15 @@ impl Guest {
         true
     }
 
+    /// Says, until the next packet, that there are more than a ring has room for.
+    pub(crate) fn mislead(&mut self) {
+        let sent = self.tx.sent;
+        self.tx.sent = sent.wrapping_add(1000);
+        self.tx.send(&self.machine.memory, 0);
+        self.tx.kick();
+        self.tx.sent = sent;
+    }
+
     pub(crate) fn send(&mut self, packet: Packet, data: &[u8]) {
         let until = Instant::now() + LIMIT;
         while !self.try_send(packet, data, true) {

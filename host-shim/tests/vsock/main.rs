@@ -376,3 +376,15 @@ fn whatever_a_guest_sends_the_others_are_served() {
     assert_eq!(read(&mut stream, 4), b"here");
     device.end(guest);
 }
+
+#[test]
+fn a_ring_that_cannot_be_keeps_nobody_busy() {
+    let (device, mut guest) = Device::start();
+    let (mut stream, on) = device.connected(&mut guest);
+    guest.mislead();
+    stream.write_all(b"still").unwrap();
+    assert_eq!(guest.hear_of(DATA).1, b"still");
+    guest.send(on.with(DATA), b"here");
+    assert_eq!(read(&mut stream, 4), b"here");
+    device.end(guest);
+}
