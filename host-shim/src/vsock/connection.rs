@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use super::packet::{HOST_CID, Header, STREAM};
+use super::packet::{BOTH_WAYS, HOST_CID, Header, STREAM};
 
 /// How much of what the guest sends is kept for a slow reader, for each connection. It may not send more.
 pub(super) const BUFFER_BYTES: u32 = 128 * 1024;
@@ -30,6 +30,8 @@ pub(super) enum State {
     Open,
     /// The guest sends nothing more and takes nothing more: it ends when the reader on the host has all.
     Closing,
+    /// The same, and the guest has forgotten it: Linux waits eight seconds for a slow reader.
+    Forgotten,
     /// The host's end is gone, and the guest was told. It is the guest's to forget.
     Over,
 }
@@ -58,6 +60,8 @@ pub(super) struct Connection {
     pub(super) starved: bool,
     /// The other end of the stream is closed: nothing new comes of waiting for it.
     pub(super) hung_up: bool,
+    /// The ways that the guest said are over.
+    over: u32,
     /// Nobody takes what the guest sends.
     deaf: bool,
     /// What the reader on the host has not taken yet.
@@ -83,6 +87,7 @@ impl Connection {
             queued: false,
             starved: false,
             hung_up: false,
+            over: 0,
             deaf: false,
             waiting: VecDeque::new(),
             own: 0,
@@ -115,6 +120,12 @@ impl Connection {
     pub(super) fn hear_of_room(&mut self, header: &Header) {
         self.their_buffer = header.buffer;
         self.they_passed_on = header.passed_on;
+    }
+
+    /// The guest says which ways are over; what it said before stays said. Whether both are.
+    pub(super) fn hear_of_end(&mut self, flags: u32) -> bool {
+        self.over |= flags & BOTH_WAYS;
+        self.over == BOTH_WAYS
     }
 
     fn room(&self) -> u32 {

@@ -237,12 +237,13 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(&ports) else {
             return match header.op {
                 op::REQUEST => self.call(ports, header),
-                op::RESET => {}
                 _ => self.refuse(header),
             };
         };
         connection.hear_of_room(header);
         match (header.op, connection.state) {
+            (_, State::Forgotten) => return self.refuse(header),
+            (op::RESET, State::Closing) => connection.state = State::Forgotten,
             (op::RESET | op::REQUEST, _) => return self.forget(ports, header.op == op::REQUEST),
             (op::RESPONSE, State::Asked) => {
                 connection.state = State::Open;
@@ -260,10 +261,13 @@ impl Hub {
                 self.replies.push_back(update);
             }
             (op::SHUTDOWN, State::Over) => return self.reset(ports),
-            (op::SHUTDOWN, _) if header.flags & BOTH_WAYS == BOTH_WAYS => {
-                connection.state = State::Closing;
+            (op::SHUTDOWN, _) => {
+                if connection.hear_of_end(header.flags) {
+                    connection.state = State::Closing;
+                }
+                // One way only is not passed on.
             }
-            // One way only is not passed on. The rest tells of room, or is out of turn.
+            // The rest tells of room, or is out of turn.
             _ => {}
         }
         self.settle(ports);
@@ -274,10 +278,12 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(&ports) else {
             return;
         };
-        if connection.state == State::Closing && !connection.has_waiting() {
-            return self.reset(ports);
+        let is_last = matches!(connection.state, State::Closing | State::Forgotten);
+        if is_last && !connection.has_waiting() {
+            let tell = connection.state == State::Closing;
+            return self.forget(ports, tell);
         }
-        if connection.owes_room() {
+        if connection.owes_room() && connection.state != State::Forgotten {
             let update = connection.header(self.cid, op::CREDIT_UPDATE);
             self.replies.push_back(update);
         }
@@ -328,8 +334,11 @@ impl Hub {
         Ok(socket.into())
     }
 
-    /// The answer to a packet that belongs nowhere.
+    /// The answer to a packet that belongs nowhere. One that says just that has none.
     fn refuse(&mut self, header: &Header) {
+        if header.op == op::RESET {
+            return;
+        }
         self.replies.push_back(Header {
             from_cid: header.to_cid,
             to_cid: header.from_cid,

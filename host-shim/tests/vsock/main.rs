@@ -102,6 +102,27 @@ fn hear_bytes(guest: &mut Guest, on: Packet, count: usize) -> Vec<u8> {
     all
 }
 
+fn pattern() -> impl Iterator<Item = u8> {
+    (0..).map(|number: u32| number.to_le_bytes()[0])
+}
+
+/// Sends what the guest may while nobody reads. How much that was, and what the guest was told last.
+fn fill(guest: &mut Guest, on: Packet) -> (u32, Packet) {
+    guest.send(on.with(CREDIT_REQUEST), b"");
+    let mut allowed = guest.hear_of(CREDIT_UPDATE).0;
+    let mut sent = 0_u32;
+    let mut pattern = pattern();
+    while sent - allowed.passed_on < allowed.buffer {
+        let data: Vec<u8> = pattern.by_ref().take(4096).collect();
+        guest.send(on.with(DATA), &data);
+        sent += 4096;
+        while let Some((packet, _)) = guest.hear_within(Duration::from_millis(2)) {
+            allowed = packet;
+        }
+    }
+    (sent, allowed)
+}
+
 #[test]
 fn the_host_calls_and_both_speak_and_the_end_is_told() {
     let (device, mut guest) = Device::start();
@@ -285,22 +306,10 @@ fn each_side_sends_no_more_than_the_other_has_room_for() {
 
     // The other way: nobody reads, until what is allowed is full.
     let (mut reader, on) = device.connected(&mut guest);
-    guest.send(on.with(CREDIT_REQUEST), b"");
-    let mut allowed = guest.hear_of(CREDIT_UPDATE).0;
-    let mut sent = 0_u32;
-    let mut pattern = (0..).map(|number: u32| number.to_le_bytes()[0]);
-    while sent - allowed.passed_on < allowed.buffer {
-        let data: Vec<u8> = pattern.by_ref().take(4096).collect();
-        guest.send(on.with(DATA), &data);
-        sent += 4096;
-        while let Some((packet, _)) = guest.hear_within(Duration::from_millis(2)) {
-            allowed = packet;
-        }
-    }
+    let (sent, mut allowed) = fill(&mut guest, on);
     let count = usize::try_from(sent).unwrap();
     let came = read(&mut reader, count);
-    let wanted = (0..).map(|number: u32| number.to_le_bytes()[0]);
-    assert!(came.iter().copied().eq(wanted.take(count)));
+    assert!(came.into_iter().eq(pattern().take(count)));
     // All of it was passed on, and the guest hears of it by itself.
     while allowed.passed_on + allowed.buffer / 2 < sent {
         allowed = guest.hear_of(CREDIT_UPDATE).0;
@@ -335,6 +344,27 @@ fn a_device_that_moves_no_packets_any_more_ends() {
     let error = device.join().unwrap().unwrap_err().to_string();
     assert_eq!(error, "the thread that moves the packets has ended");
     child.wait().unwrap();
+}
+
+#[test]
+fn a_slow_reader_gets_all_of_a_guest_that_lost_patience() {
+    let (device, mut guest) = Device::start();
+    let (mut reader, on) = device.connected(&mut guest);
+    let (sent, _) = fill(&mut guest, on);
+    // One way after the other, and then what Linux does when that has no answer in eight seconds.
+    for flags in [1, 2] {
+        let shutdown = on.with(SHUTDOWN);
+        guest.send(Packet { flags, ..shutdown }, b"");
+    }
+    guest.send(on.with(RESET), b"");
+    guest.send(on.with(CREDIT_REQUEST), b"");
+    assert_eq!(guest.hear_of(RESET).0.host, on.host);
+    let mut came = Vec::new();
+    reader.read_to_end(&mut came).unwrap();
+    let count = usize::try_from(sent).unwrap();
+    assert!(came.into_iter().eq(pattern().take(count)));
+    device.connected(&mut guest);
+    device.end(guest);
 }
 
 #[test]
