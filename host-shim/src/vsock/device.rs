@@ -177,13 +177,16 @@ impl Device {
                 if reader.read_exact(&mut bytes).is_ok() {
                     let header = Header::parse(&bytes);
                     let count = usize::try_from(header.len).unwrap_or(usize::MAX);
-                    // A packet that is shorter than it says, or longer than any, is none.
-                    let data = self.data.get_mut(..count);
-                    if let Some(data) = data.filter(|_| count <= reader.available_bytes())
+                    // A stream has no holes: one that is shorter than it says, or longer than any, ends it.
+                    let data = if let Some(data) = self.data.get_mut(..count)
+                        && count <= reader.available_bytes()
                         && reader.read_exact(data).is_ok()
                     {
-                        self.hub.take(&header, data);
-                    }
+                        Some(&*data)
+                    } else {
+                        None
+                    };
+                    self.hub.take(&header, data);
                 }
             }
             give_back(&mut ring, head, 0);

@@ -222,8 +222,8 @@ impl Hub {
         self.settle(ports);
     }
 
-    /// A packet of the guest.
-    pub(super) fn take(&mut self, header: &Header, data: &[u8]) {
+    /// A packet of the guest; without data where that is not what the header says.
+    pub(super) fn take(&mut self, header: &Header, data: Option<&[u8]>) {
         if header.from_cid != self.cid || header.to_cid != HOST_CID {
             return;
         }
@@ -251,7 +251,7 @@ impl Hub {
             }
             (_, State::Asked) => return self.reset(ports),
             (op::DATA, State::Open | State::Over) => {
-                let fits = connection.take(data);
+                let fits = data.is_some_and(|data| connection.take(data));
                 if !fits {
                     return self.reset(ports);
                 }

@@ -408,6 +408,21 @@ fn whatever_a_guest_sends_the_others_are_served() {
 }
 
 #[test]
+fn a_stream_whose_packet_is_cut_ends() {
+    let (device, mut guest) = Device::start();
+    for length in [5, 1 << 17] {
+        let (mut stream, on) = device.connected(&mut guest);
+        guest.send(on.with(DATA), b"good");
+        assert!(guest.send_bytes(&header(on.with(DATA), length), b"bad", true));
+        assert_eq!(guest.hear_of(RESET).0.host, on.host);
+        let mut came = String::new();
+        stream.read_to_string(&mut came).unwrap();
+        assert_eq!(came, "good");
+    }
+    device.end(guest);
+}
+
+#[test]
 fn a_ring_that_cannot_be_keeps_nobody_busy() {
     let (device, mut guest) = Device::start();
     let (mut stream, on) = device.connected(&mut guest);
