@@ -50,7 +50,7 @@ const MAX_DATA_BYTES: usize = 64 * 1024;
 /// `VIRTIO_F_VERSION_1` and `VIRTIO_RING_F_EVENT_IDX`.
 const FEATURES: u64 = 1 << 32 | 1 << 29;
 
-/// How often rings that were taken away are looked for.
+/// How often rings that were taken away are looked for, and a listener that could not accept is asked again.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How many ticks more there are when they came back: a kick while a ring was not enabled yet was for nobody.
@@ -108,6 +108,11 @@ impl Device {
         };
         timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &times)?;
         Ok(())
+    }
+
+    fn tick_on(&mut self) -> io::Result<()> {
+        self.ticks = MORE_TICKS;
+        self.tick(true)
     }
 
     /// Sees whether the machine has its rings with us. What comes of it holds only until the next packet is looked for.
@@ -302,8 +307,7 @@ impl VhostUserBackendMut for Device {
     /// guest said of them in that time is for nobody.
     fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
         self.memory = Some(memory);
-        self.ticks = MORE_TICKS;
-        self.tick(true)
+        self.tick_on()
     }
 
     /// An error would end the thread that calls it, for good: there are none but those of our own clock.
@@ -319,6 +323,9 @@ impl VhostUserBackendMut for Device {
             self.hear_clock()?;
             if self.runs {
                 self.hub.look()?;
+                if self.hub.rests() {
+                    self.tick_on()?;
+                }
             }
         }
         if self.runs {

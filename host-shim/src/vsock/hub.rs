@@ -61,7 +61,7 @@ pub(super) struct Hub {
     cid: u64,
     socket: PathBuf,
     listener: UnixListener,
-    /// It could not accept: it is asked again when a connection has gone.
+    /// It could not accept, for lack of files or memory: it is asked again at the next [`Hub::look`].
     listener_rests: bool,
     epoll: OwnedFd,
     callers: HashMap<u32, Caller>,
@@ -102,6 +102,11 @@ impl Hub {
         self.epoll.as_fd()
     }
 
+    /// Whether somebody may want in whom no event tells of any more.
+    pub(super) fn rests(&self) -> bool {
+        self.listener_rests
+    }
+
     /// Does what happened on the host ask for. Never blocks.
     pub(super) fn look(&mut self) -> io::Result<()> {
         let none = Event {
@@ -109,6 +114,9 @@ impl Hub {
             data: EventData::new_u64(0),
         };
         let mut events = [none; EVENTS];
+        if self.listener_rests {
+            self.listen_on();
+        }
         loop {
             let count = match epoll::wait(&self.epoll, &mut events, Some(&Timespec::default())) {
                 Err(rustix::io::Errno::INTR) => continue,
@@ -371,9 +379,6 @@ impl Hub {
             let reset = connection.header(self.cid, op::RESET);
             self.replies.push_back(reset);
         }
-        if self.listener_rests {
-            self.listen_on();
-        }
     }
 
     /// Whether the guest is to be listened to: what it says may want an answer.
@@ -418,7 +423,8 @@ impl Hub {
                 }
             }
         }
-        None
+        // What became of the last of them.
+        self.replies.pop_front()
     }
 }
 
