@@ -35,6 +35,10 @@ use super::{
 /// The most connections, callers that have not said where to included.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// The most connections that the guest called: nobody may be there to read what it sends, and of each a few hundred KiB
+/// are kept, by us and by the kernel.
+const MAX_CALLS: usize = 128;
+
 /// The most packets that wait for room, before the guest is listened to no more.
 const MAX_REPLIES: usize = 1024;
 
@@ -315,7 +319,8 @@ impl Hub {
     /// The guest calls a port of the host.
     fn call(&mut self, ports: Ports, header: &Header) {
         let is_full = self.callers.len() + self.connections.len() >= MAX_CONNECTIONS;
-        if ports.host == NO_PORT || is_full {
+        let calls = self.connections.keys().filter(|one| one.host < FIRST_PORT);
+        if ports.host >= FIRST_PORT || is_full || calls.count() >= MAX_CALLS {
             return self.refuse(header);
         }
         let Ok(stream) = self.dial(ports.host) else {

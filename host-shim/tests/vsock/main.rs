@@ -171,11 +171,17 @@ fn the_guest_calls_whoever_listens() {
     assert_eq!((on.op, on.host, on.guest), (RESPONSE, 1030, 7));
     guest.send(on.with(DATA), b"beacon");
     assert_eq!(read(&mut stream, 6), b"beacon");
-    for nobody in [1031, 2, u32::MAX] {
+    for nobody in [1031, 2, 1 << 30, u32::MAX] {
         guest.send(call(nobody, 7), b"");
         let refused = guest.hear().0;
         assert_eq!((refused.op, refused.host), (RESET, nobody));
     }
+    // Nobody takes these in; that ends before the host's memory does.
+    let mut calls = (8..1000).map(|port| {
+        guest.send(call(1030, port), b"");
+        guest.hear().0.op
+    });
+    assert!(calls.any(|answer| answer == RESET));
     device.end(guest);
 }
 
