@@ -2,6 +2,8 @@
 //! target is true when the input was taken, false when it was refused; a panic is a finding. The fuzzer runs these,
 //! and so do the crate's tests over the corpus.
 
+mod vsock;
+
 use std::{convert::Infallible, env, fs, path::PathBuf, process};
 
 use protobuf::Message;
@@ -25,8 +27,12 @@ use seed_shim::logs::{
 pub(crate) type Body = fn(&[u8]) -> bool;
 
 /// All of them. A corpus has the name of its target.
-pub(crate) const TARGETS: [(&str, Body); 3] =
-    [("segment", segment), ("block", block), ("batch", batch)];
+pub(crate) const TARGETS: [(&str, Body); 4] = [
+    ("segment", segment),
+    ("block", block),
+    ("batch", batch),
+    ("vsock", vsock::vsock),
+];
 
 /// Runs the target of this name.
 pub(crate) fn run(name: &str, input: &[u8]) -> bool {

@@ -60,8 +60,9 @@ struct Caller {
     said: Vec<u8>,
 }
 
+/// The connections of one guest.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub struct Hub {
     cid: u64,
     socket: PathBuf,
     listener: UnixListener,
@@ -80,7 +81,7 @@ pub(super) struct Hub {
 
 impl Hub {
     /// Listens on `socket`, for the guest with this address.
-    pub(super) fn listen(cid: u64, socket: &Path) -> io::Result<Self> {
+    pub fn listen(cid: u64, socket: &Path) -> io::Result<Self> {
         let listener = UnixListener::bind(socket)?;
         listener.set_nonblocking(true)?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -112,7 +113,7 @@ impl Hub {
     }
 
     /// Does what happened on the host ask for. Never blocks.
-    pub(super) fn look(&mut self) -> io::Result<()> {
+    pub fn look(&mut self) -> io::Result<()> {
         let none = Event {
             flags: EventFlags::empty(),
             data: EventData::new_u64(0),
@@ -235,7 +236,7 @@ impl Hub {
     }
 
     /// A packet of the guest; without data where that is not what the header says.
-    pub(super) fn take(&mut self, header: &Header, data: Option<&[u8]>) {
+    pub fn take(&mut self, header: &Header, data: Option<&[u8]>) {
         if header.from_cid != self.cid || header.to_cid != HOST_CID {
             return;
         }
@@ -387,17 +388,17 @@ impl Hub {
     }
 
     /// Whether the guest is to be listened to: what it says may want an answer.
-    pub(super) fn listens(&self) -> bool {
+    pub fn listens(&self) -> bool {
         self.replies.len() < MAX_REPLIES
     }
 
     /// Whether there may be a packet for the guest.
-    pub(super) fn may_speak(&self) -> bool {
+    pub fn may_speak(&self) -> bool {
         !(self.replies.is_empty() && self.queue.is_empty())
     }
 
     /// The next packet for the guest, with at most as much data as `buffer` takes, at its start.
-    pub(super) fn next(&mut self, buffer: &mut [u8]) -> Option<Header> {
+    pub fn next(&mut self, buffer: &mut [u8]) -> Option<Header> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }

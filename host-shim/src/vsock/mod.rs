@@ -7,8 +7,8 @@
 
 mod connection;
 mod device;
-mod hub;
-mod packet;
+pub mod hub;
+pub mod packet;
 
 use std::{
     io,

@@ -1,23 +1,30 @@
 //! The header of a vsock packet (virtio 1.2, section 5.10.6), and the words in it.
 
 /// What a header takes.
-pub(super) const HEADER_BYTES: usize = 44;
+pub const HEADER_BYTES: usize = 44;
 
 /// The host's address.
-pub(super) const HOST_CID: u64 = 2;
+pub const HOST_CID: u64 = 2;
 
 /// The one type that there is here: a stream of bytes.
-pub(super) const STREAM: u16 = 1;
+pub const STREAM: u16 = 1;
 
 /// `op` of a header.
-pub(super) mod op {
-    pub(crate) const REQUEST: u16 = 1;
-    pub(crate) const RESPONSE: u16 = 2;
-    pub(crate) const RESET: u16 = 3;
-    pub(crate) const SHUTDOWN: u16 = 4;
-    pub(crate) const DATA: u16 = 5;
-    pub(crate) const CREDIT_UPDATE: u16 = 6;
-    pub(crate) const CREDIT_REQUEST: u16 = 7;
+pub mod op {
+    /// Open a connection.
+    pub const REQUEST: u16 = 1;
+    /// It is open.
+    pub const RESPONSE: u16 = 2;
+    /// There is none, or none any more.
+    pub const RESET: u16 = 3;
+    /// Some ways of it are over.
+    pub const SHUTDOWN: u16 = 4;
+    /// Bytes.
+    pub const DATA: u16 = 5;
+    /// What the header says of room is all.
+    pub const CREDIT_UPDATE: u16 = 6;
+    /// The other side is to say that.
+    pub const CREDIT_REQUEST: u16 = 7;
 }
 
 /// `flags` of a shutdown: neither does the sender take anything more, nor does it send.
@@ -25,24 +32,32 @@ pub(super) const BOTH_WAYS: u32 = 3;
 
 /// The header. Numbers are little-endian on the wire.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) from_cid: u64,
-    pub(super) to_cid: u64,
-    pub(super) from_port: u32,
-    pub(super) to_port: u32,
+pub struct Header {
+    /// The sender's address.
+    pub from_cid: u64,
+    /// The receiver's.
+    pub to_cid: u64,
+    /// The sender's port.
+    pub from_port: u32,
+    /// The receiver's.
+    pub to_port: u32,
     /// How many bytes of data follow.
-    pub(super) len: u32,
-    pub(super) kind: u16,
-    pub(super) op: u16,
-    pub(super) flags: u32,
+    pub len: u32,
+    /// [`STREAM`].
+    pub kind: u16,
+    /// One of [`mod@op`].
+    pub op: u16,
+    /// Of a shutdown: 1, the sender takes nothing more; 2, it sends nothing more.
+    pub flags: u32,
     /// How much the sender buffers of this connection.
-    pub(super) buffer: u32,
+    pub buffer: u32,
     /// How much of what it got it has passed on, ever; wraps.
-    pub(super) passed_on: u32,
+    pub passed_on: u32,
 }
 
 impl Header {
-    pub(super) fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
+    /// Of the wire's bytes.
+    pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         let mut rest = &bytes[..];
         Self {
             from_cid: u64::from_le_bytes(take(&mut rest)),
@@ -58,7 +73,8 @@ impl Header {
         }
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    /// As on the wire.
+    pub fn bytes(&self) -> Vec<u8> {
         [
             &self.from_cid.to_le_bytes()[..],
             &self.to_cid.to_le_bytes(),

@@ -5,9 +5,12 @@ use seed_protocol::{
     journal::{BatchEncoder, EntryHead},
     seed::v1::{Gap, JournalBatch, gap::Reason},
 };
-use seed_shim::logs::{
-    pack::Compression,
-    segment::{Frame, GapReason, Mark, write_header},
+use seed_shim::{
+    logs::{
+        pack::Compression,
+        segment::{Frame, GapReason, Mark, write_header},
+    },
+    vsock::packet::{HOST_CID, Header, STREAM, op},
 };
 
 use super::bodies;
@@ -20,7 +23,7 @@ fn every_input_is_taken_or_refused_as_it_is_known_to_be() {
 
 #[test]
 fn the_corpus_is_what_is_written_today() {
-    for (name, bytes) in [blocks(), segments(), batches()].concat() {
+    for (name, bytes) in [blocks(), segments(), batches(), calls()].concat() {
         seed_corpus::keep(env!("CARGO_MANIFEST_DIR"), name, &bytes);
     }
 }
@@ -146,5 +149,50 @@ fn batches() -> Inputs {
         ("batch/good-broken-block", bytes(broken)),
         ("batch/bad-id", bytes(id)),
         ("batch/bad-nothing", bytes(JournalBatch::default())),
+    ]
+}
+
+/// Steps of guest and host, as `fuzz/vsock.rs` reads them.
+fn calls() -> Inputs {
+    // A caller is asked for, and answered.
+    let open: [u8; 11] = [0, 5, 5, 6, 2, 7, 0, 2, 0, 0, 0];
+    let after_open = |steps: &[&[u8]]| {
+        let mut all = open.to_vec();
+        all.extend(steps.concat());
+        all
+    };
+    let both: [&[u8]; 3] = [
+        &[7, 0, 5, 0, 0, 1, 2, 0, 4],
+        &[1, 0, 2, 5, 6, 200, 7, 0, 7, 0, 0, 0, 6, 0],
+        &[3, 0, 5, 6, 200],
+    ];
+    let (much, reads) = ([7, 0, 5, 0, 0, 128].repeat(4), [2, 0, 255, 5].repeat(3));
+    let slow: [&[u8]; 3] = [
+        &much[..],
+        &[7, 0, 4, 1, 0, 0, 7, 0, 4, 2, 0, 0, 7, 0, 3, 0, 0, 0],
+        &reads[..],
+    ];
+    let cut = Header {
+        from_cid: 3,
+        to_cid: HOST_CID,
+        from_port: 1_000_000,
+        to_port: (1 << 30) + 1,
+        len: 1 << 20,
+        kind: STREAM,
+        op: op::DATA,
+        ..Header::default()
+    }
+    .bytes();
+    let cut: [&[u8]; 3] = [&[8], &cut[..], &[6, 2]];
+    vec![
+        ("vsock/good-both", after_open(&both)),
+        ("vsock/good-slow", after_open(&slow)),
+        ("vsock/bad-cut", after_open(&cut)),
+        ("vsock/bad-call", vec![9, 7, 10, 0, 6, 2]),
+        (
+            "vsock/bad-stranger",
+            b"\x04\x06HELLO\n\x05\x05\x05".to_vec(),
+        ),
+        ("vsock/bad-nothing", Vec::new()),
     ]
 }
