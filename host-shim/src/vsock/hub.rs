@@ -274,11 +274,9 @@ impl Hub {
                 self.replies.push_back(update);
             }
             (op::SHUTDOWN, State::Over) => return self.reset(ports),
-            (op::SHUTDOWN, _) => {
-                if connection.hear_of_end(header.flags) {
-                    connection.state = State::Closing;
-                }
-                // One way only is not passed on.
+            // One way only is not passed on.
+            (op::SHUTDOWN, _) if connection.hear_of_end(header.flags) => {
+                connection.state = State::Closing;
             }
             // The rest tells of room, or is out of turn.
             _ => {}
