@@ -169,9 +169,6 @@ impl Device {
         while self.hub.listens() {
             // One packet for one lock, from the ring and back: nobody takes the ring away in the middle of one.
             let mut ring = ring.get_mut();
-            if !ring.get_queue().ready() {
-                break;
-            }
             let memory = memory.memory();
             let Some(chain) = next_entry(&mut ring, &memory) else {
                 break;
@@ -208,9 +205,6 @@ impl Device {
         let mut gave = false;
         while self.hub.may_speak() {
             let mut ring = ring.get_mut();
-            if !ring.get_queue().ready() {
-                break;
-            }
             let memory = memory.memory();
             let Some(chain) = next_entry(&mut ring, &memory) else {
                 break;
@@ -246,9 +240,12 @@ impl Device {
     }
 }
 
-/// The next entry of a ring. Where there is none the guest is asked to call; what it gave before it could know that is
-/// looked for once: a ring that the guest broke says for ever that there is more.
+/// The next entry of a ring that is there. Where there is none the guest is asked to call; what it gave before it could
+/// know that is looked for once: a ring that the guest broke says for ever that there is more.
 fn next_entry(ring: &mut VringState, memory: &Snapshot) -> Option<DescriptorChain<Snapshot>> {
+    if !ring.get_queue().ready() {
+        return None;
+    }
     let found = entry(ring, memory);
     if found.is_some() {
         return found;
