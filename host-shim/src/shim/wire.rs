@@ -14,8 +14,8 @@ use crate::{
 const TERMINATE: [u32; 6] = [15, 2, 3, 30, 37, 38];
 const SIGKILL: u32 = 9;
 
-/// Signals that a terminal sends to whatever runs in it, and that mean nothing to a machine.
-const MEANINGLESS: [u32; 2] = [28, 18];
+/// The highest number that a signal can have (signal(7)).
+const LAST_SIGNAL: u32 = 64;
 
 /// The mounts that make up the root.
 pub(super) fn mounts(request: &CreateTaskRequest) -> Vec<RootMount> {
@@ -74,14 +74,21 @@ pub(super) fn ended_of(response: &mut StateResponse, ended: &Ended) {
     response.exited_at = timestamp(ended.at);
 }
 
-/// What a signal to a machine asks for; nothing where it means nothing to one.
+/// What a signal to a machine asks for; nothing where it means nothing to one. That is no error, as it is none for a process
+/// that ignores it: an image may name any of them as its stop signal, and CRI comes to SIGKILL only where that could be sent.
 pub(super) fn meaning(signal: u32) -> Result<Option<Kill>, TaskError> {
     match signal {
         SIGKILL => Ok(Some(Kill::Now)),
         signal if TERMINATE.contains(&signal) => Ok(Some(Kill::Terminate)),
-        signal if MEANINGLESS.contains(&signal) => Ok(None),
+        1..=LAST_SIGNAL => {
+            tracing::warn!(
+                signal,
+                "signal means nothing to a machine: SIGTERM powers it off, SIGKILL ends it"
+            );
+            Ok(None)
+        }
         signal => Err(TaskError::Invalid(format!(
-            "signal {signal} means nothing to a machine: use SIGTERM or SIGKILL"
+            "{signal} is no signal: use SIGTERM or SIGKILL"
         ))),
     }
 }
@@ -96,10 +103,12 @@ mod tests {
             assert_eq!(meaning(signal).unwrap(), Some(Kill::Terminate), "{signal}");
         }
         assert_eq!(meaning(SIGKILL).unwrap(), Some(Kill::Now));
-        for signal in MEANINGLESS {
+        for signal in [1, 10, 18, 28, LAST_SIGNAL] {
             assert_eq!(meaning(signal).unwrap(), None, "{signal}");
         }
-        let refused = meaning(1).unwrap_err().to_string();
-        assert!(refused.contains("use SIGTERM or SIGKILL"), "{refused}");
+        for none in [0, LAST_SIGNAL + 1] {
+            let refused = meaning(none).unwrap_err().to_string();
+            assert!(refused.contains("use SIGTERM or SIGKILL"), "{refused}");
+        }
     }
 }
