@@ -1,7 +1,13 @@
 //! The machine from outside: what it uses, what it is given while it runs, its ports, and its identity as a file.
 
 use std::{
-    collections::BTreeSet, io::Read, net::TcpStream, os::unix::fs::PermissionsExt, process::Command,
+    collections::BTreeSet,
+    fs::{self, Permissions},
+    io::Read,
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,11 +20,49 @@ pub(crate) const NAMES: [&str; 1] =
 /// Boots a guest of its own, twice.
 pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     runner.case(NAMES[0], || {
-        lab.write_config("[growth]\nmax_memory_mib = 768")?;
+        let swtpm = talkative_swtpm(lab)?;
+        lab.write_config(&format!(
+            "[growth]\nmax_memory_mib = 768\n[programs]\nswtpm = {swtpm:?}"
+        ))?;
         let result = machine(lab);
         lab.write_config("")?;
         result
     });
+}
+
+/// The TPM's commands and answers, as swtpm sees them.
+fn tpm_log(lab: &Lab) -> PathBuf {
+    lab.scratch("tpm-log").join("swtpm.log")
+}
+
+/// A program that is swtpm, and logs each command.
+fn talkative_swtpm(lab: &Lab) -> Result<PathBuf> {
+    let log = tpm_log(lab);
+    let folder = log.parent().context("no folder")?;
+    fs::create_dir_all(folder)?;
+    // swtpm runs as a user of its own.
+    fs::set_permissions(folder, Permissions::from_mode(0o777))?;
+    let program = folder.join("swtpm");
+    let script = format!(
+        "#!/bin/sh\nexec swtpm \"$@\" --log level=20,file={}\n",
+        log.display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+    Ok(program)
+}
+
+/// The guest's last word to its TPM is TPM2_Shutdown(TPM_SU_CLEAR), after which nothing of its state is taken for lost.
+fn tpm_is_shut_down(lab: &Lab) -> Result<()> {
+    let log = fs::read_to_string(tpm_log(lab))?;
+    // Tag, length, and a code of TPM2's own: answers that are no error have none.
+    let is_order = |line: &&str| line.starts_with("80 0") && line.get(18..26) == Some("00 00 01");
+    let last = log.lines().map(str::trim).rfind(is_order);
+    ensure!(
+        last == Some("80 01 00 00 00 0C 00 00 01 45 00 00"),
+        "the TPM's last word is {last:?}"
+    );
+    Ok(())
 }
 
 fn machine(lab: &Lab) -> Result<()> {
@@ -82,7 +126,7 @@ fn unprivileged(instance: &Instance<'_>) -> Result<()> {
         let process = processes.iter().find(|one| one["name"] == name);
         let pid = process.and_then(|one| one["pid"].as_u64());
         let pid = pid.with_context(|| format!("no {name} in {status}"))?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |key: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(key));
             value.map(|value| value.split_whitespace().collect::<Vec<_>>())
@@ -163,8 +207,9 @@ fn identity(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
         "{text}"
     );
     instance.stop()?;
+    tpm_is_shut_down(lab)?;
     lab.seed_ok(&["tpm", "backup", name, &path], limit::COMMAND)?;
-    let mode = std::fs::metadata(&file)?.permissions().mode();
+    let mode = fs::metadata(&file)?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "the backup's mode is {mode:o}");
     let list = Command::new("tar").args(["-tf", &path]).output()?;
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
