@@ -18,7 +18,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{cli::Target, state_file::StateFile};
+use super::{cli::Target, state_file::Left};
 use crate::{
     config::Config,
     kept,
@@ -62,10 +62,9 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
         Some(bundle) => bundle.clone(),
         None => env::current_dir().map_err(DeleteError::Directory)?,
     };
-    let state = StateFile::read(&bundle).ok();
-    let config = match &state {
-        Some(state) => state.config.clone(),
-        None => Config::load(None).unwrap_or_default(),
+    let (config, socket) = match Left::read(&bundle) {
+        Ok(Left { config, socket }) => (Config::from(config), Some(socket)),
+        Err(_) => (Config::load(None).unwrap_or_default(), None),
     };
     let paths = kept::paths(Paths::new(&config).instance(&target.namespace, &target.id));
     let pids = read_pids(&paths);
@@ -74,7 +73,6 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     if begun.elapsed() < RECLAIM_WITHIN {
         tpm::reclaim(&paths);
     }
-    let socket = state.map(|state| state.socket);
     remove(&paths, socket.as_deref());
     let record = ExitRecord::read(&bundle);
     let vmm = pids
@@ -173,7 +171,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::names::{ContainerId, Namespace};
+    use crate::{
+        names::{ContainerId, Namespace},
+        shim::state_file::StateFile,
+    };
 
     #[test]
     fn what_a_dead_shim_left_is_removed_and_a_second_call_is_harmless() {

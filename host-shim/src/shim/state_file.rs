@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::config::Config;
@@ -57,11 +57,82 @@ impl StateFile {
 
     /// Reads it from `bundle`.
     pub fn read(bundle: &Path) -> Result<Self, StateFileError> {
-        let path = bundle.join(FILE);
-        let bytes = fs::read(&path).map_err(|source| StateFileError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        serde_json::from_slice(&bytes).map_err(|source| StateFileError::Damaged { path, source })
+        read(bundle)
+    }
+}
+
+/// What a clean-up needs of it. A shim of another release may have written it, whose configuration had other keys: those are
+/// passed over.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Left {
+    /// Where the instance is.
+    pub config: Folders,
+    /// The socket of the Task API.
+    pub socket: PathBuf,
+}
+
+/// The folders of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Folders {
+    run_dir: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl Left {
+    /// Reads it from `bundle`.
+    pub fn read(bundle: &Path) -> Result<Self, StateFileError> {
+        read(bundle)
+    }
+}
+
+impl From<Folders> for Config {
+    /// With the defaults in place of all else.
+    fn from(folders: Folders) -> Self {
+        let Folders { run_dir, state_dir } = folders;
+        Self {
+            run_dir,
+            state_dir,
+            ..Self::default()
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(bundle: &Path) -> Result<T, StateFileError> {
+    let path = bundle.join(FILE);
+    let bytes = fs::read(&path).map_err(|source| StateFileError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| StateFileError::Damaged { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shim_of_another_release_wrote_is_enough_for_a_clean_up() {
+        let bundle = tempfile::tempdir().unwrap();
+        let config = Config {
+            run_dir: "/elsewhere/run".into(),
+            state_dir: "/elsewhere/state".into(),
+            ..Config::default()
+        };
+        let written = StateFile {
+            config: config.clone(),
+            socket: "/elsewhere/socket".into(),
+        };
+        written.write(bundle.path()).unwrap();
+        assert_eq!(StateFile::read(bundle.path()).unwrap(), written);
+
+        let mut other = serde_json::to_value(&written).unwrap();
+        other["config"]["programs"]["of_another_release"] = "program".into();
+        other["config"]["of_another_release"] = 1.into();
+        fs::write(bundle.path().join(FILE), other.to_string()).unwrap();
+        let refused = StateFile::read(bundle.path()).unwrap_err();
+        assert!(matches!(refused, StateFileError::Damaged { .. }));
+        let left = Left::read(bundle.path()).unwrap();
+        assert_eq!(left.socket, written.socket);
+        assert_eq!(Config::from(left.config), config);
     }
 }
