@@ -104,8 +104,10 @@ impl Annotations {
     }
 }
 
-/// Whether as much may be asked for as an annotation asks; `limit` is the configuration's `key` in `[annotations]`, and 0 none.
+/// Whether as much may be asked for as one annotation of all asks; `limit` is the configuration's `key` in `[annotations]`, and 0
+/// none.
 pub(super) fn within(
+    all: &BTreeMap<String, String>,
     (prefix, name): (&'static str, &str),
     asked: Option<u32>,
     key: &str,
@@ -116,8 +118,10 @@ pub(super) fn within(
             let problem = format!(
                 "at most {limit} may be asked for (annotations.{key} in the shim's configuration)"
             );
-            let asked = asked.to_string();
-            Err(AnnotationError::new(prefix, name, &asked, problem))
+            // As it was written: a size has a name, and a part of a processor counts as one.
+            let written = all.get(&format!("{prefix}{name}"));
+            let written = written.map_or("", String::as_str);
+            Err(AnnotationError::new(prefix, name, written, problem))
         }
         _ => Ok(()),
     }

@@ -195,7 +195,13 @@ pub fn root_writes(bundle: &Bundle, config: &Config) -> Result<Option<WritesMib>
     let asked = annotations.root_writes.flatten().map(WritesMib::get);
     let limit = config.annotations.max_root_writes_mib;
     let name = (PREFIX, "root_writes_mib");
-    within(name, asked, "max_root_writes_mib", limit)?;
+    within(
+        &bundle.annotations,
+        name,
+        asked,
+        "max_root_writes_mib",
+        limit,
+    )?;
     // The configuration's was checked when it was read.
     let configured = || WritesMib::parse(config.root_writes_mib).unwrap_or_default();
     Ok(annotations.root_writes.unwrap_or_else(configured))
@@ -225,6 +231,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         max_vcpus,
         max_memory,
     } = sizing::decide(
+        &bundle.annotations,
         &annotations,
         &kata,
         &bundle.resources.or(&pod.limits),

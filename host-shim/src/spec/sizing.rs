@@ -29,15 +29,16 @@ pub struct Sizing {
     pub max_memory: MemoryMib,
 }
 
-/// Decides.
+/// Decides. `ours` and `kata` are what `all` annotations say.
 pub(super) fn decide(
+    all: &BTreeMap<String, String>,
     ours: &Annotations,
     kata: &Kata,
     limits: &Resources,
     closure: Option<Size>,
     config: &Config,
 ) -> Result<Sizing, SpecError> {
-    check_asked(ours, kata, config)?;
+    check_asked(all, ours, kata, config)?;
     let limit = |what| move |problem| SpecError::Limit { what, problem };
     let size = closure.unwrap_or(Size::Xs);
     let vcpus = ours
@@ -79,7 +80,12 @@ pub(super) fn decide(
 }
 
 /// Refuses what is more than annotations may ask for.
-fn check_asked(ours: &Annotations, kata: &Kata, config: &Config) -> Result<(), SpecError> {
+fn check_asked(
+    all: &BTreeMap<String, String>,
+    ours: &Annotations,
+    kata: &Kata,
+    config: &Config,
+) -> Result<(), SpecError> {
     let limits = &config.annotations;
     let vcpus = |asked: Option<Vcpus>| asked.map(Vcpus::get);
     let memory = |asked: Option<MemoryMib>| asked.map(MemoryMib::get);
@@ -90,7 +96,7 @@ fn check_asked(ours: &Annotations, kata: &Kata, config: &Config) -> Result<(), S
         ((kata::PREFIX, "default_vcpus"), vcpus(kata.vcpus)),
         ((kata::PREFIX, "default_max_vcpus"), vcpus(kata.max_vcpus)),
     ] {
-        within(name, asked, "max_vcpus", limits.max_vcpus)?;
+        within(all, name, asked, "max_vcpus", limits.max_vcpus)?;
     }
     for (name, asked) in [
         ((PREFIX, "size"), ours.size.map(|size| size.memory().get())),
@@ -98,7 +104,7 @@ fn check_asked(ours: &Annotations, kata: &Kata, config: &Config) -> Result<(), S
         ((PREFIX, "max_memory_mib"), memory(ours.max_memory)),
         ((kata::PREFIX, "default_memory"), memory(kata.memory)),
     ] {
-        within(name, asked, "max_memory_mib", limits.max_memory_mib)?;
+        within(all, name, asked, "max_memory_mib", limits.max_memory_mib)?;
     }
     Ok(())
 }
@@ -135,6 +141,7 @@ mod tests {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         let decided = decide(
+            &all,
             &Annotations::parse(&all).unwrap(),
             &kata_of(&all, config).unwrap(),
             &serde_json::from_str(limits).unwrap(),
@@ -200,7 +207,11 @@ mod tests {
         ] {
             let error = sizing_by(&[(name, value)], "{}", &config).unwrap_err();
             let said = format!("(annotations.{key} in the shim's configuration)");
-            assert!(error.contains(name) && error.ends_with(&said), "{error}");
+            let written = format!("{name}={value:?}: ");
+            assert!(
+                error.contains(&written) && error.ends_with(&said),
+                "{error}"
+            );
         }
         let m = ("seed.loom.farm/size", "m");
         assert_eq!(sizing_by(&[m], "{}", &config), Ok((2, 2048, 2, 2048)));
