@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Demo, NAME, guest, root};
 use crate::lab::{self, BOOT};
 
-/// The programs that the shim starts and supervises on a host without vhost-vsock.
+/// What the shim starts and supervises, by its names in the status.
 const HELPERS: [&str; 4] = ["qemu", "virtiofsd", "swtpm", "vsock"];
 /// The shim's program.
 const SHIM: &str = "containerd-shim-seed-v2";
