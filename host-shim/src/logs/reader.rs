@@ -291,36 +291,34 @@ pub fn boots(dir: &Path) -> Result<Vec<[u8; 16]>, ReadError> {
     Ok(boots)
 }
 
-/// The frames of a segment in which the last run of a stream's numbers is.
-#[derive(Debug, Default)]
-pub(super) struct Run {
-    /// Where those begin that end with an entry.
-    pub(super) places: Vec<u64>,
-    /// What comes before them, in this segment or before it, is of another run.
-    pub(super) begins_here: bool,
-}
-
-/// Looks for the frames of a segment since it began anew, or another stream ended.
-pub(super) fn last_run(dir: &Path, number: u64, seqnum_id: [u8; 16]) -> Result<Run, ReadError> {
+/// Where a segment's frames begin that end with an entry of a stream: a list for each run of its numbers, the newest last. A run
+/// ends where the log begins anew, and where another stream follows.
+pub(super) fn runs(
+    dir: &Path,
+    number: u64,
+    seqnum_id: [u8; 16],
+) -> Result<Vec<Vec<u64>>, ReadError> {
     let path = path_of(dir, number);
-    let mut run = Run::default();
+    let mut runs: Vec<Vec<u64>> = Vec::new();
     let open = Open::new(&path, number, FILE_HEADER_BYTES);
     let Some(mut open) = open.map_err(|source| fault(&path, source))? else {
-        return Ok(run);
+        return Ok(runs);
     };
     let io = |source: io::Error| fault(&path, source.into());
+    let mut begins = true;
     while let Next::Frame(frame, size) = segment::read_head(&mut open.file).map_err(io)? {
         let is_other = frame.seqnum_id != seqnum_id;
-        if is_other || frame.reset {
-            run.places.clear();
-            run.begins_here = true;
-        }
+        begins |= is_other || frame.reset;
         if !is_other && frame.count > 0 {
-            run.places.push(open.offset);
+            match runs.last_mut() {
+                Some(run) if !begins => run.push(open.offset),
+                _ => runs.push(vec![open.offset]),
+            }
+            begins = false;
         }
         open.offset += size;
     }
-    Ok(run)
+    Ok(runs)
 }
 
 impl Open {

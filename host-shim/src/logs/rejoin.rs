@@ -2,8 +2,9 @@
 //!
 //! A machine that is restored with its memory gives the numbers that the host has to other entries, in the same boot. Where its
 //! clock stands in the past, the guest cannot tell from the host's last entry alone which of its own are new, begins behind all
-//! that look older, and says `reset`. The host has more than the last entry: it asks for what comes after older ones, by bisection
-//! over its frames, until it has the newest one that the guest still knows, goes on there, and passes over what it holds.
+//! that look older, and says `reset`. The host has more than the last entry: it asks for what comes after the first entries of older
+//! frames, by bisection, until it has the newest frame whose first entry the guest still knows, goes on there, and passes over what
+//! it holds.
 //!
 //! ```text
 //! held     ... 79 | 80 81  ... | 95 ... 100
@@ -11,7 +12,9 @@
 //!                      ^ from here on it is new
 //! ```
 //!
-//! Only frames since the last such place are asked for. Nothing is stored here, so that a shim that ends meanwhile begins anew.
+//! Each such place, and each other one at which a log begins anew, parts two runs of numbers. The newest run that the guest knows
+//! the first entry of is where its future leaves the log: within the last one, or before it, where a machine is restored to the
+//! same moment again. Nothing is stored here, so that a shim that ends meanwhile begins anew.
 
 use std::{collections::VecDeque, convert::Infallible, path::Path, time::Duration};
 
@@ -25,14 +28,18 @@ use super::{
     JournalSource, SourceError,
     ahead::Ahead,
     entry::{Record, for_each},
-    reader::{Item, ReadError, Reader, last_run},
+    reader::{Item, ReadError, Reader, runs},
     segment::{Mark, Position},
     store::numbers,
 };
 
-/// Batches that are compared at most. What is held behind the newest frame that the guest knows is one frame, but for a guest
-/// that changes its mind.
+/// Batches that are compared at most. What is held of the newest frame that the guest knows the first entry of is one frame, but
+/// for a guest that changes its mind.
 const MAX_COMPARED: usize = 64;
+
+/// Runs that are asked for at most, in each segment its own: a log has some sixteen segments, and a guest may begin anew with each
+/// batch.
+const MAX_RUNS: usize = 128;
 
 /// Why it is not known yet.
 #[derive(Debug, Error)]
@@ -45,10 +52,10 @@ pub(super) enum RejoinError {
     Read(#[from] ReadError),
 }
 
-/// A frame that the guest knows the end of.
+/// A frame that the guest knows the first entry of.
 struct Known {
-    /// Stands behind it.
-    reader: Reader,
+    /// What is held behind that entry.
+    held: Heads,
     position: Position,
     /// What the guest has after it.
     batch: JournalBatch,
@@ -76,43 +83,57 @@ pub(super) async fn find<S: JournalSource>(
         path: dir.into(),
         source: source.into(),
     })?;
+    let id = held.seqnum_id;
+    let mut asked = 0;
     for number in all.into_iter().rev() {
-        let run = last_run(dir, number, held.seqnum_id)?;
-        if let Some(first) = run.places.first()
-            && let Some(mut known) = ask_behind(dir, number, *first, ahead).await?
-        {
-            let (mut low, mut high) = (0, run.places.len());
+        for places in runs(dir, number, id)?.into_iter().rev() {
+            if asked == MAX_RUNS {
+                return Ok(None);
+            }
+            asked += 1;
+            let Some(first) = places.first() else {
+                continue;
+            };
+            let reader = Reader::at(dir, number, *first)?;
+            let Some(mut known) = ask_behind(reader, id, ahead).await? else {
+                continue;
+            };
+            let (mut low, mut high) = (0, places.len());
             while high - low > 1 {
                 let middle = low.midpoint(high);
-                match ask_behind(dir, number, run.places[middle], ahead).await? {
+                let reader = Reader::at(dir, number, places[middle])?;
+                match ask_behind(reader, id, ahead).await? {
                     Some(later) => (known, low) = (later, middle),
                     None => high = middle,
                 }
             }
             return compare(known, ahead).await;
         }
-        if run.begins_here {
-            break;
-        }
     }
     Ok(None)
 }
 
-/// What the guest has after the frame at a place; `None` unless it goes on from there.
+/// What the guest has after the first entry that comes; `None` unless it goes on from there.
 async fn ask_behind<S: JournalSource>(
-    dir: &Path,
-    number: u64,
-    place: u64,
+    reader: Reader,
+    seqnum_id: [u8; 16],
     ahead: &mut Ahead<S>,
 ) -> Result<Option<Known>, RejoinError> {
-    let mut reader = Reader::at(dir, number, place)?;
-    let Some(Item::Frame(frame)) = reader.next()? else {
+    let mut held = Heads {
+        reader,
+        heads: VecDeque::new(),
+    };
+    let Some(first) = held.next()? else {
         return Ok(None);
     };
-    let position = frame.position();
+    let position = Position {
+        seqnum_id,
+        seqnum: first.seqnum,
+        mark: Mark::from(&first),
+    };
     let batch = ask(position, ahead).await?;
     Ok(goes_on(&position, &batch).then_some(Known {
-        reader,
+        held,
         position,
         batch,
     }))
@@ -143,20 +164,21 @@ async fn compare<S: JournalSource>(
     ahead: &mut Ahead<S>,
 ) -> Result<Option<(Position, JournalBatch)>, RejoinError> {
     let Known {
-        reader,
+        mut held,
         mut position,
         mut batch,
     } = known;
-    let mut held = Heads {
-        reader,
-        heads: VecDeque::new(),
-    };
     for _ in 0..MAX_COMPARED {
         let Ok(heads) = heads_of(&batch.block) else {
             return Ok(None);
         };
         for head in heads {
-            if held.next()? != Some(head) {
+            let mut mine = held.next()?;
+            // What the guest has deleted since, of this frame.
+            while !held.heads.is_empty() && mine.is_some_and(|mine| mine.seqnum < head.seqnum) {
+                mine = held.next()?;
+            }
+            if mine != Some(head) {
                 // By number alone: those before it in the batch are held.
                 position.mark = Mark::default();
                 return Ok(Some((position, batch)));
@@ -332,8 +354,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_machine_that_is_restored_with_its_memory_and_an_old_clock_loses_nothing() {
-        // In the middle of a frame, at its ends, in the first that can be known, and in the last; one file, and several.
-        for (last, limits) in [7, 8, 13, 14, 50, 80, 97, 98, 99]
+        // In the middle of a frame, at its ends, in the first of all, and in the last; one file, and several.
+        for (last, limits) in [1, 6, 7, 8, 13, 14, 50, 80, 97, 98, 99]
             .into_iter()
             .flat_map(|last| [(last, Limits::DEFAULT), (last, SMALL)])
         {
@@ -356,7 +378,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_machine_that_is_restored_twice_loses_and_doubles_nothing() {
+    async fn a_machine_that_is_restored_again_and_again_loses_and_doubles_nothing() {
+        // Each time later; to the same moment again; to just behind the last one; to before all of them.
+        let later = [(80, 900, 120), (93, 800, 140), (126, 700, 150)];
+        let again = [(80, 900, 120), (80, 800, 140), (80, 700, 130)];
+        let behind = [(80, 900, 120), (81, 800, 140), (83, 700, 150)];
+        let before = [(80, 900, 120), (93, 800, 140), (40, 700, 110)];
+        for restores in [later, again, behind, before] {
+            restore(&restores).await;
+        }
+    }
+
+    /// Restores a machine to behind so many entries, with entries of such a clock from there to such a number.
+    async fn restore(restores: &[(u64, u64, u64)]) {
         let dir = tempfile::tempdir().unwrap();
         let guest = Guest::default();
         let mut now: Vec<_> = entries(1..=100, 1000).collect();
@@ -365,7 +399,7 @@ mod tests {
         let mut all = numbered(now.iter().copied());
         wait_for(&handle, all.len()).await;
         let mut resets = 0;
-        for (last, clock, end) in [(80, 900, 120), (93, 800, 140), (126, 700, 150)] {
+        for &(last, clock, end) in restores {
             // The last five show the right time.
             let anew =
                 entries(last + 1..=end - 5, clock).chain(entries(end - 4..=end, 3000 - clock));
@@ -379,6 +413,6 @@ mod tests {
             wait_for(&handle, all.len() - resets).await;
         }
         drop(handle);
-        assert_eq!(stored(dir.path()), all);
+        assert_eq!(stored(dir.path()), all, "{restores:?}");
     }
 }
