@@ -30,7 +30,7 @@ use super::{
     fifo::{self, Output, Progress},
     namespaces::{self, MAX_KEPT},
     reader::Reader,
-    rejoin,
+    rejoin::{self, RejoinError},
     segment::Frame,
     store::{Limits, Store},
 };
@@ -342,7 +342,11 @@ impl<S: JournalSource> Puller<S> {
             match rejoin::find(&self.dir, &held, &mut self.ahead).await {
                 Ok(Some(found)) => (held, batch) = found,
                 Ok(None) => {}
-                Err(error) => return Took::Refused(chain(&error)),
+                Err(RejoinError::Source(error)) => return Took::Refused(error.to_string()),
+                // It must not hold up what comes.
+                Err(RejoinError::Read(error)) => {
+                    tracing::warn!(error = %chain(&error), "the log is not compared with a guest that went back");
+                }
             }
         }
         let tail = batch.tail_seqnum;
@@ -350,6 +354,10 @@ impl<S: JournalSource> Puller<S> {
             Accepted::Frame(mut frame, dropped) => {
                 frame.reset |= parts;
                 (frame, dropped)
+            }
+            // It says other numbers than its entries have; asking again at once would find the same.
+            Accepted::Nothing if parts => {
+                return Took::Refused("what begins anew has nothing new".to_owned());
             }
             Accepted::Nothing => {
                 self.note_lag(0);

@@ -86,7 +86,9 @@ pub(super) async fn find<S: JournalSource>(
     let id = held.seqnum_id;
     let mut asked = 0;
     for number in all.into_iter().rev() {
-        for places in runs(dir, number, id)?.into_iter().rev() {
+        // One that cannot be read says nothing.
+        let runs = runs(dir, number, id).unwrap_or_default();
+        for places in runs.into_iter().rev() {
             if asked == MAX_RUNS {
                 return Ok(None);
             }
@@ -237,7 +239,7 @@ mod tests {
     use crate::logs::{
         Handle, Reading,
         puller::spawn_with,
-        store::{Limits, tests::SMALL},
+        store::{Limits, path_of, tests::SMALL},
     };
 
     const ID: [u8; 16] = [7; 16];
@@ -375,6 +377,23 @@ mod tests {
             let all = [before, vec![(0, 0)], anew].concat();
             assert_eq!(stored(dir.path()), all, "back to {last}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_cannot_be_read_holds_up_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = Guest::default();
+        let before = entries(1..=100, 1000);
+        guest.has(before.clone());
+        let handle = spawn_with(guest.clone(), dir.path(), None, SMALL);
+        wait_for(&handle, 100).await;
+        let path = path_of(dir.path(), 2);
+        assert!(path.exists());
+        std::fs::write(path, "this is no segment").unwrap();
+        // In the first frame of all, which is before the damage.
+        let anew = entries(4..=105, 900).chain(entries(106..=110, 2000));
+        guest.has(before.take(3).chain(anew));
+        wait_for(&handle, 100 + 107).await;
     }
 
     #[tokio::test]
