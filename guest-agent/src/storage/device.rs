@@ -7,6 +7,8 @@ use std::{
     io,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -21,6 +23,9 @@ use crate::sys::{file, pci::PciPath};
 
 /// Kata's name for a disk.
 const DISK: &str = "blk";
+
+/// How often it is looked whether udev has seen a disk.
+const UDEV_POLL: Duration = Duration::from_millis(20);
 
 /// An entry of the host, as it came.
 #[derive(Debug, Clone, Default)]
@@ -121,7 +126,7 @@ impl Device {
         };
         let node = block::wait_for(&self.device, settings).map_err(missing)?;
         if let Some((owner, mode)) = self.owner {
-            let owned = give(&node, owner, mode, &settings.udev_rules);
+            let owned = give(&node, owner, mode, settings);
             owned.map_err(|source| DeviceError::Owner {
                 node: node.clone(),
                 source,
@@ -146,7 +151,7 @@ impl Device {
 }
 
 /// Now, and by a rule for whenever udev looks at the disk again (udev(7)).
-fn give(node: &Path, owner: Owner, mode: Option<Mode>, rules: &Path) -> io::Result<()> {
+fn give(node: &Path, owner: Owner, mode: Option<Mode>, settings: &Settings) -> io::Result<()> {
     let Some(name) = node.file_name().and_then(|name| name.to_str()) else {
         return Err(io::ErrorKind::InvalidFilename.into());
     };
@@ -157,8 +162,9 @@ fn give(node: &Path, owner: Owner, mode: Option<Mode>, rules: &Path) -> io::Resu
         rule.push_str(&format!(", MODE:=\"{:04o}\"", mode.bits()));
     }
     rule.push('\n');
-    let file = rules.join(format!("99-seed-{name}.rules"));
+    let file = settings.udev_rules.join(format!("99-seed-{name}.rules"));
     file::write_atomic(&file, rule.as_bytes(), 0o644)?;
+    wait_for_udev(name, settings);
     chown(node, Some(uid), Some(gid))?;
     match mode {
         Some(mode) => fs::set_permissions(node, Permissions::from_mode(mode.bits())),
@@ -166,9 +172,31 @@ fn give(node: &Path, owner: Owner, mode: Option<Mode>, rules: &Path) -> io::Resu
     }
 }
 
+/// Waits until udev has seen a disk that came just now: it sets an owner of its own then, perhaps by the rules that it read before
+/// there was ours. First it does that, then it notes the time (systemd's `udev-event.c` and `device-private.c`). Where it is not, or
+/// takes too long, it is not waited for.
+fn wait_for_udev(name: &str, settings: &Settings) {
+    let udev = settings.udev_rules.parent();
+    let Some(udev) = udev.filter(|udev| udev.join("control").exists()) else {
+        return;
+    };
+    let Ok(number) = fs::read_to_string(settings.sys_block.join(name).join("dev")) else {
+        return;
+    };
+    let data = udev.join("data").join(format!("b{}", number.trim()));
+    let is_seen = || {
+        let text = fs::read_to_string(&data);
+        text.is_ok_and(|text| text.lines().any(|line| line.starts_with("I:")))
+    };
+    let deadline = Instant::now() + settings.device_limit;
+    while !is_seen() && Instant::now() < deadline {
+        thread::sleep(UDEV_POLL);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::MetadataExt, time::Duration};
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -181,6 +209,50 @@ mod tests {
         }
     }
 
+    fn settings(root: &Path) -> Settings {
+        Settings {
+            sys_block: root.join("block"),
+            sys_devices: root.join("devices"),
+            dev: root.join("dev"),
+            etc: root.to_owned(),
+            udev_rules: root.join("udev/rules.d"),
+            device_limit: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_disk_that_udev_has_not_seen_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let (sys, udev) = (root.path().join("block/vdc"), root.path().join("udev"));
+        let data = udev.join("data/b254:32");
+        fs::create_dir_all(&sys).unwrap();
+        fs::create_dir_all(udev.join("data")).unwrap();
+        fs::write(sys.join("dev"), "254:32\n").unwrap();
+        let settings = Settings {
+            device_limit: Duration::from_secs(60),
+            ..settings(root.path())
+        };
+        // There is no udev.
+        wait_for_udev("vdc", &settings);
+        fs::write(udev.join("control"), "").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                fs::write(&data, "E:ID_PROCESSING=1\n").unwrap();
+                thread::sleep(2 * UDEV_POLL);
+                fs::write(&data, "I:12345\nE:ID_SERIAL=abc\n").unwrap();
+            });
+            wait_for_udev("vdc", &settings);
+            assert!(fs::read_to_string(&data).unwrap().starts_with("I:"));
+        });
+        // Nor is one that never sees it waited for longer than the limit.
+        fs::remove_file(&data).unwrap();
+        let settings = Settings {
+            device_limit: Duration::ZERO,
+            ..settings
+        };
+        wait_for_udev("vdc", &settings);
+    }
+
     #[test]
     fn a_disk_is_linked_to_where_it_is_wanted_and_nothing_is_written_over() {
         let root = tempfile::tempdir().unwrap();
@@ -189,14 +261,7 @@ mod tests {
         fs::write(sys.join("vdc/serial"), "abc").unwrap();
         fs::create_dir(&dev).unwrap();
         fs::write(dev.join("vdc"), "").unwrap();
-        let settings = Settings {
-            sys_block: sys,
-            sys_devices: root.path().join("devices"),
-            dev: dev.clone(),
-            etc: root.path().to_owned(),
-            udev_rules: root.path().join("rules.d"),
-            device_limit: Duration::ZERO,
-        };
+        let settings = settings(root.path());
         let place = root.path().join("below/raw");
         let text = place.to_str().unwrap();
         let device = Device::try_from(raw(text, &["serial=abc"])).unwrap();
