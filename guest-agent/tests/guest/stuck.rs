@@ -10,6 +10,8 @@ use crate::kills::{AGAIN, SOCKET, UNIT, unit};
 
 /// Each makes the agent log a line: more than its queue holds, and far more than journald's socket.
 const CALLS: u64 = 2000;
+/// What else the agent may say meanwhile, of its connection to systemd and of a host that does not come: it may be missing too.
+const OTHERS: u64 = 20;
 /// Of such a line.
 const LINE: &str = "processors and memory are online";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -49,8 +51,12 @@ fn a_journald_that_is_stuck_holds_up_no_call_no_end_and_no_start() {
     tell_journald(&container, "CONT");
     wait_for("all lines, or their number", LIMIT, || {
         let (told, missing) = lines(&container);
-        assert!(told + missing <= CALLS, "{told} lines, {missing} missing");
-        Ok(missing > 0 && told + missing == CALLS)
+        let all = CALLS..=CALLS + OTHERS;
+        assert!(
+            told + missing <= *all.end(),
+            "{told} lines, {missing} missing"
+        );
+        Ok(missing > 0 && all.contains(&(told + missing)))
     })
     .unwrap();
 
