@@ -81,7 +81,7 @@ pub(super) fn meaning(signal: u32) -> Result<Option<Kill>, TaskError> {
         SIGKILL => Ok(Some(Kill::Now)),
         signal if TERMINATE.contains(&signal) => Ok(Some(Kill::Terminate)),
         1..=LAST_SIGNAL => {
-            tracing::warn!(
+            tracing::info!(
                 signal,
                 "signal means nothing to a machine: SIGTERM powers it off, SIGKILL ends it"
             );
