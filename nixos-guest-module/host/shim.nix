@@ -34,7 +34,11 @@ in
       "default_memory"
     ];
 
-    boot.kernelModules = [ "tun" ];
+    boot.kernelModules = [
+      "vhost_net"
+      "vhost_vsock"
+      "tun"
+    ];
     # Identities and volumes: nobody but root looks in. A group that the settings name may list what runs, and gets to what
     # the shim opens for it; as the shim leaves the folders (host-shim/src/access.rs), since NixOS sets this again at
     # each switch.

@@ -104,11 +104,13 @@ in
         ).success;
       want = false;
     };
-    "the kernel has the module for taps, and none for devices that the shim has itself" = {
-      got = builtins.filter (
-        name: name == "tun" || lib.hasPrefix "vhost" name
-      ) plain.boot.kernelModules;
-      want = [ "tun" ];
+    "the kernel has the modules for taps and for vhost" = {
+      got = lib.subtractLists plain.boot.kernelModules [
+        "tun"
+        "vhost_net"
+        "vhost_vsock"
+      ];
+      want = [ ];
     };
     "state is root's alone, but for the group that the settings name" =
       let
