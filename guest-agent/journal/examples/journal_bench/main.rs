@@ -67,14 +67,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let comma = if index == 0 { "" } else { ", " };
         write!(
             out,
-            "{comma}{{\"name\": \"{}\", \"entries\": {}, \"cpu_s\": {:.6}, \"wall_s\": {:.6}, \"bytes\": {}, \
-             \"entries_per_cpu_s\": {:.0}}}",
-            row.name,
-            row.entries,
-            row.cpu_seconds,
-            row.wall_seconds,
-            row.bytes,
-            f64::from(u32::try_from(row.entries)?) / row.cpu_seconds,
+            "{comma}{{\"name\": \"{}\", \"entries\": {}, \"cpu_s\": {:.6}, \"wall_s\": {:.6}, \"bytes\": {}}}",
+            row.name, row.entries, row.cpu_seconds, row.wall_seconds, row.bytes,
         )?;
     }
     write!(out, "], ")?;
