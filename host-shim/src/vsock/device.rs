@@ -210,11 +210,11 @@ impl Device {
                 break;
             };
             let head = chain.head_index();
-            let Ok(mut writer) = chain.writer(&memory) else {
-                give_back(&mut ring, head, 0);
-                continue;
-            };
-            let Some(for_data) = writer.available_bytes().checked_sub(HEADER_BYTES) else {
+            let room = chain.writer(&memory).ok().and_then(|writer| {
+                let for_data = writer.available_bytes().checked_sub(HEADER_BYTES)?;
+                Some((writer, for_data))
+            });
+            let Some((mut writer, for_data)) = room else {
                 give_back(&mut ring, head, 0);
                 continue;
             };
