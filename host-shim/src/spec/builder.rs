@@ -225,13 +225,13 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     let boot = read_boot_spec(rootfs, init)?;
     let annotations = Annotations::parse(&bundle.annotations)?;
     let kata = sizing::kata_of(&bundle.annotations, config)?;
+    sizing::check_asked(&bundle.annotations, &annotations, &kata, config)?;
     let Sizing {
         vcpus,
         memory,
         max_vcpus,
         max_memory,
     } = sizing::decide(
-        &bundle.annotations,
         &annotations,
         &kata,
         &bundle.resources.or(&pod.limits),

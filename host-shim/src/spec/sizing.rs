@@ -29,16 +29,14 @@ pub struct Sizing {
     pub max_memory: MemoryMib,
 }
 
-/// Decides. `ours` and `kata` are what `all` annotations say.
+/// Decides.
 pub(super) fn decide(
-    all: &BTreeMap<String, String>,
     ours: &Annotations,
     kata: &Kata,
     limits: &Resources,
     closure: Option<Size>,
     config: &Config,
 ) -> Result<Sizing, SpecError> {
-    check_asked(all, ours, kata, config)?;
     let limit = |what| move |problem| SpecError::Limit { what, problem };
     let size = closure.unwrap_or(Size::Xs);
     let vcpus = ours
@@ -79,8 +77,8 @@ pub(super) fn decide(
     })
 }
 
-/// Refuses what is more than annotations may ask for.
-fn check_asked(
+/// Refuses what is more than annotations may ask for. `ours` and `kata` are what `all` of them say.
+pub(super) fn check_asked(
     all: &BTreeMap<String, String>,
     ours: &Annotations,
     kata: &Kata,
@@ -140,14 +138,11 @@ mod tests {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        let decided = decide(
-            &all,
-            &Annotations::parse(&all).unwrap(),
-            &kata_of(&all, config).unwrap(),
-            &serde_json::from_str(limits).unwrap(),
-            Some(Size::S),
-            config,
-        );
+        let annotations = Annotations::parse(&all).unwrap();
+        let kata = kata_of(&all, config).unwrap();
+        let limits = serde_json::from_str(limits).unwrap();
+        let decided = check_asked(&all, &annotations, &kata, config)
+            .and_then(|()| decide(&annotations, &kata, &limits, Some(Size::S), config));
         decided
             .map(|size| {
                 (
