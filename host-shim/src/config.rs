@@ -539,6 +539,21 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_key_with_its_default() {
+        let readme = include_str!("../README.md");
+        let (_, rest) = readme.split_once("```toml shim\n").unwrap();
+        let (block, _) = rest.split_once("```").unwrap();
+        let told: toml::Value = toml::from_str(block).unwrap();
+        let mut defaults = Config::default();
+        (defaults.run_dir, defaults.state_dir) = folders(false, |_| None);
+        assert_eq!(told, toml::Value::try_from(defaults).unwrap());
+        assert!(
+            block.contains("\n#group ="),
+            "a key without a default is told, too"
+        );
+    }
+
+    #[test]
     fn keys_override_one_by_one() {
         let config =
             parse("vmm = 'cloud-hypervisor'\naccel = 'tcg'\n[programs]\nswtpm = '/opt/swtpm'\n")

@@ -52,6 +52,7 @@ pub enum ConfigError {
 
 /// How much one may have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections in all.
@@ -102,6 +103,7 @@ impl Limits {
 
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where to listen.
@@ -229,6 +231,19 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config, Config::default());
         assert!(!config.exec);
+    }
+
+    #[test]
+    fn the_readme_has_every_key_with_its_default() {
+        let readme = include_str!("../README.md");
+        let (_, rest) = readme.split_once("```toml shell\n").unwrap();
+        let (block, _) = rest.split_once("```").unwrap();
+        let told: toml::Value = toml::from_str(block).unwrap();
+        assert_eq!(told, toml::Value::try_from(Config::default()).unwrap());
+        assert!(
+            block.contains("\n#shim_config ="),
+            "a key without a default is told, too"
+        );
     }
 
     #[test]

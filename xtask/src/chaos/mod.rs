@@ -152,7 +152,7 @@ pub(crate) fn torment(places: &Places, guest: PathBuf, options: &Options) -> Res
     let start = Instant::now();
     let (seed, minutes) = (options.seed, options.minutes);
     print(&format!(
-        "seed {seed}, {minutes} min: again with `cargo xtask chaos --seed {seed}`"
+        "seed {seed}, {minutes} min: again with `cargo xtask chaos --minutes {minutes} --seed {seed}`"
     ))?;
     let mut lab = Lab::make(places, guest, &options.accel, &NAMES)?.with_small_disk(DISK_MIB)?;
     lab.configure(LIMITS)?;

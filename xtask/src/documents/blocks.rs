@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Xtask,
     /// The shim's configuration.
     ShimConfig,
+    /// The seed shell's configuration.
+    ShellConfig,
     /// Nix.
     Nix,
     /// No command.
@@ -76,6 +78,7 @@ fn kind(info: &str) -> Option<Kind> {
         ("sh", "machine") => Some(Kind::Machine),
         ("sh", "xtask") => Some(Kind::Xtask),
         ("toml", "shim") => Some(Kind::ShimConfig),
+        ("toml", "shell") => Some(Kind::ShellConfig),
         ("nix", "") => Some(Kind::Nix),
         ("text", "") => Some(Kind::Text),
         _ => None,

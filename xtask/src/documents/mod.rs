@@ -7,7 +7,7 @@
 //! | `sh run` | run, all of a document in one shell, in their order, as root on folders of its own ([`shell`]) |
 //! | `sh machine` | run as well, in a guest's systemd in namespaces: what installs, and what starts services ([`machine`]) |
 //! | `sh xtask` | each line is a command of this program (or what it prints is evaluated), which the test command or its steps run |
-//! | `toml shim` | checked by the shim itself |
+//! | `toml shim`, `toml shell` | checked by the shim, by the seed shell |
 //! | `nix` | parsed by Nix |
 //! | `text` | nothing: no command |
 //! | anything, then `not-run: WHY` | nothing, for that reason |
@@ -39,12 +39,21 @@ use crate::{
 use blocks::{Block, Kind};
 
 /// What is read.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/operator.md",
     "docs/security.md",
+    "age-tpm/README.md",
+    "guest-agent/README.md",
+    "guest-agent/journal/README.md",
+    "host-shim/README.md",
+    "nixos-guest-module/README.md",
+    "protocol/README.md",
+    "seed-shell/README.md",
+    "tests/README.md",
+    "xtask/README.md",
 ];
 
 /// Where the list of what is not run stands, and how each line of it begins.
@@ -143,12 +152,14 @@ fn static_check(places: &Places, block: &Block) -> Result<()> {
             let words = command.strip_prefix("cargo xtask ");
             words::xtask(words.with_context(|| format!("{line:?} is no `cargo xtask`"))?)
         }),
-        Kind::ShimConfig => {
-            let shim = places.programs().join("containerd-shim-seed-v2");
-            with_file(&block.text, "toml", |file| {
-                read(Command::new(&shim).arg("-check-config").arg(file)).map(drop)
-            })
-        }
+        Kind::ShimConfig => with_file(&block.text, "toml", |file| {
+            let mut shim = Command::new(places.programs().join("containerd-shim-seed-v2"));
+            read(shim.arg("-check-config").arg(file)).map(drop)
+        }),
+        Kind::ShellConfig => with_file(&block.text, "toml", |file| {
+            let mut shell = Command::new(places.programs().join("seed-shell"));
+            read(shell.arg("--config").arg(file).arg("--check-config")).map(drop)
+        }),
         Kind::Nix => with_file(&block.text, "nix", |file| {
             let mut nix = Command::new("nix-instantiate");
             nix.args(["--parse", "--store", "dummy://"]).arg(file);
