@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, every key optional, unknown keys refused.
 //!
-//! Which file: the runtime option `ConfigPath`, else the environment variable [`CONFIG_ENV`], else
+//! Which file: the runtime option `ConfigPath`, or the other runtime options in place of one
+//! ([`options`](crate::shim::options)), else the environment variable [`CONFIG_ENV`], else
 //! [`DEFAULT_FILE`] where it exists, else the defaults.
 
 use std::{

@@ -79,7 +79,7 @@ fn version_and_info_need_no_bundle() {
     let said = String::from_utf8(said).unwrap();
     let wanted = "containerd-shim-seed-v2:\n  Version: ";
     assert!(said.starts_with(wanted), "{said}");
-    let options = options::with_config_path("/etc/seed/shim.toml");
+    let options = options::with_config_path(Path::new("/etc/seed/shim.toml"));
     let options = options.write_to_bytes().unwrap();
     let answer = call(Path::new("/"), &["-info"], &[], &options);
     let info = RuntimeInfo::parse_from_bytes(&answer).unwrap();
@@ -100,7 +100,7 @@ enum Series {
 
 impl Series {
     fn start(self, bundle: &Path, config: &Path) -> Vec<u8> {
-        let options = options::with_config_path(config.to_str().unwrap());
+        let options = options::with_config_path(config);
         let (variables, input) = match self {
             Self::First => (OLD, options.write_to_bytes()),
             Self::Middle => (NEW, options.write_to_bytes()),

@@ -28,7 +28,7 @@ const CASES: [Case; 5] = [
 
 /// Runs them on one containerd.
 pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
-    let name = |case: &str| format!("containerd_{}_{case}", version.as_str());
+    let name = |case: &str| format!("containerd_{version}_{case}");
     let names: Vec<_> = CASES.iter().map(|(case, _)| name(case)).collect();
     let wanted: Vec<_> = names.iter().map(String::as_str).collect();
     if !runner.wants(&wanted) {

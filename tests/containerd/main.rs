@@ -16,6 +16,7 @@ mod bench;
 mod ctr;
 mod flood;
 mod guest;
+mod inline;
 mod pod;
 mod roots;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
                     ..Options::default()
                 };
                 pod::run(&mut runner, &programs, version, "pods", &options);
+                inline::run(&mut runner, &programs, version);
             }
             if let Some(newest) = programs.versions().last() {
                 let options = Options {

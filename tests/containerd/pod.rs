@@ -54,7 +54,7 @@ pub(crate) fn run(
     kind: &str,
     options: &Options,
 ) {
-    let name = |case: &str| format!("{kind}_{}_{case}", version.as_str());
+    let name = |case: &str| format!("{kind}_{version}_{case}");
     let names: Vec<_> = CASES.iter().map(|(case, _)| name(case)).collect();
     let wanted: Vec<_> = names.iter().map(String::as_str).collect();
     if !runner.wants(&wanted) {
@@ -371,7 +371,7 @@ fn second_container(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
 
 const MIB: i64 = 1 << 20;
 
-fn resources(cpus: i64, mib: i64) -> LinuxContainerResources {
+pub(crate) fn resources(cpus: i64, mib: i64) -> LinuxContainerResources {
     LinuxContainerResources {
         cpu_period: 100_000,
         cpu_quota: cpus * 100_000,

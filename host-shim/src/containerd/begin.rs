@@ -24,11 +24,11 @@ use super::{
     end::{is_running, is_stopped},
     instance::{Instance, InstanceError, Phase, StopOptions},
     record::Record,
-    shim::{self, ShimBinary},
+    shim::ShimBinary,
     task::{TaskClient, TaskError},
     volumes,
 };
-use crate::tpm::StateDir;
+use crate::{shim::options::with_config_path, tpm::StateDir};
 
 /// How what a start began in vain is ended.
 const IN_VAIN: StopOptions = StopOptions {
@@ -160,7 +160,7 @@ impl Instance {
             .map(|volume| volumes::provide(volume, paths, made))
             .collect::<Result<Vec<_>, _>>()?;
         let bundle = bundle::write(record, &sources, self.id.as_str(), paths)?;
-        let options = record.config.as_deref().map(shim::options);
+        let options = record.config.as_deref().map(with_config_path);
         let binary = ShimBinary::at(record.shim.clone());
         let address = binary
             .start(&self.namespace, &self.id, &bundle, options.as_ref())

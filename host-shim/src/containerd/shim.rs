@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use protobuf::{CodedOutputStream, Message, well_known_types::any::Any};
+use protobuf::{Message, well_known_types::any::Any};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
@@ -24,9 +24,6 @@ use crate::{
 
 /// The binary's name, as containerd derives it from `io.containerd.seed.v2`.
 pub const BINARY: &str = "containerd-shim-seed-v2";
-
-/// The type of the options that carry a configuration file's path.
-pub const OPTIONS_TYPE: &str = "runtimeoptions.v1.Options";
 
 /// How long `start` and `delete` may take; containerd gives `delete` 5 s.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -247,26 +244,10 @@ fn parse_answer(answer: &str) -> Option<Address> {
     socket.is_absolute().then_some(Address { socket, version })
 }
 
-/// The runtime options that name a configuration file (`runtimeoptions.v1.Options`: type_url 1,
-/// config_path 2), as CRI passes them.
-pub fn options(config: &Path) -> Any {
-    let mut value = Vec::new();
-    {
-        let mut stream = CodedOutputStream::vec(&mut value);
-        // Writing to a vector does not fail.
-        let _ = stream.write_string(2, &config.to_string_lossy());
-        let _ = stream.flush();
-    }
-    Any {
-        type_url: OPTIONS_TYPE.into(),
-        value,
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shim::options::with_config_path;
 
     #[test]
     fn answers_of_every_containerd_are_read() {
@@ -288,12 +269,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn options_carry_the_path_in_field_two() {
-        let any = options(Path::new("/etc/x"));
-        assert_eq!(any.value, b"\x12\x06/etc/x");
-    }
-
     #[tokio::test]
     async fn a_shim_that_fails_is_quoted_and_one_that_is_missing_named() {
         let dir = tempfile::tempdir().unwrap();
@@ -302,7 +277,7 @@ mod tests {
         seed_script::write(&path, script);
         let (namespace, id) = ("n".parse().unwrap(), "i".parse().unwrap());
         let shim = ShimBinary::at(path);
-        let options = options(Path::new("/etc/x"));
+        let options = with_config_path(Path::new("/etc/x"));
         let error = shim
             .start(&namespace, &id, dir.path(), Some(&options))
             .await

@@ -32,7 +32,6 @@ use super::{
     state_file::{StateFile, StateFileError},
 };
 use crate::{
-    config::{Config, ConfigError},
     names::{ContainerId, NameError},
     oom,
     paths::{Paths, SocketPathError, check_socket},
@@ -51,10 +50,7 @@ const ADDRESS_FILE: &str = "address";
 /// Why there is no server.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The configuration.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The options.
+    /// The options, and the configuration that they choose.
     #[error(transparent)]
     Options(#[from] OptionsError),
     /// The state file.
@@ -106,12 +102,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
         .read_to_end(&mut input)
         .map_err(wrap("reading the options"))?;
     let (bootstrap, options) = read_input(&input, target);
-    let config_path = options
-        .as_ref()
-        .map(options::config_path)
-        .transpose()?
-        .flatten();
-    let config = Config::load(config_path.as_deref().map(Path::new))?;
+    let config = options::configuration(options.as_ref())?;
     // A pod's containers have the shim of their sandbox.
     let role = role(&bundle)?;
     let group = match &role {
@@ -158,12 +149,11 @@ fn read_input(input: &[u8], target: &Target) -> (bool, Option<Any>) {
         && params.instance_id == target.id.as_str()
         && params.namespace == target.namespace.as_str()
     {
-        let ours = |any: &Any| any.type_url.rsplit('/').next() == Some(options::TYPE_URL);
         let mut values = params
             .extensions
             .into_iter()
             .filter_map(|e| e.value.into_option());
-        return (true, values.find(ours));
+        return (true, values.find(options::are_ours));
     }
     (
         false,
@@ -303,7 +293,7 @@ mod tests {
 
     #[test]
     fn options_are_found_in_both_kinds_of_input() {
-        let any = options::with_config_path("/c.toml");
+        let any = options::with_config_path(Path::new("/c.toml"));
         let (bootstrap, found) = read_input(&any.write_to_bytes().unwrap(), &target());
         assert_eq!((bootstrap, found.as_ref()), (false, Some(&any)));
         let params = BootstrapParams {

@@ -7,29 +7,42 @@ use anyhow::Result;
 use seed_container::CONTAINERD_LIMITS;
 use serde_json::json;
 
-use super::{Containerd, Options, Version, image};
+use super::{Containerd, Version, image};
 
-/// Writes all of them.
-pub(super) fn write(containerd: &Containerd, options: &Options) -> Result<()> {
+/// The first series whose images and runtimes are plugins of their own, and whose file has version 3.
+const SECOND: Version = Version::new(2, 0);
+
+/// The first series with NRI.
+const WITH_NRI: Version = Version::new(1, 7);
+
+/// The first series that takes a runtime's options for the runtime's where there is a sandboxer.
+const SANDBOXERS_OPTIONS: Version = Version::new(2, 3);
+
+/// CRI, one plugin in the first series; the server for streams is still its.
+const CRI: &str = "io.containerd.grpc.v1.cri";
+
+/// Any free port of the loopback.
+const STREAM_SERVER: &str = "stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"";
+
+/// Writes all of them, with the shim's configuration in or beside them.
+pub(super) fn write(containerd: &Containerd, shim: &str) -> Result<()> {
     let dir = containerd.dir();
-    fs::write(dir.join("containerd.toml"), toml(containerd, options))?;
+    fs::write(dir.join("containerd.toml"), toml(containerd, shim))?;
     let cni = dir.join("cni");
     fs::create_dir_all(&cni)?;
-    if options.network {
+    if containerd.options.network {
         fs::write(cni.join("10-seed.conflist"), network(containerd))?;
     }
     Ok(())
 }
 
-fn toml(containerd: &Containerd, options: &Options) -> String {
+fn toml(containerd: &Containerd, shim: &str) -> String {
     let dir = containerd.dir().display();
-    let (version, runtime, images) = match containerd.version() {
-        Version::V1_6 | Version::V1_7 => (2, "io.containerd.grpc.v1.cri", None),
-        Version::V2_1 => (
-            3,
-            "io.containerd.cri.v1.runtime",
-            Some("io.containerd.cri.v1.images"),
-        ),
+    let (version, runtime, images) = if containerd.version() >= SECOND {
+        let images = "io.containerd.cri.v1.images";
+        (3, "io.containerd.cri.v1.runtime", Some(images))
+    } else {
+        (2, CRI, None)
     };
     let pause = image::PAUSE;
     // containerd 2 keeps images in a plugin of their own.
@@ -40,33 +53,18 @@ fn toml(containerd: &Containerd, options: &Options) -> String {
             format!("[plugins.{plugin:?}.pinned_images]\nsandbox = {pause:?}\n"),
         ),
     };
-    let (nri, streaming) = match containerd.version() {
-        Version::V1_6 => (String::new(), stream_server()),
-        Version::V1_7 => (
-            "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n".to_owned(),
-            stream_server(),
-        ),
-        Version::V2_1 => (
-            format!(
-                "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n\
-                 [plugins.\"io.containerd.grpc.v1.cri\"]\n{}\n",
-                stream_server()
-            ),
-            String::new(),
-        ),
-    };
-    let shim_config = containerd.shim_config();
-    // With a sandboxer containerd 2 takes every runtime's options for runc's and starts no container: the shim has its
-    // configuration's path from the environment then.
-    let own = if options.sandboxer {
-        "sandboxer = \"shim\"".to_owned()
+    let nri = if containerd.version() >= WITH_NRI {
+        "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n"
     } else {
-        format!(
-            "[plugins.{runtime:?}.containerd.runtimes.seed.options]\nConfigPath = {shim_config:?}"
-        )
+        ""
     };
+    let (old_streaming, streaming) = match images {
+        Some(_) => (format!("[plugins.{CRI:?}]\n{STREAM_SERVER}\n"), ""),
+        None => (String::new(), STREAM_SERVER),
+    };
+    let own = of_runtime(containerd, runtime, shim);
     let cni = containerd.programs.cni();
-    let limits = if options.own_limits {
+    let limits = if containerd.options.own_limits {
         ""
     } else {
         CONTAINERD_LIMITS
@@ -85,7 +83,7 @@ address = "{dir}/c.sock"
 address = "{dir}/t.sock"
 {limits}[plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
-{nri}{image_plugin}[plugins."{runtime}"]
+{nri}{old_streaming}{image_plugin}[plugins."{runtime}"]
 {own_image}
 {streaming}
 disable_apparmor = true
@@ -106,9 +104,26 @@ container_annotations = ["seed.loom.farm/*", "io.katacontainers.*"]
     )
 }
 
-/// Any free port of the loopback.
-fn stream_server() -> String {
-    "stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"".to_owned()
+/// What is said of the runtime `seed` alone: who makes its sandboxes, and its options.
+fn of_runtime(containerd: &Containerd, plugin: &str, shim: &str) -> String {
+    let table = format!("plugins.{plugin:?}.containerd.runtimes.seed.options");
+    let sandboxer = containerd.options.sandboxer;
+    let mut own = String::new();
+    if sandboxer {
+        own.push_str("sandboxer = \"shim\"\n");
+    }
+    // With a sandboxer the series before take every runtime's options for runc's and start no container: the shim has its
+    // configuration's path from the environment then.
+    if sandboxer && containerd.version() < SANDBOXERS_OPTIONS {
+        return own;
+    }
+    own.push_str(&format!("[{table}]\n"));
+    if containerd.options.inline {
+        own.push_str(&shim.replace("\n[", &format!("\n[{table}.")));
+    } else {
+        own.push_str(&format!("ConfigPath = {:?}", containerd.shim_config()));
+    }
+    own
 }
 
 /// The bridge's name: at most 15 bytes.

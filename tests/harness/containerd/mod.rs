@@ -9,10 +9,12 @@ pub mod tasks;
 use std::{
     env,
     ffi::OsStr,
+    fmt::{self, Display, Formatter},
     fs::{self, File},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{self, Child, Command, Output, Stdio},
+    str::FromStr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -59,12 +61,14 @@ impl Programs {
         Ok(found)
     }
 
-    /// The series that are there, oldest first.
+    /// The series that are there, oldest first: every folder that is called like one.
     pub fn versions(&self) -> Vec<Version> {
-        Version::ALL
-            .into_iter()
-            .filter(|version| self.folder.join(version.as_str()).is_dir())
-            .collect()
+        let folders = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut versions: Vec<_> = folders
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        versions.sort_unstable();
+        versions
     }
 
     /// A static busybox.
@@ -82,7 +86,7 @@ impl Programs {
     }
 
     fn path(&self, version: Version) -> String {
-        let containerd = self.folder.join(version.as_str()).join("usr/bin");
+        let containerd = self.folder.join(version.to_string()).join("usr/bin");
         let runc = self.folder.join("runc/usr/sbin");
         let rest = env::var("PATH").unwrap_or_default();
         [&containerd, &runc, &self.bin]
@@ -98,33 +102,40 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// A series of containerd.
+/// A series of containerd, written as its folder is called: `1.6`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
-    /// Debian bookworm's.
-    V1_6,
-    /// Debian trixie's.
-    V1_7,
-    /// Debian sid's.
-    V2_1,
+pub struct Version {
+    major: u32,
+    minor: u32,
 }
 
 impl Version {
-    const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2_1];
+    /// The series `major.minor`.
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor }
+    }
+}
 
-    /// As the folder is called.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V1_6 => "1.6",
-            Self::V1_7 => "1.7",
-            Self::V2_1 => "2.1",
-        }
+impl FromStr for Version {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (major, minor) = text.split_once('.').context("a series has one dot")?;
+        Ok(Self::new(major.parse()?, minor.parse()?))
+    }
+}
+
+impl Display for Version {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
     }
 }
 
 /// What containerd is configured for.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// The shim's configuration is in the runtime's options, not in a file that they name (containerd 1.7).
+    pub inline: bool,
     /// CRI asks the shim for a sandbox instead of making a pause container (containerd 2).
     pub sandboxer: bool,
     /// CNI makes networks for pods. Without it only pods in the host's network can be made.
@@ -138,6 +149,7 @@ pub struct Options {
 pub struct Containerd {
     programs: Programs,
     version: Version,
+    options: Options,
     dir: tempfile::TempDir,
     child: Option<Child>,
     number: u32,
@@ -152,23 +164,25 @@ impl Containerd {
         let containerd = Self {
             programs: programs.clone(),
             version,
+            options: options.clone(),
             dir,
             child: None,
             number,
         };
-        config::write(&containerd, options)?;
         containerd.write_shim_config("")?;
         Ok(containerd)
     }
 
-    /// Rewrites the shim's configuration: our directories, then `extra` lines of TOML.
+    /// Rewrites the shim's configuration: our directories, then `extra` lines of TOML; and containerd's, in which it is named
+    /// or stands.
     pub fn write_shim_config(&self, extra: &str) -> Result<()> {
         let text = format!(
             "run_dir = {:?}\nstate_dir = {:?}\n{extra}\n",
             self.run_dir(),
             self.state_dir()
         );
-        fs::write(self.shim_config(), text).context("write the shim's configuration")
+        fs::write(self.shim_config(), &text).context("write the shim's configuration")?;
+        config::write(self, &text)
     }
 
     /// Which it is.
