@@ -383,6 +383,9 @@ pub struct Config {
     /// What guests write to their roots is kept in memory, at most so many MiB for each; 0: it is not. An annotation may
     /// override it.
     pub root_writes_mib: u32,
+    /// Whether the programs of an instance run in the control group that its pod names, so that the pod's limits hold for
+    /// them; where the shim runs without.
+    pub pod_cgroup: bool,
     /// Users of what runs for instances.
     pub users: Users,
     /// Annotations of Kata Containers that a bundle may carry, without their prefix.
@@ -424,6 +427,7 @@ impl Default for Config {
             logs: Logs::default(),
             growth: Growth::default(),
             root_writes_mib: 0,
+            pod_cgroup: true,
             users: Users::default(),
             enable_annotations: ["default_vcpus", "default_memory"]
                 .map(str::to_owned)

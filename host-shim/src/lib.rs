@@ -10,6 +10,7 @@
 //! | [`rootfs`] | the mounts of a root file system, in the shim's own mount namespace |
 //! | [`writes`] | writes to a root that are kept in memory |
 //! | [`share`] | files and folders of the host that the guest sees beside its root |
+//! | [`cgroup`] | the control group that a machine's programs run in |
 //! | [`vmm`], [`tpm`] | command lines and supervision of QEMU, virtiofsd, swtpm and our vsock device |
 //! | [`vsock`] | that device: QEMU's vsock, led to Unix sockets |
 //! | [`agent`] | the connection to the guest's agent |
@@ -28,6 +29,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod cgroup;
 pub mod config;
 pub mod containerd;
 mod kept;

@@ -227,6 +227,11 @@ impl InstancePaths {
         self.vm_dir().join("pids.json")
     }
 
+    /// The control groups of the running VM, for the same.
+    pub fn cgroups(&self) -> PathBuf {
+        self.vm_dir().join("cgroups.json")
+    }
+
     /// Kept after a failed start: the console log moves here when `vm_dir` is removed.
     pub fn failed_console_log(&self) -> PathBuf {
         self.logs.join("console.log")

@@ -2,7 +2,7 @@
 //! given size (Linux: `Documentation/filesystems/overlayfs.rst`, `tmpfs.rst`). What is below is only read.
 //!
 //! It is in the shim's own mount namespace and so gone with the shim, however that ends. The memory is the host's,
-//! beside the guest's own, and counts for the control group of whoever writes: virtiofsd, which is in the shim's.
+//! beside the guest's own, and counts for the control group of whoever writes: virtiofsd, which is in its pod's.
 //! No process maps it, so it is in no process's figure. Mounts that are below `root` already are not seen through it.
 
 use std::{

@@ -15,6 +15,7 @@ use seed_tests::{
 mod bench;
 mod ctr;
 mod flood;
+mod group;
 mod guest;
 mod inline;
 mod pod;

@@ -19,12 +19,12 @@ use seed_tests::{
 
 use crate::{
     bench::{self, INIT, STUB, in_order, nothing_left},
-    flood,
+    flood, group,
 };
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("a_forwarded_port_is_the_guests", forwarded_port),
@@ -34,6 +34,7 @@ const CASES: [Case; 10] = [
         second_container,
     ),
     ("limits_and_their_change_reach_the_machine", limits),
+    (group::CASE, group::pods),
     (
         "a_kill_for_memory_in_the_guest_is_its_reason",
         killed_for_memory,
@@ -75,6 +76,10 @@ pub(crate) fn run(
         return;
     };
     for (case, test) in CASES {
+        if case == group::CASE && !group::can_be_made() {
+            runner.skip(&name(case), "control groups cannot be written");
+            continue;
+        }
         let passed = runner.case(&name(case), || test(&mut containerd, &cri));
         if !passed {
             runner.note(&bench::tail(&containerd.log()));
@@ -464,15 +469,20 @@ fn restart(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     end(containerd, &cri, &pod)
 }
 
-fn killed_shim(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
-    let (_, pod, id) = started(containerd, cri, "orphan")?;
+/// Kills the shim of a pod with a running container, and waits until CRI knows the end of both.
+pub(crate) fn kill_shim(containerd: &Containerd, cri: &Cri, pod: &str, id: &str) -> Result<()> {
     for pid in containerd.shims()? {
         bench::kill(pid)?;
     }
     limit::until("the end of both", limit::COMMAND, || {
-        let gone = state(cri, &id)? == ContainerState::EXITED && cri.pod_status(&pod)?.state == 1;
+        let gone = state(cri, id)? == ContainerState::EXITED && cri.pod_status(pod)?.state == 1;
         Ok(gone.then_some(()))
-    })?;
+    })
+}
+
+fn killed_shim(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (_, pod, id) = started(containerd, cri, "orphan")?;
+    kill_shim(containerd, cri, &pod, &id)?;
     ensure!(
         cri.status(&id)?.exit_code != 0,
         "a killed shim is no success"

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, AgentError},
+    cgroup::{self, CpuSet, GroupError, Placement, Tree},
     config::Limits,
     logs,
     rootfs::Rootfs,
@@ -195,6 +196,20 @@ impl Sandbox {
         *unfinished = None;
         let _ = self.inputs.send(Input::Grown(size));
         Ok(())
+    }
+
+    /// Gives its programs these processors of the host from now on. An empty choice changes nothing.
+    pub fn choose(&self, cpuset: CpuSet) -> Result<(), GroupError> {
+        if cpuset.is_empty() {
+            return Ok(());
+        }
+        let name = self
+            .spec
+            .placement
+            .as_ref()
+            .map(|placement| &placement.name);
+        let name = name.cloned().ok_or(GroupError::NoGroup)?;
+        cgroup::restrict(&Tree::of_host(), &Placement { name, cpuset })
     }
 
     /// What is known now.

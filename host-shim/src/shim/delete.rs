@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::{cli::Target, state_file::Left};
 use crate::{
+    cgroup,
     config::Config,
     kept,
     paths::{InstancePaths, Paths},
@@ -33,6 +34,9 @@ const KILLED: u32 = 137;
 
 /// How long killed processes are waited for. containerd gives the whole command five seconds.
 const GONE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often it is looked.
+const GONE_POLL: Duration = Duration::from_millis(5);
 
 /// After so long a wait the TPM's state is left to its next lock: taking it back may wait for three seconds more, where a shim
 /// that stands still has it.
@@ -70,6 +74,9 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     let pids = read_pids(&paths);
     let begun = Instant::now();
     kill_all(&pids);
+    while !cgroup::forget(&paths) && begun.elapsed() < RECLAIM_WITHIN {
+        sleep(GONE_POLL);
+    }
     if begun.elapsed() < RECLAIM_WITHIN {
         tpm::reclaim(&paths);
     }
@@ -142,7 +149,7 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
     }
     let until = Instant::now() + GONE_LIMIT;
     while pids.iter().any(|entry| is_alive(entry)) && Instant::now() < until {
-        sleep(Duration::from_millis(5));
+        sleep(GONE_POLL);
     }
 }
 

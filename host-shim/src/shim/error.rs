@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::{
     access::AccessError,
     agent::AgentError,
+    cgroup::GroupError,
     logs::fifo::OutputError,
     management::ServeError,
     names::NameError,
@@ -64,6 +65,9 @@ pub enum TaskError {
     /// A freeze, or its end.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
+    /// The control group.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// Another size.
     #[error(transparent)]
     Grow(#[from] GrowError),
@@ -111,6 +115,7 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Grow(
                 GrowError::Shrinks { .. } | GrowError::NoRoom { .. } | GrowError::Gone,
             )
+            | TaskError::Group(GroupError::NoTree | GroupError::NoCpuSet | GroupError::NoGroup)
             | TaskError::Freeze(FreezeError::Gone)
             | TaskError::Vmm(VmmError::Program(_) | VmmError::Unsupported { .. }) => {
                 status::failed_precondition(text)
@@ -123,6 +128,7 @@ impl From<TaskError> for ttrpc::Error {
                 None => status::unavailable(text),
             },
             TaskError::Tpm(_)
+            | TaskError::Group(_)
             | TaskError::Grow(_)
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)

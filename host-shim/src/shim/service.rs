@@ -30,7 +30,7 @@ use super::{
     process::{Exec, ExecPhase},
     stats,
     task::{Environment, Request, Stdio, Task},
-    wire::{ended_of, meaning, mounts, resources, status, stdio_of, wanted},
+    wire::{cpuset, ended_of, meaning, mounts, resources, status, stdio_of, wanted},
 };
 use crate::{
     agent::Agent,
@@ -138,9 +138,9 @@ impl Service {
 
     /// The limits of the pod, from now on: an instance that runs grows to them.
     pub(super) async fn limit_pod(&self, limits: Resources) -> std::result::Result<(), TaskError> {
-        let wanted = wanted(&limits)?;
-        if let Some(task) = self.current().filter(|task| runs(task)) {
-            task.sandbox.grow(wanted).await?;
+        match self.current().filter(|task| runs(task)) {
+            Some(task) => change(&task, &limits).await?,
+            None => drop(wanted(&limits)?),
         }
         let mut pod = self.pod.write().unwrap_or_else(PoisonError::into_inner);
         pod.limits = limits;
@@ -166,6 +166,13 @@ impl Service {
 
 fn runs(task: &Task) -> bool {
     task.sandbox.view().phase == Phase::Running
+}
+
+/// Gives a machine that runs the processors of the host that are chosen for it, and the size that its limits say.
+async fn change(task: &Task, limits: &Resources) -> std::result::Result<(), TaskError> {
+    let wanted = wanted(limits)?;
+    task.sandbox.choose(cpuset(limits)?)?;
+    Ok(task.sandbox.grow(wanted).await?)
 }
 
 #[async_trait]
@@ -435,8 +442,7 @@ impl shim_async::Task for Service {
         if !runs(&task) {
             return Err(TaskError::State(format!("container {} does not run", task.id)).into());
         }
-        let wanted = wanted(&resources(&request.resources.value)?)?;
-        task.sandbox.grow(wanted).await.map_err(TaskError::from)?;
+        change(&task, &resources(&request.resources.value)?).await?;
         Ok(Empty::new())
     }
 

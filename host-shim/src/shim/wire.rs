@@ -4,6 +4,7 @@ use containerd_shim_protos::api::{CreateTaskRequest, StateResponse, Status};
 
 use super::{TaskError, events::timestamp, task::Stdio};
 use crate::{
+    cgroup::CpuSet,
     rootfs::RootMount,
     sandbox::{Ended, Kill, Phase, Wanted},
     spec::Resources,
@@ -47,6 +48,11 @@ pub(super) fn wanted(resources: &Resources) -> Result<Wanted, TaskError> {
         vcpus: resources.vcpus().map_err(wrong)?,
         memory: resources.memory().map_err(wrong)?,
     })
+}
+
+/// The processors of the host that they choose.
+pub(super) fn cpuset(resources: &Resources) -> Result<CpuSet, TaskError> {
+    resources.cpuset().map_err(wrong_resources)
 }
 
 /// The state that containerd is told.

@@ -22,6 +22,7 @@ use super::{
     cri, devices, environment, inside, shares, sizing, volumes,
 };
 use crate::{
+    cgroup::{self, GroupName, Placement},
     config::Config,
     names::{ContainerId, Namespace},
     net::Nic,
@@ -132,6 +133,9 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The control group.
+    #[error(transparent)]
+    Group(#[from] cgroup::NameError),
     /// The machine would start larger than it may grow.
     #[error("max_vcpus or max_memory_mib: {0}")]
     Growth(String),
@@ -279,6 +283,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         max_vcpus,
         max_memory,
         oom_score_adj: bundle.oom_score_adj,
+        placement: placement(bundle, pod, config)?,
         vmm: kata.vmm.unwrap_or(config.vmm),
         accel,
         kernel,
@@ -308,6 +313,22 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         return Err(SpecError::Cmdline(length));
     }
     Ok(spec)
+}
+
+/// The group of the pod, or of the container where there is no pod.
+fn placement(
+    bundle: &Bundle,
+    pod: &PodSpec,
+    config: &Config,
+) -> Result<Option<Placement>, SpecError> {
+    let own = GroupName::parse(&bundle.cgroups_path)?;
+    let limit = |problem| SpecError::Limit {
+        what: "CPU",
+        problem,
+    };
+    let cpuset = bundle.resources.cpuset().map_err(limit)?;
+    let name = pod.group.clone().or(own).filter(|_| config.pod_cgroup);
+    Ok(name.map(|name| Placement { name, cpuset }))
 }
 
 fn init_program(args: &[String]) -> Result<&Path, SpecError> {

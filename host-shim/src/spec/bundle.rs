@@ -70,6 +70,8 @@ struct Linux {
     namespaces: Vec<LinuxNamespace>,
     #[serde(default)]
     resources: Option<LinuxResources>,
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: String,
     #[serde(default)]
     devices: Vec<Device>,
 }
@@ -142,6 +144,8 @@ pub struct Bundle {
     pub annotations: BTreeMap<String, String>,
     /// The network namespace that it shall be in, where it names one that exists.
     pub network_namespace: Option<PathBuf>,
+    /// `linux.cgroupsPath`, may be empty.
+    pub cgroups_path: String,
     /// `linux.resources`: limits.
     pub resources: Resources,
     /// `linux.devices`.
@@ -206,6 +210,7 @@ impl Bundle {
             mounts,
             annotations,
             network_namespace,
+            cgroups_path: linux.cgroups_path,
             resources: resources.limits,
             devices: linux.devices,
             device_rules: resources.devices,
@@ -229,13 +234,15 @@ mod tests {
         let (dir, read) = bundle(
             r#"{"ociVersion": "1.2.0", "process": {"args": ["/nix/store/x/init"], "env": ["A=b"],
                 "user": {"uid": 0}, "oomScoreAdj": 1000}, "root": {"path": "rootfs", "readonly": false},
-                "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}]}, "annotations": {"k": "v"},
+                "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}],
+                "cgroupsPath": "/pods/a"}, "annotations": {"k": "v"},
                 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}"#,
         );
         let read = read.unwrap();
         assert_eq!(read.args, ["/nix/store/x/init"]);
         assert_eq!(read.oom_score_adj, Some(1000));
         assert_eq!(read.root, dir.path().join("rootfs"));
+        assert_eq!(read.cgroups_path, "/pods/a");
         assert_eq!(read.mounts[0].kind, "proc");
         assert_eq!(
             read.network_namespace.as_deref(),

@@ -119,6 +119,7 @@ mod tests {
             mounts: Vec::new(),
             annotations: annotations.iter().map(pair).collect(),
             network_namespace: None,
+            cgroups_path: String::new(),
             resources: Resources::default(),
             devices: Vec::new(),
             device_rules: Vec::new(),

@@ -45,6 +45,7 @@ pub use sizing::{MEMORY_STEP_MIB, Sizing};
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 
 use crate::{
+    cgroup::{GroupName, Placement},
     names::{ContainerId, Namespace},
     net::Nic,
     paths::InstancePaths,
@@ -172,6 +173,8 @@ impl fmt::Debug for EnvVar {
 /// What a pod gives the instance in it, as far as it is not in the instance's own bundle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodSpec {
+    /// The control group of its sandbox.
+    pub group: Option<GroupName>,
     /// Limits of all in it.
     pub limits: Resources,
     /// Its host name, may be empty.
@@ -202,6 +205,8 @@ pub struct VmSpec {
     pub max_memory: MemoryMib,
     /// How soon the host's kernel kills the VMM when memory runs out; as soon as the shim without.
     pub oom_score_adj: Option<i32>,
+    /// Where its programs run; where the shim does without.
+    pub placement: Option<Placement>,
     /// What runs it.
     pub vmm: VmmKind,
     /// How the processor is run.
@@ -313,6 +318,7 @@ pub(crate) mod tests {
             max_vcpus: Vcpus(1),
             max_memory: MemoryMib(512),
             oom_score_adj: None,
+            placement: None,
             vmm: VmmKind::Qemu,
             accel: VmAccel::Tcg,
             kernel: "/bundle/rootfs/seed-system/kernel".into(),

@@ -1,11 +1,13 @@
 //! `linux.resources` of the OCI runtime configuration, as far as it decides a machine's size: a container's
 //! limits become the VM's processors and memory. The same document comes with Task's Update.
 //!
-//! What limits a process and not a machine (shares, weights, pids) means nothing here and is left alone.
+//! Which processors those shall be is the control group's business ([`crate::cgroup`]). What limits a process and not a machine
+//! (shares, weights, pids) means nothing here and is left alone.
 
 use serde::Deserialize;
 
 use super::{MemoryMib, Vcpus};
+use crate::cgroup::CpuSet;
 
 /// What cgroups take for `period` when it is not said (cgroup-v2.rst, `cpu.max`).
 const PERIOD_US: u64 = 100_000;
@@ -25,6 +27,10 @@ struct Cpu {
     quota: Option<i64>,
     #[serde(default)]
     period: Option<u64>,
+    #[serde(default)]
+    cpus: String,
+    #[serde(default)]
+    mems: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -37,7 +43,11 @@ impl Resources {
     /// Of these limits. Quota and period are microseconds, memory is bytes; 0 and less mean none.
     pub fn new(quota: Option<i64>, period: Option<u64>, memory: Option<i64>) -> Self {
         Self {
-            cpu: Some(Cpu { quota, period }),
+            cpu: Some(Cpu {
+                quota,
+                period,
+                ..Cpu::default()
+            }),
             memory: Some(Memory { limit: memory }),
         }
     }
@@ -77,6 +87,12 @@ impl Resources {
         }
     }
 
+    /// The host's processors and memory nodes that are chosen for it.
+    pub fn cpuset(&self) -> Result<CpuSet, String> {
+        let cpu = self.cpu.clone().unwrap_or_default();
+        CpuSet::parse(&cpu.cpus, &cpu.mems).map_err(|error| error.to_string())
+    }
+
     /// The limit in whole MiB, rounded up; nothing without one.
     pub fn memory(&self) -> Result<Option<MemoryMib>, String> {
         let limit = self.memory.as_ref().and_then(|memory| memory.limit);
@@ -106,6 +122,16 @@ mod tests {
         );
         assert_eq!(limits.vcpus(), Ok(Some(Vcpus(2))));
         assert_eq!(limits.memory(), Ok(Some(MemoryMib(1025))));
+    }
+
+    #[test]
+    fn chosen_processors_are_no_number_of_them() {
+        let limits = parsed(r#"{"cpu": {"cpus": "2-3", "mems": ""}}"#);
+        assert_eq!(limits.vcpus(), Ok(None));
+        assert!(!limits.cpuset().unwrap().is_empty());
+        assert!(parsed("{}").cpuset().unwrap().is_empty());
+        let wrong = parsed(r#"{"cpu": {"cpus": "all"}}"#).cpuset();
+        assert!(wrong.unwrap_err().contains("like 0-3,8"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::Path,
+    sync::Arc,
 };
 
 use rustix::{
@@ -118,6 +119,26 @@ pub fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec the closure makes two system calls on plain values. It allocates
     // nothing, takes no lock and touches no memory that another thread could hold half-written.
+    unsafe {
+        command.pre_exec(hook);
+    }
+}
+
+/// Makes the child begin in the control groups whose `cgroup.procs` these are. To be called before it is made another user.
+#[allow(
+    unsafe_code,
+    reason = "a hook between fork and exec is unsafe by nature"
+)]
+pub fn enter_groups(command: &mut Command, doors: Arc<Vec<OwnedFd>>) {
+    let hook = move || {
+        for door in doors.iter() {
+            // Who writes it is meant (cgroups(7)).
+            rustix::io::write(door, b"0")?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls on a list that it owns. It allocates nothing, takes no
+    // lock and touches no memory that another thread could hold half-written.
     unsafe {
         command.pre_exec(hook);
     }

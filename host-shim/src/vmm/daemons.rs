@@ -30,6 +30,7 @@ use super::{
     users::Lease,
 };
 use crate::{
+    cgroup::Group,
     spec::VmSpec,
     sys::{self, identity::Identity},
     tpm::{self, StateDir},
@@ -53,6 +54,8 @@ pub(super) struct Start<'a> {
     pub(super) spec: &'a VmSpec,
     pub(super) tpm: &'a StateDir,
     pub(super) found: &'a Found,
+    /// Where they run.
+    pub(super) group: Option<&'a Arc<Group>>,
     /// How long each may take.
     pub(super) limit: Duration,
     pub(super) ends: &'a mpsc::UnboundedSender<Ended>,
@@ -173,6 +176,7 @@ impl Daemons {
                 inherited,
                 dir: tpm.path().to_owned(),
                 identity,
+                group: start.group.cloned(),
                 lease: lease.cloned(),
             },
             start.ends,
@@ -199,6 +203,7 @@ impl Daemons {
                 inherited: Vec::new(),
                 dir,
                 identity,
+                group: start.group.cloned(),
             };
             sockets.push((name, socket));
             self.spawn(launch, start.ends)

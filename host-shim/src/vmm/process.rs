@@ -23,7 +23,10 @@ use tokio::{
 };
 
 use super::{ProcessInfo, VmmError, users::Lease};
-use crate::sys::{self, identity::Identity};
+use crate::{
+    cgroup::Group,
+    sys::{self, identity::Identity},
+};
 
 /// How much of a child's last words goes into a message.
 const LAST_WORDS_BYTES: usize = 400;
@@ -53,6 +56,8 @@ pub struct Launch<'a> {
     pub dir: PathBuf,
     /// As whom; as the shim's own user without.
     pub identity: Option<Identity>,
+    /// Where it begins; where the shim runs without.
+    pub group: Option<Arc<Group>>,
     /// Whose number that is. It is nobody else's before the child has been reaped, whoever lets go of it.
     pub(super) lease: Option<Arc<Lease>>,
 }
@@ -85,11 +90,11 @@ impl Supervised {
         let started = start(&launch);
         let (mut child, pid, pidfd) = started.map_err(|source| VmmError::Spawn { name, source })?;
         let stdout = child.stdout.take();
-        let (ends, lease) = (ends.clone(), launch.lease);
+        let (ends, kept) = (ends.clone(), (launch.lease, launch.group));
         tokio::spawn(async move {
             let status = child.wait().await;
             // Before it is told, so that who starts the machine again has the same numbers.
-            drop(lease);
+            drop(kept);
             let success = status.as_ref().is_ok_and(ExitStatus::success);
             let exited = status.as_ref().is_ok_and(|status| status.code().is_some());
             let mut how = status.map_or_else(|error| error.to_string(), |s| describe(&s));
@@ -142,6 +147,10 @@ fn start(launch: &Launch<'_>) -> io::Result<(Child, u32, OwnedFd)> {
     } else {
         log.into()
     });
+    if let Some(group) = &launch.group {
+        // Before it is somebody else, who may not.
+        sys::enter_groups(&mut command, group.doors());
+    }
     if let Some(identity) = launch.identity.clone() {
         sys::identity::run_as(&mut command, identity, launch.pipe_stdout);
     }
@@ -304,6 +313,7 @@ mod tests {
             inherited: Vec::new(),
             dir: "/".into(),
             identity: None,
+            group: None,
             lease: None,
         }
     }

@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Driver, Input};
 use crate::{
     agent::{self, Journal},
-    logs,
+    cgroup, logs,
     sandbox::{follow, start, state::Event},
     text::chain,
     vmm::{Control, VmmError},
@@ -30,10 +30,15 @@ const END_IS_SEEN: Duration = Duration::from_secs(5);
 /// What the guest may still say when it is killed without being asked.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How often, and how long apart, a control group is tried to be removed while somebody is in it.
+const GROUP_LOOKS: u32 = 50;
+const GROUP_POLL: Duration = Duration::from_millis(10);
+
 impl Driver {
     pub(super) fn launch(&mut self) {
         let paths = &self.spec.paths;
         // The lock on the TPM state says that whatever is there is of a shim that was killed.
+        cgroup::forget(paths);
         remove_dir(&paths.vm_dir());
         let prepared = DirBuilder::new()
             .recursive(true)
@@ -111,9 +116,17 @@ impl Driver {
         }
         let puller = self.puller.take();
         let limit = self.limits.drain();
+        let spec = Arc::clone(&self.spec);
         self.report(async move {
             if let Some(puller) = puller {
                 puller.drain(limit).await;
+            }
+            // A helper's own child may end a little after it.
+            for _ in 0..GROUP_LOOKS {
+                if cgroup::forget(&spec.paths) {
+                    break;
+                }
+                sleep(GROUP_POLL).await;
             }
             Input::CleanedUp
         });

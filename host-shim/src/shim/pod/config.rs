@@ -23,7 +23,8 @@ const SERVERS: u32 = 1;
 const SEARCHES: u32 = 2;
 const OPTIONS: u32 = 3;
 
-/// `LinuxPodSandboxConfig.resources`, and fields of `LinuxContainerResources`.
+/// Fields of `LinuxPodSandboxConfig`, and fields of `LinuxContainerResources`.
+const CGROUP_PARENT: u32 = 1;
 const RESOURCES: u32 = 5;
 const CPU_PERIOD: u32 = 1;
 const CPU_QUOTA: u32 = 2;
@@ -39,11 +40,10 @@ const HOSTS_RESOLVER: &str = "/etc/resolv.conf";
 
 /// The pod that a sandbox's options describe: they say nothing where they are of another type.
 pub(super) fn pod(options: Option<&Any>) -> Result<PodSpec> {
-    let ours = |any: &&Any| any.type_url.rsplit('/').next() == Some(TYPE);
-    let Some(options) = options.filter(ours) else {
+    let config = of_pod(options);
+    if config.is_empty() {
         return Ok(PodSpec::default());
-    };
-    let config = options.value.as_slice();
+    }
     let linux = message(config, LINUX)?;
     let resources = message(&linux, RESOURCES)?;
     let period = number(&resources, CPU_PERIOD)?.and_then(|period| u64::try_from(period).ok());
@@ -54,6 +54,8 @@ pub(super) fn pod(options: Option<&Any>) -> Result<PodSpec> {
         dns = hosts.lines().filter(plain).map(str::to_owned).collect();
     }
     Ok(PodSpec {
+        // Named below it by the sandbox's id.
+        group: None,
         limits: Resources::new(
             number(&resources, CPU_QUOTA)?,
             period,
@@ -62,6 +64,18 @@ pub(super) fn pod(options: Option<&Any>) -> Result<PodSpec> {
         hostname: texts(config, HOSTNAME)?.pop().unwrap_or_default(),
         dns,
     })
+}
+
+/// The control group of the pod that a sandbox's options describe; empty where they name none.
+pub(super) fn group(options: Option<&Any>) -> Result<String> {
+    let linux = message(of_pod(options), LINUX)?;
+    Ok(texts(&linux, CGROUP_PARENT)?.pop().unwrap_or_default())
+}
+
+/// The description of a pod, if these options are one.
+fn of_pod(options: Option<&Any>) -> &[u8] {
+    let ours = |any: &&Any| any.type_url.rsplit('/').next() == Some(TYPE);
+    options.filter(ours).map_or(&[], |any| &any.value)
 }
 
 /// Lines of resolv.conf(5).
@@ -174,6 +188,7 @@ mod tests {
         let found = pod(Some(&options(config.clone()))).unwrap();
         assert_eq!(found.limits.vcpus().unwrap().unwrap().get(), 3);
         assert_eq!(found.limits.memory().unwrap().unwrap().get(), 1024);
+        assert_eq!(group(Some(&options(config.clone()))).unwrap(), "/kubepods");
         assert_eq!(found.hostname, "name");
         assert_eq!(found.dns, ["nameserver 10.96.0.10", "search a.svc svc"]);
         let cut = &config[..config.len() - 1];
@@ -190,6 +205,7 @@ mod tests {
         for options in [None, Some(&other), Some(&options(nested(2, b"name")))] {
             let found = pod(options).unwrap().limits;
             assert_eq!((found.vcpus(), found.memory()), (Ok(None), Ok(None)));
+            assert_eq!(group(options).unwrap(), "");
         }
     }
 }

@@ -23,7 +23,11 @@ use super::{
     pause::{Pause, PausePhase},
     service::Pod,
 };
-use crate::shim::{TaskError, events::timestamp};
+use crate::{
+    cgroup::GroupName,
+    shim::{TaskError, events::timestamp},
+    spec::SpecError,
+};
 
 /// What CRI calls the two states of a pod (`PodSandboxState`).
 const READY: &str = "SANDBOX_READY";
@@ -56,8 +60,11 @@ impl Sandbox for Pod {
             netns_path,
             ..
         } = request;
-        let pod = config::pod(options.as_ref())
-            .map_err(|error| TaskError::Invalid(format!("sandbox options: {error}")))?;
+        let wrong = |error| TaskError::Invalid(format!("sandbox options: {error}"));
+        let mut pod = config::pod(options.as_ref()).map_err(wrong)?;
+        let parent = config::group(options.as_ref()).map_err(wrong)?;
+        pod.group = GroupName::below(&parent, &sandbox_id)
+            .map_err(|error| TaskError::from(SpecError::from(error)))?;
         // A pod in the host's network names none.
         let network = (!netns_path.is_empty()).then(|| Path::new(&netns_path));
         self.make(&sandbox_id, bundle_path.into(), network, pod)

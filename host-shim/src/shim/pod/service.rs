@@ -29,6 +29,7 @@ use super::{
     pause::{Pause, PausePhase},
 };
 use crate::{
+    cgroup::GroupName,
     net::Network,
     sandbox::Ended,
     shim::{
@@ -37,7 +38,7 @@ use crate::{
         service::Service,
         wire::resources,
     },
-    spec::{self, Bundle, PodSpec, Role},
+    spec::{self, Bundle, PodSpec, Role, SpecError},
 };
 
 /// The name under which containerd 2 calls.
@@ -176,7 +177,9 @@ impl Pod {
         bundle: &Bundle,
     ) -> std::result::Result<CreateTaskResponse, TaskError> {
         let network = bundle.network_namespace.as_deref();
+        let group = GroupName::parse(&bundle.cgroups_path).map_err(SpecError::from)?;
         let pod = PodSpec {
+            group,
             limits: spec::pod_limits(&bundle.annotations),
             ..PodSpec::default()
         };

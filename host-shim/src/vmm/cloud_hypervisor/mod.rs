@@ -34,6 +34,7 @@ use super::{
     supervisor::{Monitor, Order, Running, own_end, supervise},
 };
 use crate::{
+    cgroup::Group,
     config::{Limits, Programs},
     spec::{Network, VmAccel, VmSpec},
     tpm::StateDir,
@@ -94,18 +95,20 @@ impl Vmm for CloudHypervisor {
             .map_err(|error| pipe(error.into()))?;
         let read = pipe::Receiver::from_owned_fd(read).map_err(pipe)?;
         let args = args::args(spec, tpm.machine_id(), write.as_fd())?;
+        let group = Group::of(spec.placement.as_ref(), &spec.paths);
         let (ends, mut ended) = mpsc::unbounded_channel();
         // Until the supervisor has them, an error drops the children, which kills them.
         let daemons = Daemons::listening(Start {
             spec,
             tpm,
             found: &found,
+            group: group.as_ref(),
             limit,
             ends: &ends,
             ended: &mut ended,
         })
         .await?;
-        let (vmm, stdout) = start(&found, args, spec, &write, &ends)?;
+        let (vmm, stdout) = start(&found, args, spec, &write, group, &ends)?;
         drop(write);
         let (speak, spoke) = oneshot::channel();
         if let Some(stdout) = stdout {
@@ -140,6 +143,7 @@ fn start(
     args: Vec<std::ffi::OsString>,
     spec: &VmSpec,
     events: &OwnedFd,
+    group: Option<Arc<Group>>,
     ends: &mpsc::UnboundedSender<Ended>,
 ) -> Result<(Supervised, Option<tokio::process::ChildStdout>), VmmError> {
     let nics = spec.nics.iter().map(|nic| nic.tap.as_fd());
@@ -152,6 +156,7 @@ fn start(
         inherited: nics.chain([events.as_fd()]).collect(),
         dir: spec.paths.vm_dir(),
         identity: None,
+        group,
         lease: None,
     };
     Supervised::spawn(launch, ends)

@@ -22,6 +22,7 @@ use super::{
     users::Lease,
 };
 use crate::{
+    cgroup::Group,
     config::{Limits, Programs, Users},
     spec::VmSpec,
     tpm::StateDir,
@@ -61,11 +62,13 @@ impl Vmm for Qemu {
         let found = Found::look(&self.programs, KIND)?;
         let lease = Lease::take(&self.users, spec)?.map(Arc::new);
         let identity = lease.as_ref().and_then(|lease| lease.qemu(spec));
+        let group = Group::of(spec.placement.as_ref(), &spec.paths);
         let (ends, mut ended) = mpsc::unbounded_channel();
         let start = Start {
             spec,
             tpm,
             found: &found,
+            group: group.as_ref(),
             limit: self.limits.daemon(),
             ends: &ends,
             ended: &mut ended,
@@ -84,6 +87,7 @@ impl Vmm for Qemu {
                 inherited: files.all().chain(taps).collect(),
                 dir: spec.paths.vm_dir(),
                 identity,
+                group,
                 lease,
             },
             &ends,

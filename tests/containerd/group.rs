@@ -1,0 +1,162 @@
+//! The pod's control group: the programs of a machine begin in it and the shim does not, chosen processors hold for them, and
+//! it goes with them, however they end. On the kernel's own tree.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{Containerd, Cri, cri::api::LinuxContainerResources, limit};
+
+use crate::pod::{container, end, kill_shim, sandbox};
+
+/// Its name among the cases of a pod.
+pub(crate) const CASE: &str = "a_machine_is_in_its_pods_control_group";
+
+/// Whose group is below this path.
+fn members(group: &str) -> Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        let of = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if of("cgroup").lines().any(|line| line.contains(group)) {
+            found.push((pid, of("cmdline")));
+        }
+    }
+    Ok(found)
+}
+
+/// Where hierarchies may be mounted.
+fn roots() -> Vec<PathBuf> {
+    let roots = fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut roots: Vec<_> = roots.map(|entry| entry.path()).collect();
+    roots.push("/sys/fs/cgroup".into());
+    roots.retain(|root| root.join("cgroup.procs").exists());
+    roots
+}
+
+/// Whether this machine lets us make groups.
+pub(crate) fn can_be_made() -> bool {
+    let probe = |root: &PathBuf| {
+        let dir = root.join(format!("seed-probe-{}", std::process::id()));
+        fs::create_dir(&dir).and_then(|()| fs::remove_dir(&dir))
+    };
+    let roots = roots();
+    !roots.is_empty() && roots.iter().all(|root| probe(root).is_ok())
+}
+
+/// Folders of this group, in whatever hierarchies there are.
+fn folders(group: &str) -> Vec<String> {
+    let below = group.trim_start_matches('/');
+    let dirs = roots().into_iter().map(|root| root.join(below));
+    let there = dirs.filter(|dir| dir.is_dir());
+    there.map(|dir| dir.display().to_string()).collect()
+}
+
+fn is_gone(group: &str) -> Result<()> {
+    limit::until("the end of the group", limit::COMMAND, || {
+        Ok(folders(group).is_empty().then_some(()))
+    })
+    .with_context(|| format!("left: {:?}, {:?}", folders(group), members(group)))
+}
+
+/// Starts a pod in a group of its own; its id, its container's and the group of its sandbox.
+fn started(containerd: &Containerd, cri: &Cri, name: &str) -> Result<(String, String, String)> {
+    let parent = format!("/seed-test-{}", std::process::id());
+    let mut config = sandbox(containerd, name)?;
+    config
+        .linux
+        .mut_or_insert_default()
+        .cgroup_parent
+        .clone_from(&parent);
+    let pod = cri.run_pod(&config, "seed")?;
+    let id = cri.create(&pod, &container("app"), &config)?;
+    cri.start(&id)?;
+    let group = format!("{parent}/{pod}");
+    Ok((pod, id, group))
+}
+
+/// Removes what is above the groups of pods: here nobody else does.
+fn sweep() -> Result<()> {
+    for dir in folders(&format!("/seed-test-{}", std::process::id())) {
+        fs::remove_dir(&dir).with_context(|| format!("remove {dir}"))?;
+    }
+    Ok(())
+}
+
+/// Chooses processors for a container, by CRI.
+fn choose(cri: &Cri, id: &str, cpus: &str) -> Result<()> {
+    let chosen = LinuxContainerResources {
+        cpuset_cpus: cpus.to_owned(),
+        ..Default::default()
+    };
+    cri.update(id, &chosen)
+}
+
+/// What is chosen holds for all who are inside, or is refused with the reason.
+fn chosen(cri: &Cri, id: &str, inside: &[(u32, String)]) -> Result<()> {
+    let shared_out = |root: PathBuf| {
+        let one = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        root.join("cpuset.cpus").exists() || one.contains("cpuset")
+    };
+    if !roots().into_iter().any(shared_out) {
+        let said = choose(cri, id, "0")
+            .err()
+            .context("nothing shares out processors here")?;
+        ensure!(
+            format!("{said:#}").contains("does not share out processors"),
+            "{said:#}"
+        );
+        return Ok(());
+    }
+    choose(cri, id, "0")?;
+    for (pid, line) in inside {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        ensure!(
+            status.contains("Cpus_allowed_list:\t0\n"),
+            "{line} runs on others"
+        );
+    }
+    let said = choose(cri, id, "8000")
+        .err()
+        .context("there is no such processor")?;
+    ensure!(
+        format!("{said:#}").contains("cpuset.cpus does not take"),
+        "{said:#}"
+    );
+    Ok(())
+}
+
+pub(crate) fn pods(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+    let (pod, id, group) = started(containerd, cri, "grouped")?;
+    let inside = members(&group)?;
+    let named = |(_, line): &(u32, String)| {
+        let program = line.split('\0').next().unwrap_or_default();
+        let name = Path::new(program).file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let names: BTreeSet<_> = inside.iter().map(named).collect();
+    let all = ["stub-qemu", "stub-swtpm", "stub-virtiofsd", "stub-vsock"];
+    ensure!(
+        names == all.map(str::to_owned).into(),
+        "{group}: {inside:?}"
+    );
+
+    chosen(cri, &id, &inside)?;
+    end(containerd, cri, &pod)?;
+    is_gone(&group)?;
+
+    let (pod, id, group) = started(containerd, cri, "grouped-orphan")?;
+    ensure!(!members(&group)?.is_empty(), "nobody is in {group}");
+    kill_shim(containerd, cri, &pod, &id)?;
+    is_gone(&group)?;
+    end(containerd, cri, &pod)?;
+    sweep()
+}
