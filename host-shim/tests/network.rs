@@ -10,14 +10,21 @@ use std::{
     fs,
     io::{self, Write},
     net::TcpStream,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use netns::Network;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use seed_shim::net::{self, Loopback, LoopbackError, Nic, Route, Wires, mac_text};
+use seed_shim::{
+    config::Config,
+    names::{ContainerId, Namespace},
+    net::{self, Loopback, LoopbackError, Nic, Route, Wires, mac_text},
+    shim::{cli::Target, delete, state_file::StateFile},
+};
+use serde_json::json;
 
 /// Far more than anything takes that shall happen, also on a machine that is busy with other things.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -171,6 +178,78 @@ fn copies_of_links() -> Vec<OwnedFd> {
 fn the_hosts_loopback_is_never_taken() {
     let refused = Loopback::take(net::Network::own().unwrap()).unwrap_err();
     assert!(matches!(refused, LoopbackError::Host), "{refused:?}");
+}
+
+#[test]
+fn what_a_killed_shim_left_is_swept_and_a_machines_wire_is_not() {
+    let Some(network) = Network::make("swept") else {
+        return;
+    };
+    add_link(&network, "eth0", "02:00:00:00:00:01");
+    let is_redirected = || network.run("tc qdisc show dev eth0").contains("ingress");
+    network.run("ip tuntap add dev gone mode tap");
+    network.run("tc qdisc add dev eth0 ingress");
+    network.run(
+        "tc filter add dev eth0 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev gone",
+    );
+    network.run("ip link delete gone");
+    network.inside(|| net::sweep(Path::new("/proc/thread-self/ns/net")).unwrap());
+    assert!(is_redirected(), "it is the caller's own network");
+
+    for _ in 0..2 {
+        net::sweep(&network.path()).unwrap();
+        assert!(!is_redirected());
+    }
+    let wires = network.inside(|| Wires::make().unwrap());
+    net::sweep(&network.path()).unwrap();
+    assert!(is_redirected(), "there is a machine");
+    network.inside(move || drop(wires));
+
+    let error = net::sweep(Path::new("/nonexistent/netns")).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/netns"), "{error}");
+}
+
+#[test]
+fn the_end_of_a_killed_shim_takes_its_redirections_along() {
+    let Some(network) = Network::make("deleted") else {
+        return;
+    };
+    add_link(&network, "eth0", "02:00:00:00:00:01");
+    let bundle = tempfile::tempdir().unwrap();
+    let namespaces = json!([{"type": "network", "path": network.path()}]);
+    let document = json!({"linux": {"namespaces": namespaces}}).to_string();
+    fs::write(bundle.path().join("config.json"), document).unwrap();
+    let socket = bundle.path().join("task.sock");
+    let config = Config {
+        run_dir: bundle.path().join("run"),
+        state_dir: bundle.path().join("state"),
+        ..Config::default()
+    };
+    let state = StateFile {
+        config,
+        socket: socket.clone(),
+    };
+    state.write(bundle.path()).unwrap();
+    let target = Target {
+        namespace: Namespace::try_from("default").unwrap(),
+        id: ContainerId::try_from("demo").unwrap(),
+        address: String::new(),
+        bundle: Some(bundle.path().to_owned()),
+        debug: false,
+    };
+    network.run("tc qdisc add dev eth0 ingress");
+    let shim = UnixListener::bind(&socket).unwrap();
+    delete::run(&target).unwrap();
+    let qdiscs = network.run("tc qdisc show dev eth0");
+    assert!(qdiscs.contains("ingress"), "its shim lives: {qdiscs}");
+
+    // A child that another test is just starting may have a copy of the listener.
+    rustix::net::shutdown(&shim, rustix::net::Shutdown::Both).unwrap();
+    for _ in 0..2 {
+        delete::run(&target).unwrap();
+        let qdiscs = network.run("tc qdisc show dev eth0");
+        assert!(!qdiscs.contains("ingress"), "{qdiscs}");
+    }
 }
 
 #[test]

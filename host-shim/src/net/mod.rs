@@ -4,14 +4,15 @@
 //! For each link that CNI made there is a tap device with a card of the same hardware address behind it; `tc`
 //! redirects every frame between the two ([`redirect`]). Addresses and routes go to the guest through its agent.
 //! What connects to the namespace's loopback comes to the shim ([`loopback`]).
-//! The tap devices go when the last holder of their files does, so that a killed shim leaves none.
+//! The tap devices go when the last holder of their files does, so that a killed shim leaves none; its redirections stay
+//! on the pod's links until [`sweep`].
 
 mod links;
 mod loopback;
 mod namespace;
 mod redirect;
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, sync::Arc, thread};
+use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
 
 use seed_netlink::Conversation;
 use thiserror::Error;
@@ -43,6 +44,9 @@ pub enum NetError {
     /// There is one, and it is not to be found.
     #[error("tap device {0} has no number")]
     Lost(String),
+    /// The namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
 }
 
 /// A network card of the guest, and what the guest is told of it.
@@ -90,9 +94,7 @@ impl Wires {
     /// Makes a wire for each link in the network namespace of the calling thread. Blocks for as long as the
     /// kernel takes, and where links are busy for some seconds.
     pub fn make() -> Result<Self, NetError> {
-        let what = "speaking rtnetlink";
-        let mut kernel =
-            Conversation::open().map_err(|source| NetError::Kernel { what, source })?;
+        let mut kernel = speak()?;
         let mut wires = Self {
             nics: Vec::new(),
             links: Vec::new(),
@@ -145,21 +147,54 @@ impl Drop for Wires {
     }
 }
 
+/// Takes away what a killed shim left on the links of its pod's network: redirections to tap devices that went with it, which
+/// swallow every frame. Where there is a tap device a machine is on the wire, perhaps another shim's, and nothing is touched; nor
+/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes.
+pub fn sweep(network: &Path) -> Result<(), NetError> {
+    if Network::at(network)? == Network::own()? {
+        return Ok(());
+    }
+    in_thread("taking redirections away", || {
+        enter(network)?;
+        let mut kernel = speak()?;
+        let links = links::list(&mut kernel, "\0")?;
+        if !links.iter().any(|link| link.name.starts_with(TAP)) {
+            for link in links {
+                redirect::remove(&mut kernel, link.index);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A thread that may go to another network.
+fn in_thread(
+    what: &'static str,
+    work: impl FnOnce() -> Result<(), NetError> + Send,
+) -> Result<(), NetError> {
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| {
+        let source = io::Error::other("the thread is gone");
+        Err(NetError::Kernel { what, source })
+    })
+}
+
+fn speak() -> Result<Conversation, NetError> {
+    let what = "speaking rtnetlink";
+    Conversation::open().map_err(|source| NetError::Kernel { what, source })
+}
+
 /// Whether this kernel can lead frames from one link to another as a pod's wire does: tried between two taps in a
 /// network of their own, which is gone afterwards. The kernel loads what it has as modules. Root alone can try it.
 pub fn try_wire() -> Result<(), NetError> {
-    let kernel = |what| move |source| NetError::Kernel { what, source };
-    let tried = thread::spawn(move || {
-        sys::unshare_network().map_err(kernel("making a network"))?;
+    in_thread("trying it", || {
+        let what = "making a network";
+        sys::unshare_network().map_err(|source| NetError::Kernel { what, source })?;
         let taps = [TAP_PATTERN; 2].map(|pattern| tun::make_tap(pattern).map_err(NetError::Tap));
         let [one, other] = taps;
         let (one, other) = (one?, other?);
         let index = |name: &str| index_of(name).ok_or_else(|| NetError::Lost(name.to_owned()));
-        let mut speak = Conversation::open().map_err(kernel("speaking rtnetlink"))?;
-        redirect::add(&mut speak, index(&one.1)?, index(&other.1)?)
-    });
-    let gone = |_| kernel("trying it")(io::Error::other("the thread is gone"));
-    tried.join().map_err(gone)?
+        redirect::add(&mut speak()?, index(&one.1)?, index(&other.1)?)
+    })
 }
 
 /// A hardware address as people write it.

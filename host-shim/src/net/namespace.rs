@@ -32,8 +32,13 @@ pub struct Network {
 impl Network {
     /// The calling thread's.
     pub fn own() -> Result<Self, NamespaceError> {
-        let metadata = fs::metadata(OWN).map_err(|source| NamespaceError {
-            path: OWN.into(),
+        Self::at(Path::new(OWN))
+    }
+
+    /// The one that a file names.
+    pub fn at(path: &Path) -> Result<Self, NamespaceError> {
+        let metadata = fs::metadata(path).map_err(|source| NamespaceError {
+            path: path.into(),
             source,
         })?;
         Ok(Self::of(&metadata))

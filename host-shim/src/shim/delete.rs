@@ -22,9 +22,10 @@ use super::{cli::Target, state_file::Left};
 use crate::{
     cgroup,
     config::Config,
-    kept,
+    kept, net,
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
+    spec::Bundle,
     sys, tpm,
     vmm::{VmmKind, users},
 };
@@ -80,7 +81,12 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     if begun.elapsed() < RECLAIM_WITHIN {
         tpm::reclaim(&paths);
     }
+    // A pod's shim goes on when one container of it is gone, and its wires are its own.
+    let socket = socket.filter(|socket| UnixStream::connect(socket).is_err());
     remove(&paths, socket.as_deref());
+    if socket.is_some() {
+        unwire(&bundle);
+    }
     let record = ExitRecord::read(&bundle);
     let vmm = pids
         .iter()
@@ -153,13 +159,11 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
     }
 }
 
+/// `socket`: that of a shim that is dead.
 fn remove(paths: &InstancePaths, socket: Option<&Path>) {
     let _ = fs::remove_file(paths.management_socket());
     let _ = fs::remove_file(paths.kept_name());
-    // A pod's shim goes on when one container of it is gone.
-    if let Some(socket) = socket
-        && UnixStream::connect(socket).is_err()
-    {
+    if let Some(socket) = socket {
         let _ = fs::remove_file(socket);
     }
     let _ = fs::remove_dir_all(paths.vm_dir());
@@ -168,6 +172,15 @@ fn remove(paths: &InstancePaths, socket: Option<&Path>) {
     let _ = fs::remove_dir(paths.share_dir());
     // Only if nothing else is in it.
     let _ = fs::remove_dir(paths.run_dir());
+}
+
+/// Takes a dead shim's redirections off the pod's links. After an orderly end there are none. The network may be gone, as may be
+/// the bundle's file.
+fn unwire(bundle: &Path) {
+    let bundle = Bundle::read(bundle).ok();
+    if let Some(network) = bundle.and_then(|bundle| bundle.network_namespace) {
+        let _ = net::sweep(&network);
+    }
 }
 
 #[cfg(test)]
