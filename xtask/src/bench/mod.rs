@@ -216,7 +216,7 @@ pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
         Bench::Agent => agent::measure(places, guest, options)?,
         Bench::Growth => growth::measure(places, guest, options)?,
         Bench::Age | Bench::All | Bench::Boot | Bench::Shell => {
-            boot::measure(places, guest, options)?
+            boot::measure(places, &guest, options)?
         }
     };
     show(&results, options)
