@@ -83,6 +83,15 @@ async fn daemon(args: &[String]) {
     let _ = stream.read_to_end(&mut Vec::new()).await;
 }
 
+/// An event, as the program writes it.
+fn document(source: &str, event: &str, properties: &Value) -> String {
+    let document = json!({
+        "timestamp": {"secs": 1, "nanos": 2},
+        "source": source, "event": event, "properties": properties,
+    });
+    format!("{}\n\n", serde_json::to_string_pretty(&document).unwrap())
+}
+
 struct Monitor {
     events: File,
     api: UnixListener,
@@ -127,12 +136,12 @@ impl Monitor {
     }
 
     fn event(&mut self, source: &str, event: &str, properties: &Value) {
-        let document = json!({
-            "timestamp": {"secs": 1, "nanos": 2},
-            "source": source, "event": event, "properties": properties,
-        });
-        let text = serde_json::to_string_pretty(&document).unwrap();
-        write!(self.events, "{text}\n\n").unwrap();
+        self.tell(&document(source, event, properties));
+    }
+
+    /// In one piece: what belongs together has no pause in it, however busy the machine is.
+    fn tell(&mut self, documents: &str) {
+        self.events.write_all(documents.as_bytes()).unwrap();
     }
 
     async fn run(mut self) {
@@ -166,9 +175,9 @@ impl Monitor {
             tokio::select! {
                 client = self.api.accept() => self.serve(client.unwrap().0).await,
                 _ = sigterm.recv() => {
-                    self.event("vm", "shutdown", &Value::Null);
-                    self.event("vm", "deleted", &Value::Null);
-                    self.event("vmm", "shutdown", &Value::Null);
+                    let all = [("vm", "shutdown"), ("vm", "deleted"), ("vmm", "shutdown")];
+                    let all = all.map(|(source, event)| document(source, event, &Value::Null));
+                    self.tell(&all.concat());
                     return;
                 }
             }
