@@ -87,7 +87,8 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
             Ok(end) => return end,
             Err(RecvTimeoutError::Disconnected) => return Err(VsockError::Thread),
             Err(RecvTimeoutError::Timeout) if !handlers.iter().all(is_served) => {
-                return Err(VsockError::Thread);
+                // With its VMM it ends as well, a moment before that is told.
+                return told.recv_timeout(LOOK).unwrap_or(Err(VsockError::Thread));
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
