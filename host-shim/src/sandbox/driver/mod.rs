@@ -137,6 +137,8 @@ impl Driver {
                 }
             };
             tokio::select! {
+                // What has come counts, also where the time for it is just over.
+                biased;
                 input = inputs.recv() => match input {
                     Some(input) => self.take(input),
                     None => break,
