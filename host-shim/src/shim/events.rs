@@ -341,7 +341,8 @@ mod tests {
             .unwrap()
             .register_service(create_events(Arc::new(containerd)));
         server.start().await.unwrap();
-        publisher.flush(LIMIT).await;
+        // It looks for containerd every half second; the rest is the machine's other work.
+        publisher.flush(Duration::from_secs(60)).await;
         let seen = seen.lock().unwrap().clone();
         let topics: Vec<&str> = seen.iter().map(|(topic, _)| topic.as_str()).collect();
         assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit"]);
