@@ -246,7 +246,12 @@ mod tests {
         ]);
         fs::write(paths.pids(), entries.to_string()).unwrap();
 
+        let begun = Instant::now();
         let first = DeleteResponse::parse_from_bytes(&run(&target).unwrap()).unwrap();
+        if begun.elapsed() >= RECLAIM_WITHIN {
+            // The machine is so busy that the TPM's state may have been left to its next lock.
+            drop(tpm::StateDir::lock(&kept).unwrap());
+        }
         assert_eq!((first.exit_status, first.pid), (KILLED, left.id()));
         assert!(!left.wait().unwrap().success());
         assert_eq!(
