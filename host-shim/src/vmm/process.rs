@@ -32,7 +32,10 @@ use crate::{
 const LAST_WORDS_BYTES: usize = 400;
 
 /// How much later than its daemons a VMM is seen to end, when it was the VMM that ended.
-pub(super) const OWN_END: Duration = Duration::from_millis(500);
+const OWN_END: Duration = Duration::from_millis(500);
+
+/// The same where it is known that it ends: a large one on a busy machine takes its time to be gone.
+pub(super) const GOING: Duration = Duration::from_secs(3);
 
 /// How often a socket is looked for.
 const SOCKET_POLL: Duration = Duration::from_millis(5);
@@ -71,6 +74,13 @@ pub struct Ended {
     pub how: String,
     /// It said that all went well.
     pub success: bool,
+}
+
+impl Ended {
+    /// How long a VMM whose daemon this was is waited for: one that ended well had lost its client.
+    pub(super) fn vmm_follows_within(&self) -> Duration {
+        if self.success { GOING } else { OWN_END }
+    }
 }
 
 /// A running child. Its end arrives on the channel that was given at the start.
@@ -212,7 +222,7 @@ impl Starting<'_> {
                 let own = if first.name == name {
                     None
                 } else {
-                    end_of(name, ends).await
+                    end_of(name, first.vmm_follows_within(), ends).await
                 };
                 let Ended { name, how, .. } = own.unwrap_or(first);
                 return Err(VmmError::Died {
@@ -234,9 +244,13 @@ impl Starting<'_> {
     }
 }
 
-/// The end of this one, if it comes within a moment. Those of others that come first are passed over.
-pub async fn end_of(wanted: &str, ends: &mut mpsc::UnboundedReceiver<Ended>) -> Option<Ended> {
-    let until = Instant::now() + OWN_END;
+/// The end of this one, if it comes in time. Those of others that come first are passed over.
+pub async fn end_of(
+    wanted: &str,
+    limit: Duration,
+    ends: &mut mpsc::UnboundedReceiver<Ended>,
+) -> Option<Ended> {
+    let until = Instant::now() + limit;
     while let Ok(Some(ended)) = timeout_at(until, ends.recv()).await {
         if ended.name == wanted {
             return Some(ended);

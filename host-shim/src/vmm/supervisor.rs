@@ -15,11 +15,11 @@ use tokio::{
 use super::{
     Control, Machine, MachineSize, VmEnd, VmEvent, VmmError, VmmKind, console,
     daemons::Daemons,
-    process::{Ended, OWN_END, Supervised, end_of},
+    process::{Ended, GOING, Supervised, end_of},
 };
 use crate::{oom, spec::VmSpec};
 
-/// How long a VMM may take to end after SIGTERM, when a daemon of it has died, or by itself, when one ended well.
+/// How long a VMM may take to end after SIGTERM, when a daemon of it has died.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long after a write that did not fit on the host the machine is let run, and tries again.
@@ -132,7 +132,7 @@ pub(super) async fn own_end(
     kind: VmmKind,
     ended: &mut mpsc::UnboundedReceiver<Ended>,
 ) -> Option<VmmError> {
-    let Ended { name, how, .. } = end_of(kind.as_str(), ended).await?;
+    let Ended { name, how, .. } = end_of(kind.as_str(), GOING, ended).await?;
     let said = String::new();
     Some(VmmError::Died { name, how, said })
 }
@@ -265,9 +265,8 @@ impl Supervisor {
     /// Waits for the VMM, which may be ending by itself, and ends it if not, for `first` has ended. Its end where it
     /// was its own.
     async fn stop_vmm(&mut self, first: &Ended) -> Option<Ended> {
-        // A daemon that ended well says that the VMM is gone: a large one on a busy machine takes its time to be.
-        let limit = if first.success { GRACE } else { OWN_END };
-        let own = self.wait_for_vmm(Instant::now() + limit).await;
+        let until = Instant::now() + first.vmm_follows_within();
+        let own = self.wait_for_vmm(until).await;
         if own.is_none() {
             // What it says from here on is our doing.
             let Ended { name, how, .. } = first.clone();

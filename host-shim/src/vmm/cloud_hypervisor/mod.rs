@@ -172,7 +172,9 @@ async fn wait_boot(
     let late = VmmError::NoBoot { vmm: KIND, seconds };
     match timeout(limit, booted).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(own_end(KIND, ended).await.unwrap_or(late)),
+        // It has closed what it tells its events on.
+        Ok(Err(_)) => Err(own_end(KIND, ended).await.unwrap_or(late)),
+        Err(_) => Err(late),
     }
 }
 
