@@ -44,6 +44,10 @@ const PARSED_AHEAD: usize = 4;
 /// Entries that one batch passes over at most.
 const MAX_PASSED: u32 = 50_000;
 
+/// How often it is started anew because files were renamed or deleted while it looked for them. journald does so once in
+/// seconds; where somebody has it do so all the time, the last start has to do.
+const MAX_STARTS: usize = 20;
+
 /// journald holds its changes back for up to 250 ms, and a changed file shows; this is for what does not.
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
 
@@ -163,7 +167,23 @@ impl Journalctl {
         })
     }
 
+    /// journalctl lists a folder and then opens what it found: a file that journald renames in between is missing in all that
+    /// it prints, which would look as if its entries were lost. It has opened all when the first entry is there, so the
+    /// files are the same before and after that, or it is done again.
     fn start(&self, after: &Position) -> Result<Stream, JournalctlError> {
+        let mut files = self.files();
+        for _ in 1..MAX_STARTS {
+            let stream = self.start_once(after)?;
+            let now = self.files();
+            if now == files {
+                return Ok(stream);
+            }
+            files = now;
+        }
+        self.start_once(after)
+    }
+
+    fn start_once(&self, after: &Position) -> Result<Stream, JournalctlError> {
         let mut command = Command::new(&self.program);
         command.args(["--quiet", "--no-pager", "--all", "--output=export"]);
         command.args(self.scope());
@@ -223,6 +243,12 @@ impl Journalctl {
         let mut option = OsString::from("--directory=");
         option.push(folder);
         Some(option)
+    }
+
+    /// Which files there are, and under which names.
+    fn files(&self) -> Vec<(PathBuf, u64)> {
+        let stamps = self.stamps().into_iter();
+        stamps.map(|(path, .., inode)| (path, inode)).collect()
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -506,6 +532,32 @@ mod tests {
             .read(&Position { seqnum: 50, ..at }, 1 << 20, &Query::new())
             .unwrap();
         assert_eq!(numbers(&batch), (51..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_while_journalctl_looks_for_it_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let text: String = (1..=5).map(|number| entry(ONE, number)).collect();
+        let mut journal = program(dir.path(), &text, "");
+        // The first time it misses the file that is renamed, and prints what is behind it.
+        fs::write(dir.path().join("behind"), entry(ONE, 5)).unwrap();
+        let path = dir.path().join("journalctl");
+        let whole = fs::read_to_string(&path).unwrap();
+        let (_, whole) = whole.split_once('\n').unwrap();
+        let rotates = format!(
+            "#!/bin/sh\ncd {}\nif mv files/system.journal files/system@1.journal 2> missing; then : > files/user-1.journal; \
+             cat behind; exit; fi\n{whole}",
+            dir.path().display()
+        );
+        seed_script::write(&path, &rotates);
+        let batch = journal
+            .read(&Position::START, 1 << 20, &Query::new())
+            .unwrap();
+        assert_eq!(
+            (numbers(&batch), batch.outcome.gap),
+            (vec![1, 2, 3, 4, 5], None)
+        );
+        assert_eq!(calls(dir.path()).len(), 1, "the one that saw all files");
     }
 
     #[test]
