@@ -16,7 +16,7 @@ mod layer;
 
 use std::{
     env, fs,
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -215,11 +215,12 @@ impl Container {
         Ok(output.stdout)
     }
 
-    /// Starts a unit, and blocks until a socket of its is there. It need not have started by then.
+    /// Starts a unit, and blocks until somebody listens at a socket of its. It need not have started by then.
     pub fn serve(&self, unit: &str, socket: &str, limit: Duration) -> Result<()> {
         self.run(&["systemctl", "start", "--no-block", unit])?;
         let path = self.inside(socket);
-        wait_for(socket, limit, || Ok(path.exists()))
+        // The name is there a moment before anybody listens, and where the unit ran before all the time.
+        wait_for(socket, limit, || Ok(UnixStream::connect(&path).is_ok()))
     }
 
     /// Blocks until it has ended by itself.
