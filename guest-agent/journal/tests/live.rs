@@ -16,7 +16,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -161,8 +161,13 @@ struct Reader {
     thread: thread::JoinHandle<(Vec<Got>, Vec<Gap>, Position, u32)>,
 }
 
-/// Reads on a thread of its own until it is stopped and has caught up.
-fn follow(mut journal: Journal, mut position: Position, pause: Duration) -> Reader {
+/// Reads on a thread of its own until it is stopped and has caught up, and pauses between two reads; the pause is told
+/// when it is time to stop.
+fn follow(
+    mut journal: Journal,
+    mut position: Position,
+    pause: impl Fn(&AtomicBool) + Send + 'static,
+) -> Reader {
     let stop = Arc::new(AtomicBool::new(false));
     let numbered = Arc::new(AtomicUsize::new(0));
     let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&numbered));
@@ -180,7 +185,7 @@ fn follow(mut journal: Journal, mut position: Position, pause: Duration) -> Read
                 return (all, gaps, position, resets);
             }
             journal.wait_for_change(Duration::from_millis(50));
-            thread::sleep(pause);
+            pause(&stopped);
         }
     });
     Reader {
@@ -235,20 +240,34 @@ fn assert_numbers(all: &[Got], missing: u64, sent: u64) {
 
 #[test]
 fn a_flood_with_rotation_and_deletion_is_read_once() {
-    flood("64M", Duration::ZERO);
+    flood("64M", 0);
 }
 
 #[test]
 fn a_reader_that_is_overtaken_by_deletion_counts_exactly_what_it_missed() {
-    let missing = flood("64M", Duration::from_millis(900));
+    // So many rotations later there is none of the files that it knew.
+    let missing = flood("64M", 5);
     assert!(missing != Some(0), "the reader was not slow enough");
 }
 
-/// Returns how many entries the reader reports missing.
-fn flood(size: &str, pause: Duration) -> Option<u64> {
+/// Returns how many entries the reader reports missing, which waits for so many rotations between two reads.
+fn flood(size: &str, pause: u32) -> Option<u64> {
     let folders = prepare()?;
     let guest = Guest::boot(&folders, size);
-    let reader = follow(folders.journal(), Position::START, pause);
+    // Where it begins to read nothing is missing before.
+    let (mut journal, mut position) = (folders.journal(), Position::START);
+    let (mut all, _) = read_from(&mut journal, &mut position, 64 * 1024);
+    assert!(!all.is_empty(), "a guest that has booted has logged");
+    let rotations = Arc::new(AtomicU32::new(0));
+    let reader = follow(journal, position, {
+        let rotations = Arc::clone(&rotations);
+        move |stopped: &AtomicBool| {
+            let until = rotations.load(Ordering::SeqCst) + pause;
+            while rotations.load(Ordering::SeqCst) < until && !stopped.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
     let socket = guest.logger();
     let flood = thread::spawn(move || {
         let begin = Instant::now();
@@ -262,21 +281,22 @@ fn flood(size: &str, pause: Duration) -> Option<u64> {
         }
         begin.elapsed()
     });
-    let mut rotations = 0;
     // On a busy machine there are few in the time that the flood takes.
-    while !flood.is_finished() || rotations <= 20 {
+    while !flood.is_finished() || rotations.load(Ordering::SeqCst) <= 20 {
         guest.run(&["journalctl", "--rotate"]);
         guest.run(&["journalctl", "--vacuum-files=3"]);
-        rotations += 1;
+        rotations.fetch_add(1, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(100));
     }
     let took = flood.join().unwrap();
     let exported = guest.exported();
-    let (all, gaps, _, resets) = reader.finish();
+    let (rest, gaps, _, resets) = reader.finish();
+    all.extend(rest);
     let missing: u64 = gaps.iter().map(Gap::count).sum();
     eprintln!(
-        "{} entries in {took:?}, {rotations} rotations, {missing} missing in {} gaps, {resets} resets",
+        "{} entries in {took:?}, {} rotations, {missing} missing in {} gaps, {resets} resets",
         all.len(),
+        rotations.load(Ordering::SeqCst),
         gaps.len()
     );
     assert_eq!(resets, 0);
@@ -320,7 +340,7 @@ fn three_boots_are_read_once_through_the_flush_and_a_killed_machine() {
     for boot in 0..3 {
         folders.begin_boot();
         // From the first moment on, when there is only /run.
-        let reader = follow(folders.journal(), position, Duration::ZERO);
+        let reader = follow(folders.journal(), position, |_| {});
         let guest = Guest::boot(&folders, "1G");
         let socket = guest.logger();
         for number in 1..=3000 {
@@ -388,7 +408,7 @@ fn an_active_file_that_is_damaged_costs_only_what_was_damaged() {
         return;
     };
     let guest = Guest::boot(&folders, "1G");
-    let reader = follow(folders.journal(), Position::START, Duration::ZERO);
+    let reader = follow(folders.journal(), Position::START, |_| {});
     let socket = guest.logger();
     let active = folders
         .persistent()
