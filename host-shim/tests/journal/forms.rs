@@ -151,12 +151,12 @@ async fn a_file_in_an_unknown_form_has_journalctl_read_until_it_is_gone() {
     let host = Host::begin(&container);
     let writer = Writer::begin(&container, 2000);
     until("some entries", || writer.sent() > 1000).await;
-    // A file of a later systemd: this machine's, with a flag that is not given out.
+    // A file of a later systemd: this machine's, with a flag that is not given out. While it is rotated there is none.
     let list = container.output(&["sh", "-c", "ls -d /var/log/journal/*"]);
     let folder = String::from_utf8(list).unwrap().trim().to_owned();
     let alien = format!("{folder}/system@alien.journal");
     let copy = format!(
-        "cp {folder}/system.journal /var/alien && printf '\\200' | dd of=/var/alien bs=1 seek=13 conv=notrunc && mv /var/alien {alien}"
+        "until cp {folder}/system.journal /var/alien; do sleep 0.01; done && printf '\\200' | dd of=/var/alien bs=1 seek=13 conv=notrunc && mv /var/alien {alien}"
     );
     container.run(&["sh", "-c", &copy]);
     let logs = host.logs();
