@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use seed_container::{Container, Loop, Spec, guest_root};
+use seed_container::{Container, Loop, Spec, guest_root, wait_for};
 use seed_kata_client::{Kata, calm, order::storage, unix};
 use seed_protocol::{
     kata::agent::{ResizeVolumeRequest, Storage, VolumeStatsRequest},
@@ -507,5 +507,9 @@ fn check(container: &Container, seen: &Execs, copies: u32) {
         "--state=failed",
         "seed-exec-*",
     ];
-    assert_eq!(container.run(&units).unwrap(), "", "failed units are left");
+    // Of a process whose start nobody confirmed nobody has waited for the end: the last agent may still be at it.
+    wait_for("an agent that leaves no failed units", AGAIN, || {
+        Ok(container.run(&units)?.is_empty())
+    })
+    .unwrap();
 }
