@@ -12,10 +12,10 @@ use std::{
     collections::BTreeMap,
     fs,
     process::{Child, Command},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use common::{container, in_namespaces, limit, run};
+use common::{LIMIT, container, in_namespaces, limit, run};
 use seed_protocol::kata::{agent::*, agent_ttrpc::AgentServiceClient};
 use tokio::{net::UnixStream, time::sleep};
 use ttrpc::r#async::{Client, transport::Socket};
@@ -101,10 +101,8 @@ async fn no_thread_of_a_provisioned_agent_has_more_than_is_kept() {
         let named = |name: &str| threads.keys().any(|id| id.starts_with(name));
         named("journal") && named("watch") && threads.values().all(|(has, _)| Some(has) < all)
     };
-    for _ in 0..500 {
-        if narrow(&threads) {
-            break;
-        }
+    let begin = Instant::now();
+    while !narrow(&threads) && begin.elapsed() < LIMIT {
         sleep(Duration::from_millis(20)).await;
         threads = capabilities(agent.0.id());
     }
