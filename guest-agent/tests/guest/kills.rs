@@ -259,16 +259,15 @@ async fn all(container: &Container, disks: &[Loop; 2], mut dice: Dice) {
 }
 
 /// Writes numbered lines until it is told to end; then the number of lines stands in a file.
-const WRITER: &str = "n=0; while ! [ -e /tmp/stop ]; do echo \"kills line $n\"; n=$((n+1)); \
-    [ $((n % 20)) = 0 ] && sleep 0.05; done | systemd-cat -t kills; \
-    journalctl --sync; journalctl -q -t kills -o cat | tail -n 1 > /tmp/last";
+const WRITER: &str = "{ n=0; while ! [ -e /tmp/stop ]; do echo \"kills line $n\"; n=$((n+1)); \
+    [ $((n % 20)) = 0 ] && sleep 0.05; done; echo $n > /tmp/written; } | systemd-cat -t kills; \
+    journalctl --sync";
 
 fn end_of(container: &Container, mut writer: std::process::Child) -> u64 {
     container.run(&["touch", "/tmp/stop"]).unwrap();
     assert!(writer.wait().unwrap().success());
-    let last = container.run(&["cat", "/tmp/last"]).unwrap();
-    let number = last.trim().rsplit(' ').next().unwrap();
-    number.parse::<u64>().unwrap() + 1
+    let written = container.run(&["cat", "/tmp/written"]).unwrap();
+    written.trim().parse().unwrap()
 }
 
 fn kill(container: &Container) {
