@@ -19,6 +19,10 @@ for controller in $(cat "$3/cgroups/cgroup.controllers"); do
     echo "+$controller" 2>/dev/null > "$3/cgroups/cgroup.subtree_control" || :
 done
 own=$3/cgroups/$(basename "$(dirname "$3")")
+# Of a process that had this number before.
+if [ -d "$own" ]; then
+    find "$own" -depth -type d -exec rmdir {} \; 2>/dev/null || :
+fi
 mkdir "$own"
 # 0 is whoever writes it.
 echo 0 > "$own/cgroup.procs"
