@@ -46,7 +46,7 @@ fn memory(pid: u32) -> u64 {
 
 #[test]
 fn a_thousand_half_open_connections_shut_nobody_out() {
-    let mut host = Host::with("[limits]\nlogin_seconds = 10\nnew_per_minute = 5000\n");
+    let mut host = Host::with("[limits]\nlogin_seconds = 20\nnew_per_minute = 5000\n");
     let key = host.key("me", &["ed25519"]);
     let repo = host.plant("app", &public(&key), &["web"]);
     host.run(&repo, "web");
@@ -147,7 +147,7 @@ fn a_client_that_does_not_read_costs_no_memory() {
 #[test]
 fn limits_on_connections_and_channels_hold() {
     let host =
-        Host::with("[limits]\nconnections_per_address = 3\nchannels = 2\nidle_seconds = 6\n");
+        Host::with("[limits]\nconnections_per_address = 3\nchannels = 2\nidle_seconds = 20\n");
     let key = host.key("me", &["ed25519"]);
     let repo = host.plant("app", &public(&key), &["web"]);
     host.log(&repo, "web").add(["one"]);
