@@ -174,12 +174,19 @@ fn limits_on_connections_and_channels_hold() {
     // Channels of one connection.
     let socket = host.path("mux");
     let control = format!("ControlPath={}", socket.display());
-    let mut master = host.client(&key);
-    let mut master = master
-        .args(["-M", "-N", "-o", &control, "127.0.0.1"])
-        .spawn()
-        .unwrap();
-    until("the master listens", || socket.exists());
+    let begin = || {
+        let mut ssh = host.client(&key);
+        ssh.args(["-M", "-N", "-o", &control, "127.0.0.1"]);
+        ssh.spawn().unwrap()
+    };
+    let mut master = begin();
+    until("the master listens", || {
+        // The server may not have noticed yet that those before it have gone, and refuse it.
+        if master.try_wait().unwrap().is_some() {
+            master = begin();
+        }
+        socket.exists()
+    });
     let channel = || {
         let mut ssh = host.client(&key);
         // What the master cannot have is not to be had by a connection of its own.
