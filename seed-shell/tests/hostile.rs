@@ -219,7 +219,8 @@ fn limits_on_connections_and_channels_hold() {
 fn an_address_that_comes_too_fast_waits() {
     let host = Host::with("[limits]\nnew_per_minute = 5\n");
     let key = host.key("me", &["ed25519"]);
-    let answers: Vec<_> = (0..8).map(|_| host.ssh(&key, "help").status).collect();
-    assert_eq!(answers[..5], [0; 5]);
-    assert!(answers[5..].contains(&255), "{answers:?}");
+    let answers: Vec<_> = (0..5).map(|_| host.ssh(&key, "help").status).collect();
+    assert_eq!(answers, [0; 5]);
+    // One more may come every 12 s. Who comes faster is refused before long, how slow the machine may be.
+    until("one is refused", || host.ssh(&key, "help").status == 255);
 }
