@@ -378,8 +378,8 @@ impl Played {
             cpu_time_ms: 12_000,
             ..Default::default()
         };
-        // Runs since two hours and ten minutes, as it is shown for the next 55 seconds.
-        let since = SystemTime::now() - Duration::from_secs(2 * 3600 + 10 * 60 + 5);
+        // Runs since three days and two hours, as it is shown for the next half hour.
+        let since = SystemTime::now() - Duration::from_secs(74 * 3600 + 30 * 60);
         let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let status = InstanceStatus {
             created_unix_ns: u64::try_from(since.as_nanos()).unwrap(),
