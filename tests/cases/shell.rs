@@ -44,13 +44,13 @@ fn an_owner(lab: &Lab) -> Result<()> {
     let started = instance.seed(&["run", &guest, "--name", "web"])?;
     ensure!(started.status.success(), "seed run: {started:?}");
 
-    let status = shell.ask("status")?;
+    let status = shell.answered("status")?;
     let line = status.lines().find(|line| line.contains(" web "));
     ensure!(
         line.is_some_and(|line| line.contains("running")),
         "{status}"
     );
-    let screen = shell.ask(&format!("status {namespace}/web --json"))?;
+    let screen = shell.answered(&format!("status {namespace}/web --json"))?;
     let screen: serde_json::Value = serde_json::from_str(&screen)?;
     ensure!(
         screen["memory_used_bytes"].as_u64() > Some(1 << 20),
@@ -319,6 +319,14 @@ impl<'lab> Shell<'lab> {
             output.status
         );
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`Self::ask`], of instances that have answered: one that is late is shown without an answer.
+    fn answered(&self, line: &str) -> Result<String> {
+        limit::until("an answer of every instance", limit::COMMAND, || {
+            let said = self.ask(line)?;
+            Ok((!said.contains("no answer")).then_some(said))
+        })
     }
 
     /// Plants a repository as its owner does; its namespace.
