@@ -161,6 +161,21 @@ pub(crate) fn flood(instance: &Instance<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the log has so many lines of the flood of this boot.
+pub(crate) fn has_flooded(instance: &Instance<'_>, lines: u64) -> Result<()> {
+    let boot = instance.sh("tr -d - </proc/sys/kernel/random/boot_id")?;
+    limit::until("the flood in the log", limit::LOG_LINE, || {
+        let log = instance.log(50)?;
+        let of_boot = log
+            .iter()
+            .filter(|entry| entry["_BOOT_ID"] == boot.as_str());
+        let last = of_boot
+            .filter_map(|entry| number(entry["MESSAGE"].as_str()?))
+            .max();
+        Ok((last >= Some(lines)).then_some(()))
+    })
+}
+
 /// What journald says last.
 const LAST_WORD: &str = "Journal stopped";
 

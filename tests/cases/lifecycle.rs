@@ -102,7 +102,7 @@ fn tree(root: &Path) -> Vec<String> {
 pub(crate) fn stop_leaves_nothing(instance: &Instance<'_>) -> Result<()> {
     let pids = pids(instance)?;
     journal::flood(instance)?;
-    instance.sh("sleep 3")?;
+    journal::has_flooded(instance, 300)?;
     instance.stop()?;
     all_gone(&pids)?;
     let lab = instance.lab();
