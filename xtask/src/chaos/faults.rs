@@ -81,13 +81,16 @@ fn hit(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Fault) -> Result<
             let before = main_process(lab, subject, unit)?;
             // Over before the command's answer is, when it is the agent that dies.
             subject.exec(lab, &["/bin/sh", "-c", &format!("kill -KILL {before}")])?;
-            let lives = unit_is_back(lab, subject, unit)?;
-            let after = main_process(lab, subject, unit)?;
-            ensure!(
-                before != after,
-                "{unit} is process {after} as before, so it was not killed"
-            );
-            Ok(lives)
+            // What waits for its disk dies when that has answered, and runs for systemd until then.
+            until(&format!("another process of {unit}"), COMMAND, || {
+                // An agent that is just starting again may not take the command.
+                let said = subject.exec(lab, &["systemctl", "show", "-p", "MainPID", unit])?;
+                let after = String::from_utf8_lossy(&said.stdout);
+                let after = after.trim().strip_prefix("MainPID=");
+                let after: Option<u32> = after.and_then(|pid| pid.parse().ok());
+                Ok(after.filter(|pid| *pid > 1 && *pid != before))
+            })?;
+            unit_is_back(lab, subject, unit)
         }
         Fault::PauseUnit(unit, seconds) => {
             let pid = main_process(lab, subject, unit)?;
