@@ -441,7 +441,7 @@ impl Subject {
             .into_iter()
             // Its shim works in its folder too.
             .filter(|(_, line)| !line.contains("containerd-shim-seed-v2"))
-            .filter(|(pid, _)| !known.contains(pid) && !child_of(*pid, &known))
+            .filter(|(pid, _)| !known.contains(pid) && is_nobodys(*pid, &known))
             .collect();
         ensure!(
             strange.is_empty(),
@@ -478,7 +478,8 @@ impl Subject {
     }
 }
 
-/// virtiofsd is two processes, one inside a namespace of its own.
-fn child_of(pid: u32, known: &BTreeSet<u32>) -> bool {
-    lab::parent(pid).is_some_and(|parent| known.contains(&parent))
+/// virtiofsd is two processes, one inside a namespace of its own. What has ended since it was seen has no parent any more, and
+/// is not left.
+fn is_nobodys(pid: u32, known: &BTreeSet<u32>) -> bool {
+    lab::parent(pid).is_some_and(|parent| !known.contains(&parent))
 }
