@@ -150,6 +150,8 @@ const FUZZER: Tool = Tool {
 
 /// Lists older than this may name packages that the mirror has no more.
 const LISTS_STALE: Duration = Duration::from_secs(24 * 3600);
+/// What apt is told beside: another one that is at work is waited for, so many seconds.
+const APT_OPTIONS: [&str; 3] = ["--quiet", "--option", "DPkg::Lock::Timeout=300"];
 
 /// What this machine runs.
 #[derive(Debug, PartialEq, Eq)]
@@ -221,22 +223,25 @@ fn install(places: &Places, wanted: &[Package]) -> Result<()> {
     if !util::is_root() && util::which("sudo", &places.path_variable()).is_none() {
         bail!("installing needs root: run this as root, or install sudo");
     }
-    if lists_are_stale(Path::new("/var/lib/apt/lists")) {
-        util::step(
-            places,
-            "apt-get update",
-            util::privileged("apt-get", &[]).args(["update", "--quiet"]),
-        )?;
-    }
-    let mut command = util::privileged(
-        "apt-get",
-        // Daemons are not started by their installation (invoke-rc.d(8)): tests start their own.
-        &[("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")],
-    );
-    command
-        .args(["install", "--yes", "--quiet", "--no-install-recommends"])
-        .args(missing.iter().map(|(name, _)| name));
-    util::step(places, "apt-get install", &mut command)
+    let mut stale = lists_are_stale(Path::new("/var/lib/apt/lists"));
+    util::twice(util::NETWORK_PAUSE, || {
+        // However new they are, the mirror may have changed since.
+        if std::mem::replace(&mut stale, true) {
+            let mut update = util::privileged("apt-get", &[]);
+            update.args(APT_OPTIONS).arg("update");
+            util::step(places, "apt-get update", &mut update)?;
+        }
+        let mut command = util::privileged(
+            "apt-get",
+            // Daemons are not started by their installation (invoke-rc.d(8)): tests start their own.
+            &[("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")],
+        );
+        command
+            .args(APT_OPTIONS)
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(missing.iter().map(|(name, _)| name));
+        util::step(places, "apt-get install", &mut command)
+    })
 }
 
 fn missing(wanted: &[Package]) -> Result<Vec<Package>> {

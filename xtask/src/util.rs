@@ -22,6 +22,8 @@ const PROGRESS_TERMINAL: Duration = Duration::from_secs(1);
 const PROGRESS_LOG: Duration = Duration::from_secs(15);
 /// What of a failed step's output is shown.
 const TAIL_LINES: usize = 60;
+/// Until the network is tried again.
+pub(crate) const NETWORK_PAUSE: Duration = Duration::from_secs(30);
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -181,6 +183,18 @@ pub(crate) fn step_showing(
         progress.end("failed after ");
         bail!("{label}: {status}; all output is in {}", path.display())
     }
+}
+
+/// Does what the network is needed for, and once more after a pause where it failed: a mirror that is just being
+/// updated is whole again soon.
+pub(crate) fn twice<T>(pause: Duration, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let first = work();
+    first.or_else(|error| {
+        say(&format!("  error: {error:#}"));
+        say(&format!("  once more in {} s", pause.as_secs()));
+        thread::sleep(pause);
+        work()
+    })
 }
 
 /// Where the output of a step is kept, until the next step of that name.
@@ -356,6 +370,22 @@ mod tests {
         assert_eq!(of(&["ab", "c"]), of(&["ab", "c"]));
         assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
         assert_ne!(of(&["ab"]), of(&["ab", ""]));
+    }
+
+    #[test]
+    fn what_failed_is_done_once_more_and_no_more() {
+        let until = |good: i32| {
+            let mut times = 0;
+            let done = twice(Duration::ZERO, || {
+                times += 1;
+                anyhow::ensure!(times >= good, "no {times}");
+                Ok(times)
+            });
+            done.map_err(|error| error.to_string())
+        };
+        assert_eq!(until(1), Ok(1));
+        assert_eq!(until(2), Ok(2));
+        assert_eq!(until(3), Err("no 2".to_owned()));
     }
 
     #[test]

@@ -93,29 +93,42 @@ pub(crate) fn unpack(places: &Places) -> Result<()> {
         folder.display()
     ));
     let apt = Apt::make(&folder.join("apt"))?;
+    let chosen = util::twice(util::NETWORK_PAUSE, || download(places, &apt, &missing))?;
+    for (package, version) in &chosen {
+        let target = folder.join(package.folder);
+        install(&apt.debs(), &target, package.name, version)?;
+    }
+    fs::remove_dir_all(&apt.folder).context("remove the private apt")
+}
+
+/// Downloads these packages; each with its version, which is one that the mirror has now.
+fn download(
+    places: &Places,
+    apt: &Apt,
+    missing: &[&'static Package],
+) -> Result<Vec<(&'static Package, String)>> {
     util::step(
         places,
         "apt-get update (private)",
         apt.command("apt-get").arg("update"),
     )?;
     let mut chosen = Vec::new();
-    for package in missing {
+    for &package in missing {
         let listed = util::read(apt.command("apt-cache").args(["madison", package.name]))?;
         let version = choose(package, &listed)?;
         say(&format!("  {:<28} {version}", package.name));
         chosen.push((package, version));
     }
-    let debs = apt.folder.join("debs");
     let wanted = chosen
         .iter()
         .map(|(package, version)| format!("{}={version}", package.name));
     let mut download = apt.command("apt-get");
-    download.arg("download").args(wanted).current_dir(&debs);
+    download
+        .arg("download")
+        .args(wanted)
+        .current_dir(apt.debs());
     util::step(places, "apt-get download (private)", &mut download)?;
-    for (package, version) in &chosen {
-        install(&debs, &folder.join(package.folder), package.name, version)?;
-    }
-    fs::remove_dir_all(&apt.folder).context("remove the private apt")
+    Ok(chosen)
 }
 
 /// The wanted version, or the newest of its series: `madison` lists the newest first.
@@ -174,6 +187,11 @@ impl Apt {
         Ok(Self {
             folder: folder.to_owned(),
         })
+    }
+
+    /// Where it downloads packages to.
+    fn debs(&self) -> PathBuf {
+        self.folder.join("debs")
     }
 
     fn command(&self, program: &str) -> Command {

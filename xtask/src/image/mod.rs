@@ -49,7 +49,9 @@ pub(crate) fn build(places: &Places) -> Result<PathBuf> {
 pub(crate) fn assemble(places: &Places) -> Result<()> {
     let base = places.cache.join(format!("base-{}", base::fingerprint()));
     if !base.is_dir() {
-        fresh(&base, |folder| base::build(places, folder))?;
+        util::twice(util::NETWORK_PAUSE, || {
+            fresh(&base, |folder| base::build(places, folder))
+        })?;
     }
     let guest = places
         .cache
