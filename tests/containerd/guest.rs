@@ -43,8 +43,8 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
         let mut containerd = Containerd::make(programs, version, &options)?;
         let accel = env::var(ACCEL_VARIABLE).unwrap_or_else(|_| "auto".to_owned());
         let allowed = "enable_annotations = [\"tpm_socket\"]";
-        // Without KVM on a busy machine each of many binds takes systemd a second to unmount.
-        let limits = "[limits]\npoweroff_seconds = 180";
+        // Without KVM on a busy machine each of many binds takes systemd seconds to unmount.
+        let limits = "[limits]\npoweroff_seconds = 360";
         containerd.write_shim_config(&format!("accel = {accel:?}\n{allowed}\n{limits}"))?;
         containerd.run()?;
         containerd.import_busybox()?;
@@ -205,7 +205,7 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         stats.memory.working_set_bytes.value > 0 && stats.cpu.usage_core_nano_seconds.value > 0,
         "{stats:?}"
     );
-    cri.stop(&id, 200)?;
+    cri.stop(&id, 380)?;
     let status = cri.status(&id)?;
     ensure!(status.exit_code == 0, "{status:?}");
     ensure!(claim.join("file").exists(), "the claim's file is gone");
