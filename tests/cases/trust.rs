@@ -2,7 +2,7 @@
 //! over the loopback (CID 1, vsock(7)).
 
 use anyhow::{Result, ensure};
-use seed_tests::Instance;
+use seed_tests::{Instance, limit};
 
 /// Asks the agent's port for its health, in ttrpc's frame: length, stream, type of message, flags. Every frame gets an answer from a
 /// server that listens to it, if only a refusal.
@@ -24,7 +24,10 @@ pub(crate) fn the_guest_may_not_talk_to_its_agent(instance: &Instance<'_>) -> Re
     let before: u32 = instance.sh(told)?.parse()?;
     let said = instance.sh(&format!("perl -e '{ASK}'"))?;
     ensure!(said == "closed", "the agent: {said}");
-    let after: u32 = instance.sh(told)?.parse()?;
+    let after = limit::until("the refusal in the guest's log", limit::LOG_LINE, || {
+        let after: u32 = instance.sh(told)?.parse()?;
+        Ok((after > before).then_some(after))
+    })?;
     ensure!(
         after == before + 1,
         "{before} refusals in the log, then {after}"
