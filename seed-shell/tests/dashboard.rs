@@ -53,7 +53,8 @@ impl Screen {
 
     fn tmux(&self, args: &[&str]) -> String {
         let output = Command::new("tmux")
-            .arg("-S")
+            // Frames are lines, whatever the locale.
+            .args(["-u", "-S"])
             .arg(&self.socket)
             .args(args)
             .env("TERM", "xterm-256color")
