@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// How long an answer has to be read before its connection ends.
-const ANSWER_READ: Duration = Duration::from_millis(100);
+const ANSWER_READ: Duration = Duration::from_millis(500);
 
 /// How long a VM that was killed may take to be gone, its last journal included.
 const END: Duration = Duration::from_secs(30);
