@@ -68,12 +68,22 @@ pub(super) fn decide(
             memory.get()
         )));
     }
-    let more = (max_memory - memory.get()).next_multiple_of(MEMORY_STEP_MIB);
+    let room = max_memory - memory.get();
+    let whole = memory
+        .get()
+        .saturating_add(room.next_multiple_of(MEMORY_STEP_MIB));
+    let limit = config.annotations.max_memory_mib;
+    // Who asks has what was asked for, unless the last step would lead beyond what may be asked for.
+    let max_memory = if ours.max_memory.is_some() && limit > 0 && whole > limit {
+        max_memory - room % MEMORY_STEP_MIB
+    } else {
+        whole
+    };
     Ok(Sizing {
         vcpus,
         memory,
         max_vcpus: Vcpus::try_from(max_vcpus).map_err(growth)?,
-        max_memory: MemoryMib::try_from(memory.get().saturating_add(more)).map_err(growth)?,
+        max_memory: MemoryMib::try_from(max_memory).map_err(growth)?,
     })
 }
 
@@ -210,6 +220,12 @@ mod tests {
         }
         let m = ("seed.loom.farm/size", "m");
         assert_eq!(sizing_by(&[m], "{}", &config), Ok((2, 2048, 2, 2048)));
+        // The last step of what is asked for does not lead beyond it either.
+        let (start, most) = ("seed.loom.farm/memory_mib", "seed.loom.farm/max_memory_mib");
+        let grows = |most_mib| sizing_by(&[(start, "1000"), (most, most_mib)], "{}", &config);
+        assert_eq!(grows("2048"), Ok((1, 1000, 1, 2024)));
+        assert_eq!(grows("1100"), Ok((1, 1000, 1, 1128)));
+        assert_eq!(grows("2024"), Ok((1, 1000, 1, 2024)));
         // The engine's word is no annotation.
         let limits = r#"{"memory": {"limit": 4294967296}}"#;
         assert_eq!(sizing_by(&[], limits, &config), Ok((1, 4096, 1, 4096)));
