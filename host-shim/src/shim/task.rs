@@ -5,8 +5,8 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder},
     net::IpAddr,
-    os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -98,6 +98,7 @@ pub struct Task {
     pub stdio: Stdio,
     /// Its VM.
     pub sandbox: Sandbox,
+    own_bundle: Folder,
     paths: InstancePaths,
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
     management: Mutex<Option<management::Server>>,
@@ -125,6 +126,7 @@ impl Task {
         } = request;
         let id = ContainerId::try_from(id.as_str())?;
         let bundle = Bundle::read(&bundle_path)?;
+        let own_bundle = Folder::at(&bundle_path)?;
         let paths = Paths::new(config).instance(namespace, &id);
         let kept = spec::state_name(&bundle.annotations);
         let paths = match &kept {
@@ -209,6 +211,7 @@ impl Task {
             bundle: bundle_path,
             stdio,
             sandbox,
+            own_bundle,
             paths,
             execs: Mutex::default(),
             management: Mutex::new(Some(server)),
@@ -229,7 +232,7 @@ impl Task {
     /// Whether nobody will ever delete it: containerd takes a shim that does not answer a restarted one in time for dead, has
     /// `delete` end the machine, and removes the bundle.
     pub fn is_given_up(&self) -> bool {
-        !self.has_machine() && !self.bundle.exists()
+        !self.has_machine() && !self.own_bundle.is_there()
     }
 
     /// Registers an exec.
@@ -298,6 +301,31 @@ impl Task {
     }
 }
 
+/// A folder that is told from another one that gets its name later: as long as it is open nobody has its number.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    open: fs::File,
+}
+
+impl Folder {
+    fn at(path: &Path) -> Result<Self, TaskError> {
+        let open = fs::File::open(path).map_err(|source| TaskError::File {
+            what: path.display().to_string(),
+            source,
+        })?;
+        let path = path.to_owned();
+        Ok(Self { path, open })
+    }
+
+    /// Whether its name still leads to it.
+    fn is_there(&self) -> bool {
+        let number = |of: fs::Metadata| (of.dev(), of.ino());
+        let ours = self.open.metadata().map(number);
+        matches!((ours, fs::metadata(&self.path).map(number)), (Ok(ours), Ok(there)) if ours == there)
+    }
+}
+
 /// An instance's folder for what runs. Dropping this removes what is a task's in it.
 struct RunFolder<'p>(Option<&'p InstancePaths>);
 
@@ -329,4 +357,23 @@ impl Drop for RunFolder<'_> {
 /// A lock whose holder panicked holds data that is as good as before: nothing in here is changed half-way.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_same_name_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle");
+        fs::create_dir(&path).unwrap();
+        let folder = Folder::at(&path).unwrap();
+        assert!(folder.is_there());
+        fs::remove_dir(&path).unwrap();
+        assert!(!folder.is_there());
+        fs::create_dir(&path).unwrap();
+        assert!(!folder.is_there());
+        assert!(Folder::at(&dir.path().join("none")).is_err());
+    }
 }
