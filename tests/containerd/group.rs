@@ -5,12 +5,17 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use seed_tests::{Containerd, Cri, cri::api::LinuxContainerResources, limit};
+use seed_tests::{
+    Containerd, Cri,
+    cri::api::{ContainerState, LinuxContainerResources},
+    limit,
+};
 
-use crate::pod::{container, end, kill_shim, sandbox};
+use crate::pod::{container, end, kill_shim, sandbox, state};
 
 /// Its name among the cases of a pod.
 pub(crate) const CASE: &str = "a_machine_is_in_its_pods_control_group";
@@ -134,6 +139,48 @@ fn chosen(cri: &Cri, id: &str, inside: &[(u32, String)]) -> Result<()> {
     Ok(())
 }
 
+/// What limits the memory of a group: the file of v2 or of v1, where either can be written.
+fn memory_limit(group: &str) -> Option<PathBuf> {
+    let mut files = folders(group).into_iter().flat_map(|dir| {
+        ["memory.max", "memory.limit_in_bytes"].map(|file| Path::new(&dir).join(file))
+    });
+    files.find(|file| file.exists())
+}
+
+/// A limit of the pod's, on the group above, is the machine's: who needs more than it has takes the VMM along.
+fn starved(cri: &Cri, id: &str, group: &str, inside: &[(u32, String)]) -> Result<()> {
+    let above = group.rsplit_once('/').context("a group above")?.0;
+    let Some(limit) = memory_limit(above) else {
+        // No controller of memory here.
+        return Ok(());
+    };
+    fs::write(&limit, "33554432").with_context(|| format!("write {}", limit.display()))?;
+    let vmm = inside.iter().find(|(_, line)| line.contains("stub-qemu"));
+    let vmm = vmm.context("no VMM in the group")?.0;
+    // A stub is small: it is to be the one that goes.
+    fs::write(format!("/proc/{vmm}/oom_score_adj"), "1000")?;
+    let own = memory_limit(group).context("the group's own memory")?;
+    let procs = own.with_file_name("cgroup.procs");
+    let script = format!(
+        "echo 0 > {} && head -c 256M /dev/zero | tail -c 256M > /dev/null",
+        procs.display()
+    );
+    let hog = Command::new("sh")
+        .args(["-c", &script])
+        .stderr(Stdio::null())
+        .status()?;
+    ensure!(!hog.success(), "it got what it wanted");
+    limit::until("the end", limit::COMMAND, || {
+        Ok((state(cri, id)? == ContainerState::EXITED).then_some(()))
+    })?;
+    let status = cri.status(id)?;
+    ensure!(
+        status.reason == "OOMKilled" && status.exit_code == 137,
+        "{status:?}"
+    );
+    Ok(())
+}
+
 pub(crate) fn pods(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let (pod, id, group) = started(containerd, cri, "grouped")?;
     let inside = members(&group)?;
@@ -150,6 +197,7 @@ pub(crate) fn pods(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     );
 
     chosen(cri, &id, &inside)?;
+    starved(cri, &id, &group, &inside)?;
     end(containerd, cri, &pod)?;
     is_gone(&group)?;
 

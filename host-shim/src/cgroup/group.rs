@@ -104,6 +104,18 @@ impl Group {
         Ok(group)
     }
 
+    /// Whether the kernel has killed one of its processes for lack of memory, there or in a group above.
+    pub(crate) fn has_killed(&self) -> bool {
+        // The one file is of v2, the other of v1.
+        let files = ["memory.events", "memory.oom_control"];
+        let paths = self
+            .dirs
+            .iter()
+            .flat_map(|dir| files.map(|file| dir.join(file)));
+        let mut texts = paths.filter_map(|path| fs::read_to_string(path).ok());
+        texts.any(|text| counts_kills(&text))
+    }
+
     /// What a process enters by writing 0 to each.
     pub(crate) fn doors(&self) -> Arc<Vec<OwnedFd>> {
         Arc::clone(&self.doors)
@@ -157,6 +169,14 @@ pub(crate) fn forget(paths: &InstancePaths) -> bool {
     let dirs: Vec<PathBuf> = serde_json::from_slice(&note).unwrap_or_default();
     let kept = dirs.iter().filter(|dir| !remove(dir)).count();
     kept == 0
+}
+
+/// Whether a table of a group's events has kills (cgroup-v2.rst, `memory.events`).
+fn counts_kills(table: &str) -> bool {
+    let count = table
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.is_some_and(|count| count.trim() != "0")
 }
 
 /// Whether it is gone, or will never be by us.
@@ -223,6 +243,17 @@ mod tests {
         fs::create_dir(root.join("a/b")).unwrap();
         assert!(forget(&paths) && !root.join("a/b").exists());
         assert!(forget(&paths) && root.join("a").is_dir());
+    }
+
+    #[test]
+    fn kills_are_counted_and_nothing_else_that_sounds_alike() {
+        let v2 =
+            |kills| format!("low 0\nhigh 3\nmax 9\noom 2\noom_kill {kills}\noom_group_kill 0\n");
+        assert!(counts_kills(&v2(1)) && !counts_kills(&v2(0)));
+        assert!(counts_kills(
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 12\n"
+        ));
+        assert!(!counts_kills("oom_kill_disable 1\nunder_oom 1\n"));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum FreezeError {
 pub trait Observer: Send + Sync + std::fmt::Debug {
     /// It runs. `pid` is the VMM's.
     fn started(&self, pid: u32);
-    /// The guest's kernel has killed a process for lack of memory.
+    /// A kernel has killed a process for lack of memory: the guest's one of its own, or the host's one of the machine's.
     fn killed_for_memory(&self);
     /// It has ended. Only after [`Observer::started`].
     fn ended(&self, pid: u32, ended: &Ended);

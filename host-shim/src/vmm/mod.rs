@@ -163,6 +163,8 @@ pub enum VmEvent {
     Paused,
     /// The processors run on.
     Resumed,
+    /// The host's kernel has killed one of its processes for lack of memory in their control group.
+    KilledForMemory,
     /// Everything is over. Always the last event.
     Ended(VmEnd),
 }

@@ -17,7 +17,7 @@ use super::{
     daemons::Daemons,
     process::{Ended, GOING, Supervised, end_of},
 };
-use crate::{oom, spec::VmSpec};
+use crate::{cgroup::Group, oom, spec::VmSpec};
 
 /// How long a VMM may take to end after SIGTERM, when a daemon of it has died.
 const GRACE: Duration = Duration::from_secs(3);
@@ -69,6 +69,8 @@ pub(super) struct Running {
     pub(super) ended: mpsc::UnboundedReceiver<Ended>,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) heard: mpsc::UnboundedReceiver<Heard>,
+    /// Where all of them run.
+    pub(super) group: Option<Arc<Group>>,
     /// The console's first bytes.
     pub(super) spoke: oneshot::Receiver<()>,
 }
@@ -82,6 +84,7 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         ended,
         monitor,
         heard,
+        group,
         spoke,
     } = running;
     let processes = daemons.record(&vmm, spec)?;
@@ -101,6 +104,7 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         ended,
         events,
         cause: None,
+        group,
         console: spec.paths.console_log(),
         again: None,
         told: None,
@@ -149,6 +153,8 @@ struct Supervisor {
     /// What the VMM said of its own end, or what we did to it.
     cause: Option<VmEnd>,
     console: PathBuf,
+    /// Where all of them run. Let go of before the end is told: who starts the machine again makes it again.
+    group: Option<Arc<Group>>,
     /// When a machine that stopped for lack of room on the host is let run again.
     again: Option<Instant>,
     /// When that was last told.
@@ -194,7 +200,13 @@ impl Supervisor {
         while let Some(heard) = heard.recv().await {
             self.hear(heard);
         }
+        let starved = self.group.take().is_some_and(|group| group.has_killed());
         let end = match self.verdict(first) {
+            VmEnd::Died { name, how } if starved => {
+                let _ = self.events.send(VmEvent::KilledForMemory);
+                let how = format!("{how}: its control group has no more memory");
+                VmEnd::Died { name, how }
+            }
             // With panic=-1 a guest without a pvpanic driver just resets.
             VmEnd::Reboot if console::panicked(&self.console) => VmEnd::Panic,
             end => end,

@@ -206,18 +206,22 @@ impl Driver {
                 self.publish(|view| view.guest = Some(*status));
             }
             Input::Unheard => self.tell(Control::PowerButton),
-            Input::KilledForMemory => {
-                tracing::warn!(sandbox_id = %self.spec.id, "guest's kernel killed a process for lack of memory");
-                if self.announced {
-                    self.observer.killed_for_memory();
-                }
-            }
+            Input::KilledForMemory => self.killed_for_memory("guest"),
             Input::CleanedUp => self.feed(Event::CleanedUp),
+        }
+    }
+
+    /// `whose` kernel it was.
+    fn killed_for_memory(&self, whose: &str) {
+        tracing::warn!(sandbox_id = %self.spec.id, kernel = whose, "a process was killed for lack of memory");
+        if self.announced {
+            self.observer.killed_for_memory();
         }
     }
 
     fn vm(&mut self, event: VmEvent) {
         match event {
+            VmEvent::KilledForMemory => self.killed_for_memory("host"),
             VmEvent::ConsoleSpoke => {
                 self.stages.reach(Stage::STAGE_KERNEL);
                 self.publish(|_| {});

@@ -108,7 +108,7 @@ impl Vmm for CloudHypervisor {
             ended: &mut ended,
         })
         .await?;
-        let (vmm, stdout) = start(&found, args, spec, &write, group, &ends)?;
+        let (vmm, stdout) = start(&found, args, spec, &write, group.clone(), &ends)?;
         drop(write);
         let (speak, spoke) = oneshot::channel();
         if let Some(stdout) = stdout {
@@ -132,6 +132,7 @@ impl Vmm for CloudHypervisor {
             ended,
             monitor: Arc::new(Api::at(socket)),
             heard,
+            group,
             spoke,
         };
         supervise(running, spec)

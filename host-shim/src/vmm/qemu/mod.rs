@@ -87,7 +87,7 @@ impl Vmm for Qemu {
                 inherited: files.all().chain(taps).collect(),
                 dir: spec.paths.vm_dir(),
                 identity,
-                group,
+                group: group.clone(),
                 lease,
             },
             &ends,
@@ -109,6 +109,7 @@ impl Vmm for Qemu {
             ended,
             monitor: Arc::new(qmp),
             heard: in_our_words(said),
+            group,
             spoke,
         };
         supervise(running, spec)
