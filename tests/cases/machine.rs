@@ -121,7 +121,7 @@ fn figures(lab: &Lab, instance: &Instance<'_>) -> Result<()> {
     Ok(())
 }
 
-/// QEMU, swtpm and the vsock daemon are users of their own, which have no rights of root.
+/// QEMU, swtpm and the vsock device are users of their own, which have no rights of root. The device cannot make a process.
 fn unprivileged(instance: &Instance<'_>) -> Result<()> {
     let status = instance.status()?;
     let processes = status["processes"].as_array().context("no processes")?;
@@ -150,6 +150,10 @@ fn unprivileged(instance: &Instance<'_>) -> Result<()> {
             );
         }
         seen.insert(uid[0].to_owned());
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let mut lines = limits.lines().map(str::split_whitespace);
+        let none = lines.any(|words| words.take(4).eq(["Max", "processes", "0", "0"]));
+        ensure!(none == (name == "vsock"), "{name}: {limits}");
     }
     ensure!(seen.len() == 3, "{seen:?}");
     Ok(())

@@ -94,6 +94,11 @@ impl Device {
         Ok(device)
     }
 
+    /// Whether the VMM has shown its guest's memory.
+    pub(super) fn has_guest(&self) -> bool {
+        self.memory.is_some()
+    }
+
     /// Readable when there is something to do that no ring tells of.
     pub(super) fn gate(&self) -> io::Result<OwnedFd> {
         self.gate.try_clone()

@@ -55,13 +55,19 @@ pub enum VsockError {
     Thread,
 }
 
-/// Serves one VMM on the sockets `vhost` and `sock` in the working directory, until it is gone.
+/// Serves one VMM on the sockets `vhost` and `sock` in the working directory, until it is gone. To be called by a process that
+/// does nothing else: once the VMM is there it makes no processes and no threads any more.
 pub fn serve() -> Result<(), VsockError> {
-    serve_in(Path::new("."))
+    serve_and(Path::new("."), no_more_processes)
 }
 
-/// The same in this folder. Blocks.
+/// The same in this folder, by a process that may do other things as well. Blocks.
 pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
+    serve_and(folder, || {})
+}
+
+/// `settle` is called when the VMM is there, and so every thread.
+fn serve_and(folder: &Path, settle: impl FnOnce()) -> Result<(), VsockError> {
     many_files();
     // It is a copy of the shim to whoever looks at names of programs. Where it cannot be told apart nothing is lost.
     let _ = set_name(c"seed-vsock");
@@ -71,7 +77,8 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
     let device = Arc::new(Mutex::new(device));
     let vmm = |error: vhost_user_backend::Error| VsockError::Vmm(error.to_string());
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let mut daemon = VhostUserDaemon::new("vsock".to_owned(), device, memory).map_err(vmm)?;
+    let served = Arc::clone(&device);
+    let mut daemon = VhostUserDaemon::new("vsock".to_owned(), served, memory).map_err(vmm)?;
     let handlers = daemon.get_epoll_handlers();
     for handler in &handlers {
         let events = handler.register_listener(gate.as_raw_fd(), EventSet::IN, OF_HOST);
@@ -82,6 +89,7 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
     let _serving = thread::spawn(move || {
         let _ = tell.send(daemon.serve(socket).map_err(vmm));
     });
+    let mut settle = Some(settle);
     loop {
         match told.recv_timeout(LOOK) {
             Ok(end) => return end,
@@ -90,7 +98,13 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
                 // With its VMM it ends as well, a moment before that is told.
                 return told.recv_timeout(LOOK).unwrap_or(Err(VsockError::Thread));
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                // Poisoned: a thread of the library is gone, which the next look finds.
+                let is_there = |_: &mut _| device.lock().is_ok_and(|device| device.has_guest());
+                if let Some(settle) = settle.take_if(is_there) {
+                    settle();
+                }
+            }
         }
     }
 }
@@ -98,6 +112,16 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
 /// The library keeps one of these for itself, one for its thread, and we have one.
 fn is_served(handler: &Arc<VringEpollHandler<Arc<Mutex<Device>>>>) -> bool {
     Arc::strong_count(handler) >= 3
+}
+
+/// A guest that took the process over leaves none behind that outlives it: it is the only one of its user, and the limit is not
+/// raised again without a capability that it does not have. It does not hold root (setrlimit(2)).
+fn no_more_processes() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = setrlimit(Resource::Nproc, none);
 }
 
 /// Each connection is an open file. Where no more are allowed it does with those.

@@ -8,13 +8,14 @@ mod guest;
 mod vhost_user;
 
 use std::{
+    fs,
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use guest::{
@@ -350,6 +351,35 @@ fn a_device_that_moves_no_packets_any_more_ends() {
     let error = device.join().unwrap().unwrap_err().to_string();
     assert_eq!(error, "the thread that moves the packets has ended");
     child.wait().unwrap();
+}
+
+#[test]
+fn a_device_whose_guest_is_there_makes_no_process_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut device = Command::new(env!("CARGO_BIN_EXE_containerd-shim-seed-v2"))
+        .arg("vsock")
+        .current_dir(dir.path())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", device.id());
+    let may_make_none = || {
+        let limits = fs::read_to_string(&limits).unwrap();
+        let mut lines = limits.lines().map(str::split_whitespace);
+        lines.any(|words| words.take(4).eq(["Max", "processes", "0", "0"]))
+    };
+    assert!(!may_make_none());
+    let mut guest = Guest::connect(&dir.path().join("vhost"));
+    let begun = Instant::now();
+    while !may_make_none() {
+        assert!(begun.elapsed() < LIMIT);
+        thread::sleep(Duration::from_millis(10));
+    }
+    // It serves as before, and ends with its guest.
+    let mut call = UnixStream::connect(dir.path().join("sock")).unwrap();
+    call.write_all(b"CONNECT 1024\n").unwrap();
+    guest.hear_of(REQUEST);
+    drop(guest);
+    assert!(device.wait().unwrap().success());
 }
 
 #[test]
