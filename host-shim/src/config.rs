@@ -283,7 +283,12 @@ pub struct Growth {
     pub max_vcpus: u32,
     /// Memory in MiB.
     pub max_memory_mib: u32,
+    /// Ports into which QEMU takes disks, one each, at most [`MAX_DISK_PORTS`].
+    pub disk_ports: u32,
 }
+
+/// As many functions as a slot of PCI has, which is the one that ports are in.
+pub const MAX_DISK_PORTS: u32 = 8;
 
 impl Growth {
     /// The key that is wrong, and how.
@@ -292,8 +297,11 @@ impl Growth {
         let vcpus = (self.max_vcpus > 0).then(|| Vcpus::try_from(self.max_vcpus).err());
         let memory =
             (self.max_memory_mib > 0).then(|| MemoryMib::try_from(self.max_memory_mib).err());
+        let ports = (self.disk_ports > MAX_DISK_PORTS)
+            .then(|| format!("must be from 0 to {MAX_DISK_PORTS}"));
         wrong("growth.max_vcpus", vcpus.flatten())
             .or_else(|| wrong("growth.max_memory_mib", memory.flatten()))
+            .or_else(|| wrong("growth.disk_ports", ports))
     }
 }
 
@@ -601,6 +609,7 @@ mod tests {
             ("log_level = 'loud'", "log_level"),
             ("[growth]\nmax_vcpus = 65", "growth.max_vcpus"),
             ("[growth]\nmax_memory_mib = 1", "growth.max_memory_mib"),
+            ("[growth]\ndisk_ports = 9", "growth.disk_ports"),
             ("[users]\nfirst = 0", "users.first"),
             ("[users]\ncount = 4", "users.count"),
             ("[users]\nfirst = 4294967294\ncount = 3", "users.count"),

@@ -13,16 +13,20 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use seed_tests::{Instance, Lab, Runner, Spec, limit};
 
+use crate::plug;
+
 /// For the skip list.
-pub(crate) const NAMES: [&str; 1] =
-    ["machine: figures, more memory, a published port, and an identity that is saved and restored"];
+pub(crate) const NAMES: [&str; 1] = [
+    "machine: figures, more memory, a disk in a port, a published port, and an identity that is saved and restored",
+];
 
 /// Boots a guest of its own, twice.
 pub(crate) fn run(runner: &mut Runner, lab: &Lab) {
     runner.case(NAMES[0], || {
         let swtpm = talkative_swtpm(lab)?;
+        let qemu = plug::talkative_qemu(lab)?;
         lab.write_config(&format!(
-            "[growth]\nmax_memory_mib = 768\n[programs]\nswtpm = {swtpm:?}"
+            "[growth]\nmax_memory_mib = 768\ndisk_ports = 1\n[programs]\nswtpm = {swtpm:?}\nqemu = {qemu:?}"
         ))?;
         let result = machine(lab);
         lab.write_config("")?;
@@ -76,6 +80,7 @@ fn machine(lab: &Lab) -> Result<()> {
     figures(lab, &instance)?;
     unprivileged(&instance)?;
     more_memory(lab, &instance)?;
+    plug::a_disk_comes_and_goes(lab, &instance)?;
     published(&instance, port)?;
     identity(lab, &instance)?;
     ensure!(

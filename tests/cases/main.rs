@@ -18,6 +18,7 @@ mod kata;
 mod lifecycle;
 mod machine;
 mod one_boot;
+mod plug;
 mod refusal;
 mod secrets;
 mod shell;

@@ -282,6 +282,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         memory,
         max_vcpus,
         max_memory,
+        disk_ports: config.growth.disk_ports,
         oom_score_adj: bundle.oom_score_adj,
         placement: placement(bundle, pod, config)?,
         vmm: kata.vmm.unwrap_or(config.vmm),

@@ -203,6 +203,8 @@ pub struct VmSpec {
     pub max_vcpus: Vcpus,
     /// As much memory as it may ever have.
     pub max_memory: MemoryMib,
+    /// Ports for disks that come later.
+    pub disk_ports: u32,
     /// How soon the host's kernel kills the VMM when memory runs out; as soon as the shim without.
     pub oom_score_adj: Option<i32>,
     /// Where its programs run; where the shim does without.
@@ -317,6 +319,7 @@ pub(crate) mod tests {
             memory: MemoryMib(512),
             max_vcpus: Vcpus(1),
             max_memory: MemoryMib(512),
+            disk_ports: 0,
             oom_score_adj: None,
             placement: None,
             vmm: VmmKind::Qemu,

@@ -236,6 +236,7 @@ mod tests {
         let growth = Growth {
             max_vcpus: 4,
             max_memory_mib: 1100,
+            ..Growth::default()
         };
         assert_eq!(sizing(&[], "{}", growth.clone()), Ok((1, 1024, 4, 1152)));
         let xl = ("seed.loom.farm/size", "xl");

@@ -84,6 +84,7 @@ pub fn args(spec: &VmSpec, machine_id: &str, files: &Numbers) -> Vec<OsString> {
     disks(&mut args, spec, files);
     share(&mut args, files);
     network(&mut args, spec);
+    ports(&mut args, spec);
     connection(&mut args, "monitor", files.monitor);
     args.pair("-mon", "chardev=monitor,mode=control");
     args.0
@@ -238,10 +239,25 @@ fn network(args: &mut Args, spec: &VmSpec) {
     }
 }
 
+/// Ports for what comes later: q35 takes nothing new on its first bus (docs/pcie.txt). All are functions of one slot, the
+/// last before the chipset's own, so that they take no address from what is there from the start. Nothing of the scarce
+/// space of I/O ports is kept for them: virtio devices want none.
+fn ports(args: &mut Args, spec: &VmSpec) {
+    for port in 0..spec.disk_ports {
+        let chassis = port + 1;
+        args.pair(
+            "-device",
+            format!(
+                "pcie-root-port,id=port{port},chassis={chassis},addr=1e.{port},multifunction=on,io-reserve=0"
+            ),
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::tests::sample;
+    use crate::{config::MAX_DISK_PORTS, spec::tests::sample};
 
     fn line(spec: &VmSpec) -> String {
         let args = args(spec, &"0".repeat(32), &Numbers::counted(spec, 10));
@@ -282,6 +298,20 @@ mod tests {
             "size=512M,share=on\n",
         ] {
             assert!(line.contains(pair), "{line}");
+        }
+    }
+
+    #[test]
+    fn ports_for_disks_are_functions_of_one_slot() {
+        let mut spec = sample();
+        assert!(!line(&spec).contains("pcie-root-port"));
+        spec.disk_ports = MAX_DISK_PORTS;
+        let line = line(&spec);
+        for wanted in [
+            "pcie-root-port,id=port0,chassis=1,addr=1e.0,multifunction=on,",
+            "pcie-root-port,id=port7,chassis=8,addr=1e.7,multifunction=on,",
+        ] {
+            assert!(line.contains(wanted), "{line}");
         }
     }
 
