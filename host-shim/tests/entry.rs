@@ -20,6 +20,7 @@ use containerd_shim_protos::{
     ttrpc::Code,
     types::introspection::RuntimeInfo,
 };
+use rustix::process::Signal;
 use seed_shim::{
     containerd::{shim::Address, task::TaskClient},
     sandbox::{Ended, Exit, ExitRecord},
@@ -141,30 +142,81 @@ impl Series {
     }
 }
 
+/// Says so where a test cannot have a shim.
+fn has_shims(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        let text = format!("SKIPPED {test}: a shim with mounts of its own needs root\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+    }
+    root
+}
+
+/// A bundle and a configuration in this folder.
+fn bundle(dir: &Path) -> (PathBuf, PathBuf) {
+    let (bundle, config) = (dir.join("bundle"), dir.join("shim.toml"));
+    let (run, state) = (dir.join("r"), dir.join("s"));
+    fs::create_dir(&bundle).unwrap();
+    let text = format!("run_dir = {run:?}\nstate_dir = {state:?}\n");
+    fs::write(&config, text).unwrap();
+    (bundle, config)
+}
+
+fn wait_until_gone(pid: u32) {
+    let begun = Instant::now();
+    while sys::start_time(pid).is_some() {
+        assert!(begun.elapsed() < LIMIT, "{pid} does not end");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+#[tokio::test]
+async fn delete_ends_a_shim_that_stands_still_and_no_other() {
+    if !has_shims("delete_ends_a_shim_that_stands_still") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, config) = bundle(dir.path());
+    let address = Series::Last.address(&Series::Last.start(&bundle, &config));
+    let socket = PathBuf::from(address.strip_prefix("unix://").unwrap());
+    let address = Address {
+        socket: socket.clone(),
+        version: 3,
+    };
+    let connected = async || {
+        let shim = TaskClient::connect(&address).await.unwrap();
+        shim.connect_task("demo").await.unwrap().shim_pid
+    };
+    let pid = connected().await;
+    assert_eq!(delete(&bundle).exit_status, 137);
+    assert_eq!(connected().await, pid, "a shim that lives was ended");
+
+    let shim = sys::pid(pid).unwrap();
+    rustix::process::kill_process(shim, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    while !sys::is_stopped(pid) {
+        assert!(begun.elapsed() < LIMIT, "it does not stop");
+        sleep(Duration::from_millis(5));
+    }
+    assert_eq!(delete(&bundle).exit_status, 137);
+    wait_until_gone(pid);
+    assert!(!socket.exists());
+}
+
 #[tokio::test]
 async fn each_containerd_gets_a_shim_and_hears_how_it_ended() {
-    if !rustix::process::geteuid().is_root() {
-        let text =
-            "SKIPPED each_containerd_gets_a_shim: a shim with mounts of its own needs root\n";
-        std::io::stderr().write_all(text.as_bytes()).unwrap();
+    if !has_shims("each_containerd_gets_a_shim") {
         return;
     }
     for series in [Series::First, Series::Middle, Series::Last] {
         let dir = tempfile::tempdir().unwrap();
-        let (bundle, config) = (dir.path().join("bundle"), dir.path().join("shim.toml"));
-        let (run, state) = (dir.path().join("r"), dir.path().join("s"));
-        fs::create_dir(&bundle).unwrap();
-        fs::write(
-            &config,
-            format!("run_dir = {run:?}\nstate_dir = {state:?}\n"),
-        )
-        .unwrap();
+        let (bundle, config) = bundle(dir.path());
 
         let answer = series.start(&bundle, &config);
         let address = series.address(&answer);
         let socket = PathBuf::from(address.strip_prefix("unix://").unwrap());
         // Its options were read.
-        assert!(socket.starts_with(&run), "{series:?}: {address}");
+        assert!(socket.starts_with(dir.path()), "{series:?}: {address}");
         // What 1.6 finds it by after a restart.
         let written = fs::read_to_string(bundle.join("address")).unwrap();
         assert_eq!(written, address, "{series:?}");
@@ -184,11 +236,7 @@ async fn each_containerd_gets_a_shim_and_hears_how_it_ended() {
             }
         }
         assert_eq!(pids[0], pids[1]);
-        let begun = Instant::now();
-        while sys::start_time(pids[0]).is_some() {
-            assert!(begun.elapsed() < LIMIT, "{series:?}: it does not end");
-            sleep(Duration::from_millis(5));
-        }
+        wait_until_gone(pids[0]);
         assert!(!socket.exists(), "{series:?}");
 
         // Without a word of its end it was killed.

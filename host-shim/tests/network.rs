@@ -228,6 +228,7 @@ fn the_end_of_a_killed_shim_takes_its_redirections_along() {
     let state = StateFile {
         config,
         socket: socket.clone(),
+        member: None,
     };
     state.write(bundle.path()).unwrap();
     let target = Target {

@@ -14,16 +14,24 @@ use seed_tests::{
     limit,
 };
 
-use crate::bench::{self, INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status};
+use crate::{
+    bench::{self, INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status},
+    still,
+};
 
 type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 7] = [
     ("run_exec_pause_kill_and_remove", whole_life),
     ("foreground_run_shows_the_journal", foreground),
     ("events_come_in_order", events),
     ("containerd_killed_and_started_finds_all", restart),
     ("shim_killed_leaves_nothing", killed_shim),
+    ("shim_that_stands_still_and_goes_on", still::continued),
+    (
+        "shim_that_never_goes_on_is_got_rid_of",
+        still::never_continued,
+    ),
 ];
 
 /// Runs them on one containerd.
@@ -58,12 +66,12 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
     }
 }
 
-fn start(containerd: &Containerd, id: &str) -> Result<()> {
+pub(crate) fn start(containerd: &Containerd, id: &str) -> Result<()> {
     containerd.ctr_ok(&["run", "--detach", "--runtime", RUNTIME, STUB, id, INIT])?;
     wait_status(containerd, id, "RUNNING")
 }
 
-fn end(containerd: &Containerd, id: &str) -> Result<()> {
+pub(crate) fn end(containerd: &Containerd, id: &str) -> Result<()> {
     containerd.ctr_ok(&["tasks", "kill", "--signal", "SIGTERM", id])?;
     wait_status(containerd, id, "STOPPED")?;
     remove(containerd, id)
@@ -87,11 +95,17 @@ fn piped(mut command: Command, input: &[u8]) -> Result<Output> {
     Ok(child.wait_with_output()?)
 }
 
-fn whole_life(containerd: &mut Containerd) -> Result<()> {
-    start(containerd, "life")?;
-    let exec = ["tasks", "exec", "--exec-id", "e1", "life", "cat"];
+/// An exec that gives back what it gets.
+pub(crate) fn echo(containerd: &Containerd, id: &str) -> Result<()> {
+    let exec = ["tasks", "exec", "--exec-id", "e1", id, "cat"];
     let echoed = piped(containerd.ctr(&exec), b"to and fro\n")?;
     ensure!(echoed.stdout == b"to and fro\n", "exec: {echoed:?}");
+    Ok(())
+}
+
+fn whole_life(containerd: &mut Containerd) -> Result<()> {
+    start(containerd, "life")?;
+    echo(containerd, "life")?;
     let failed = containerd.ctr_output(&["tasks", "exec", "--exec-id", "e2", "life", "false"])?;
     ensure!(failed.status.code() == Some(3), "exec of false: {failed:?}");
     let none = containerd.ctr_output(&["tasks", "exec", "--exec-id", "e3", "life", "nonesuch"])?;
@@ -155,8 +169,7 @@ fn events(containerd: &mut Containerd) -> Result<()> {
             .map(drop)
     })?;
     start(containerd, "told")?;
-    let exec = ["tasks", "exec", "--exec-id", "e1", "told", "cat"];
-    ensure!(piped(containerd.ctr(&exec), b"x")?.status.success(), "exec");
+    echo(containerd, "told")?;
     end(containerd, "told")?;
     let result = until_heard("/tasks/delete", &|_| Ok(()));
     child.kill()?;
@@ -187,9 +200,7 @@ fn restart(containerd: &mut Containerd) -> Result<()> {
         containerd.shims()? == shims,
         "another shim after the restart"
     );
-    let exec = ["tasks", "exec", "--exec-id", "e1", "stays", "cat"];
-    let echoed = piped(containerd.ctr(&exec), b"still here")?;
-    ensure!(echoed.stdout == b"still here", "exec: {echoed:?}");
+    echo(containerd, "stays")?;
 
     // What ends while nobody listens is known afterwards, with its true status.
     start(containerd, "ends")?;

@@ -20,6 +20,7 @@ mod guest;
 mod inline;
 mod pod;
 mod roots;
+mod still;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_args();
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
                     ..Options::default()
                 };
                 pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
+                still::run(&mut runner, &programs, *newest);
                 roots::run(&mut runner, &programs, *newest);
                 guest::run(&mut runner, &programs, *newest);
             }

@@ -7,7 +7,7 @@ use containerd_shim_protos::{
     api::{StateResponse, Status},
     ttrpc::Code,
 };
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     instance::StopOptions,
@@ -68,15 +68,10 @@ pub(super) async fn orderly(
 /// Kills a stuck shim and what it runs. Whether they are gone. A shim that is stuck before it wrote down who runs is
 /// known by its socket: the kernel names who listens there (unix(7), `SO_PEERCRED`).
 pub(super) async fn kill_hung(paths: &InstancePaths, socket: &Path) -> bool {
-    let listener = match UnixStream::connect(socket).await {
-        Ok(stream) => stream.peer_cred().ok().and_then(|peer| peer.pid()),
-        Err(_) => None,
-    };
-    let listener = listener.and_then(|pid| u32::try_from(pid).ok());
-    // A server in this very process is no stuck shim.
-    let listener = listener.filter(|pid| *pid != std::process::id());
-    let paths = paths.clone();
-    let killed = tokio::task::spawn_blocking(move || delete::kill_with_shim(&paths, listener));
+    let (paths, socket) = (paths.clone(), socket.to_owned());
+    let killed = tokio::task::spawn_blocking(move || {
+        delete::kill_with_shim(&paths, delete::listener(&socket))
+    });
     killed.await.unwrap_or(false)
 }
 

@@ -1,9 +1,14 @@
-//! The `delete` command: called when a shim is gone, after a crash or an orderly end. It kills what a dead
+//! The `delete` command: called when a shim is gone, after a crash or an orderly end, or given up. It kills what a dead
 //! shim left, removes its files, and tells the true exit status. It never touches volumes, logs or TPM state, but
 //! for taking that back from the user that its TPM ran as, and a second call finds nothing to do.
+//!
+//! A shim that lives is not ended here: it goes on for the other containers of its pod, or sees by itself that it is
+//! not needed any more. One that stands still sees nothing, and is killed.
 
 use std::{
     env, fs, io,
+    io::Read,
+    iter,
     os::unix::net::UnixStream,
     path::Path,
     thread::sleep,
@@ -14,7 +19,10 @@ use containerd_shim_protos::{
     api::DeleteResponse,
     protobuf::{Message, well_known_types::timestamp::Timestamp},
 };
-use rustix::process::{PidfdFlags, Signal, pidfd_open};
+use rustix::{
+    net::sockopt,
+    process::{PidfdFlags, Signal, pidfd_open},
+};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -22,7 +30,9 @@ use super::{cli::Target, state_file::Left};
 use crate::{
     cgroup,
     config::Config,
-    kept, net,
+    kept,
+    names::ContainerId,
+    net,
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
     spec::Bundle,
@@ -39,8 +49,11 @@ const GONE_LIMIT: Duration = Duration::from_secs(3);
 /// How often it is looked.
 const GONE_POLL: Duration = Duration::from_millis(5);
 
-/// After so long a wait the TPM's state is left to its next lock: taking it back may wait for three seconds more, where a shim
-/// that stands still has it.
+/// How long a shim that was killed may take to hang up on who connects to it.
+const HANG_UP: Duration = Duration::from_millis(100);
+
+/// After so long a wait the TPM's state is left to its next lock: taking it back may wait for three seconds more, where
+/// somebody still has it.
 const RECLAIM_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Why the answer could not be given.
@@ -67,32 +80,51 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
         Some(bundle) => bundle.clone(),
         None => env::current_dir().map_err(DeleteError::Directory)?,
     };
-    let (config, socket) = match Left::read(&bundle) {
-        Ok(Left { config, socket }) => (Config::from(config), Some(socket)),
-        Err(_) => (Config::load(None).unwrap_or_default(), None),
+    let (config, socket, member) = match Left::read(&bundle) {
+        Ok(Left {
+            config,
+            socket,
+            member,
+        }) => (Config::from(config), Some(socket), member),
+        Err(_) => (Config::load(None).unwrap_or_default(), None, None),
     };
-    let paths = kept::paths(Paths::new(&config).instance(&target.namespace, &target.id));
-    let pids = read_pids(&paths);
+    let folders = Paths::new(&config);
+    let paths = |id: &ContainerId| kept::paths(folders.instance(&target.namespace, id));
+    // Only a name is taken for one.
+    let member = member.and_then(|id| id.parse().ok());
+    let instances: Vec<_> = iter::once(&target.id).chain(&member).map(paths).collect();
+    let pids: Vec<_> = instances.iter().map(read_pids).collect();
     let begun = Instant::now();
-    kill_all(&pids);
-    while !cgroup::forget(&paths) && begun.elapsed() < RECLAIM_WITHIN {
-        sleep(GONE_POLL);
+    let until = begun + GONE_LIMIT;
+    kill_all(pids.iter().flatten(), until);
+    if let Some(socket) = &socket {
+        end_stopped(socket, until);
     }
-    if begun.elapsed() < RECLAIM_WITHIN {
-        tpm::reclaim(&paths);
+    for paths in &instances {
+        while !cgroup::forget(paths) && begun.elapsed() < RECLAIM_WITHIN {
+            sleep(GONE_POLL);
+        }
+        if begun.elapsed() < RECLAIM_WITHIN {
+            tpm::reclaim(paths);
+        }
+        remove(paths);
     }
     // A pod's shim goes on when one container of it is gone, and its wires are its own.
-    let socket = socket.filter(|socket| UnixStream::connect(socket).is_err());
-    remove(&paths, socket.as_deref());
-    if socket.is_some() {
+    if let Some(socket) = socket.filter(|socket| !is_served(socket, HANG_UP)) {
+        let _ = fs::remove_file(socket);
         unwire(&bundle);
     }
-    let record = ExitRecord::read(&bundle);
+    let ended = ended(&bundle, &pids[0]);
+    ended.write_to_bytes().map_err(DeleteError::Encode)
+}
+
+/// How the instance of this bundle ended, as it has told itself, or as whoever is killed.
+fn ended(bundle: &Path, pids: &[PidEntry]) -> DeleteResponse {
     let vmm = pids
         .iter()
         .find(|entry| VmmKind::is_name(&entry.name))
         .map(|entry| entry.pid);
-    let response = match record {
+    match ExitRecord::read(bundle) {
         Some(record) => DeleteResponse {
             pid: record.pid,
             exit_status: record.status,
@@ -105,8 +137,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
             exited_at: Some(Timestamp::from(SystemTime::now())).into(),
             ..DeleteResponse::default()
         },
-    };
-    response.write_to_bytes().map_err(DeleteError::Encode)
+    }
 }
 
 fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
@@ -119,14 +150,34 @@ fn read_pids(paths: &InstancePaths) -> Vec<PidEntry> {
 /// listens on its socket. Whether they are all gone. What a shim runs that is not written down yet dies with it.
 pub(crate) fn kill_with_shim(paths: &InstancePaths, listener: Option<u32>) -> bool {
     let (mut shim, others): (Vec<_>, Vec<_>) = read_pids(paths).into_iter().partition(is_shim);
-    shim.extend(listener.map(|pid| PidEntry {
+    shim.extend(listener.map(shim_of));
+    kill_all(&others, Instant::now() + GONE_LIMIT);
+    kill(&shim, Instant::now() + GONE_LIMIT);
+    !shim.is_empty() && !others.iter().chain(&shim).any(is_alive)
+}
+
+/// Who listens on a shim's socket (unix(7), `SO_PEERCRED`).
+pub(crate) fn listener(socket: &Path) -> Option<u32> {
+    let stream = UnixStream::connect(socket).ok()?;
+    let peer = sockopt::socket_peercred(stream).ok()?;
+    // A server in this very process is no shim of its own.
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?;
+    (pid != std::process::id()).then_some(pid)
+}
+
+/// Kills the shim that listens on this socket, if it is stopped: containerd has waited for its answer and given it up.
+fn end_stopped(socket: &Path, until: Instant) {
+    let shim = listener(socket).map(shim_of);
+    let stopped = shim.iter().filter(|entry| sys::is_stopped(entry.pid));
+    kill(stopped, until);
+}
+
+fn shim_of(pid: u32) -> PidEntry {
+    PidEntry {
         name: "shim".into(),
         pid,
         start: sys::start_time(pid),
-    }));
-    kill_all(&others);
-    kill(&shim);
-    !shim.is_empty() && !others.iter().chain(&shim).any(is_alive)
+    }
 }
 
 fn is_shim(entry: &PidEntry) -> bool {
@@ -137,14 +188,13 @@ fn is_alive(entry: &PidEntry) -> bool {
     entry.start.is_some() && sys::start_time(entry.pid) == entry.start
 }
 
-/// Kills the processes of the list that are still the same ones, and waits until they are gone.
-fn kill_all(pids: &[PidEntry]) {
+/// Kills the processes of the list that are still the same ones, and waits for them to be gone.
+fn kill_all<'a>(pids: impl IntoIterator<Item = &'a PidEntry>, until: Instant) {
     // The VMM before its daemons, and the shim not at all: if it lives, it is not ours to end here.
-    let others: Vec<_> = pids.iter().filter(|entry| !is_shim(entry)).collect();
-    kill(others);
+    kill(pids.into_iter().filter(|entry| !is_shim(entry)), until);
 }
 
-fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
+fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>, until: Instant) {
     let pids: Vec<_> = pids.into_iter().filter(|entry| is_alive(entry)).collect();
     for entry in &pids {
         let fd = sys::pid(entry.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -153,19 +203,14 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>) {
             let _ = sys::signal(fd, Signal::KILL);
         }
     }
-    let until = Instant::now() + GONE_LIMIT;
     while pids.iter().any(|entry| is_alive(entry)) && Instant::now() < until {
         sleep(GONE_POLL);
     }
 }
 
-/// `socket`: that of a shim that is dead.
-fn remove(paths: &InstancePaths, socket: Option<&Path>) {
+fn remove(paths: &InstancePaths) {
     let _ = fs::remove_file(paths.management_socket());
     let _ = fs::remove_file(paths.kept_name());
-    if let Some(socket) = socket {
-        let _ = fs::remove_file(socket);
-    }
     let _ = fs::remove_dir_all(paths.vm_dir());
     users::sweep(paths.users_dir());
     // Empty once its shim is gone; never with content.
@@ -183,18 +228,43 @@ fn unwire(bundle: &Path) {
     }
 }
 
+/// Whether a shim listens there. One that was killed loses its connections before its socket, so it may be about to lose that one
+/// only now: whoever has just connected is hung up on then.
+fn is_served(socket: &Path, hang_up: Duration) -> bool {
+    UnixStream::connect(socket).is_ok_and(|mut stream| {
+        let waits = stream.set_read_timeout(Some(hang_up));
+        let heard = waits.and_then(|()| stream.read(&mut [0]));
+        heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
-        os::unix::fs::{MetadataExt, chown},
+        os::unix::{
+            fs::{MetadataExt, chown},
+            net::UnixListener,
+        },
         process::{Command, Stdio},
     };
 
     use super::*;
-    use crate::{
-        names::{ContainerId, Namespace},
-        shim::state_file::StateFile,
-    };
+    use crate::{names::Namespace, shim::state_file::StateFile};
+
+    #[test]
+    fn a_socket_is_served_until_its_server_hangs_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("task.sock");
+        let server = UnixListener::bind(&socket).unwrap();
+        assert!(is_served(&socket, Duration::from_millis(1)));
+        // It ends when somebody has connected: first the one above, then the one below.
+        let ends = std::thread::spawn(move || {
+            let _callers = [server.accept().unwrap(), server.accept().unwrap()];
+        });
+        assert!(!is_served(&socket, Duration::from_secs(60)));
+        ends.join().unwrap();
+        assert!(!is_served(&socket, HANG_UP));
+    }
 
     #[test]
     fn what_a_dead_shim_left_is_removed_and_a_second_call_is_harmless() {
@@ -214,8 +284,11 @@ mod tests {
             debug: false,
         };
         let paths = Paths::new(&config).instance(&target.namespace, &target.id);
+        let app = ContainerId::try_from("app").unwrap();
+        let app = Paths::new(&config).instance(&target.namespace, &app);
         let socket = dir.path().join("task.sock");
         fs::create_dir_all(paths.vm_dir()).unwrap();
+        fs::create_dir_all(app.vm_dir()).unwrap();
         fs::create_dir_all(paths.tpm_dir()).unwrap();
         fs::write(paths.kept_name(), "prod_web-0_app").unwrap();
         let kept = paths.clone().kept_as("prod_web-0_app");
@@ -227,19 +300,18 @@ mod tests {
         StateFile {
             config,
             socket: socket.clone(),
+            member: Some("app".into()),
         }
         .write(&bundle)
         .unwrap();
-        let mut left = Command::new("sleep")
-            .arg("1000")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut other = Command::new("sleep")
-            .arg("1000")
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let sleep = || {
+            let mut command = Command::new("sleep");
+            command.arg("1000").stdin(Stdio::null()).spawn().unwrap()
+        };
+        let (mut left, mut of_app, mut other) = (sleep(), sleep(), sleep());
+        let start = sys::start_time(of_app.id());
+        let entries = serde_json::json!([{"name": "qemu", "pid": of_app.id(), "start": start}]);
+        fs::write(app.pids(), entries.to_string()).unwrap();
         let entries = serde_json::json!([
             {"name": "qemu", "pid": left.id(), "start": sys::start_time(left.id())},
             {"name": "swtpm", "pid": other.id(), "start": 1},
@@ -253,7 +325,7 @@ mod tests {
             drop(tpm::StateDir::lock(&kept).unwrap());
         }
         assert_eq!((first.exit_status, first.pid), (KILLED, left.id()));
-        assert!(!left.wait().unwrap().success());
+        assert!(!left.wait().unwrap().success() && !of_app.wait().unwrap().success());
         assert_eq!(
             other.try_wait().unwrap(),
             None,
@@ -261,7 +333,7 @@ mod tests {
         );
         other.kill().unwrap();
         other.wait().unwrap();
-        assert!(!paths.run_dir().exists() && !socket.exists());
+        assert!(!paths.run_dir().exists() && !app.run_dir().exists() && !socket.exists());
         assert!(paths.tpm_dir().exists());
         let owner = fs::metadata(kept.tpm_dir()).unwrap().uid();
         assert_eq!(owner, rustix::process::geteuid().as_raw());

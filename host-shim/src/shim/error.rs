@@ -3,6 +3,7 @@
 use seed_protocol::status;
 use thiserror::Error;
 
+use super::state_file::StateFileError;
 use crate::{
     access::AccessError,
     agent::AgentError,
@@ -74,6 +75,9 @@ pub enum TaskError {
     /// The guest's agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// What `start` wrote.
+    #[error(transparent)]
+    Started(#[from] StateFileError),
     /// A file of ours.
     #[error("{what} cannot be used")]
     File {
@@ -133,6 +137,7 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Vmm(_)
             | TaskError::Rootfs(_)
             | TaskError::Namespace(_)
+            | TaskError::Started(_)
             | TaskError::Net(_)
             | TaskError::Share(_)
             | TaskError::Management(_)

@@ -114,6 +114,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
     StateFile {
         config,
         socket: socket.clone(),
+        member: None,
     }
     .write(&bundle)?;
     if UnixStream::connect(&socket).is_err() {

@@ -42,17 +42,38 @@ pub struct StateFile {
     pub config: Config,
     /// The socket of the Task API.
     pub socket: PathBuf,
+    /// The container that is to be cleaned up after with this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
 }
 
 impl StateFile {
-    /// Writes it into `bundle`.
+    /// Writes it into `bundle`, whole or not at all.
     pub fn write(&self, bundle: &Path) -> Result<(), StateFileError> {
         let path = bundle.join(FILE);
         let bytes = serde_json::to_vec(self).map_err(|source| StateFileError::Damaged {
             path: path.clone(),
             source,
         })?;
-        fs::write(&path, bytes).map_err(|source| StateFileError::Io { path, source })
+        let draft = bundle.join(format!("{FILE}.new"));
+        fs::write(&draft, bytes)
+            .and_then(|()| fs::rename(&draft, &path))
+            .map_err(|source| StateFileError::Io { path, source })
+    }
+
+    /// A container joins a sandbox, each with its bundle. Before containerd 2.3 it has a `start` of its own, which has written
+    /// its file, and a `delete` of its own. Since then it has neither: when the shim dies `delete` is called for the sandbox
+    /// alone, and for both when containerd finds it dead after a restart.
+    pub fn join(sandbox: &Path, member: &Path, id: &str) -> Result<(), StateFileError> {
+        // A sandbox without one is none that `start` was called for.
+        if member.join(FILE).exists() || !sandbox.join(FILE).exists() {
+            return Ok(());
+        }
+        let mut state = Self::read(sandbox)?;
+        state.member = None;
+        state.write(member)?;
+        state.member = Some(id.to_owned());
+        state.write(sandbox)
     }
 
     /// Reads it from `bundle`.
@@ -69,6 +90,9 @@ pub struct Left {
     pub config: Folders,
     /// The socket of the Task API.
     pub socket: PathBuf,
+    /// Who is to be cleaned up after with it.
+    #[serde(default)]
+    pub member: Option<String>,
 }
 
 /// The folders of a configuration.
@@ -121,6 +145,7 @@ mod tests {
         let written = StateFile {
             config: config.clone(),
             socket: "/elsewhere/socket".into(),
+            member: None,
         };
         written.write(bundle.path()).unwrap();
         assert_eq!(StateFile::read(bundle.path()).unwrap(), written);
@@ -134,5 +159,40 @@ mod tests {
         let left = Left::read(bundle.path()).unwrap();
         assert_eq!(left.socket, written.socket);
         assert_eq!(Config::from(left.config), config);
+    }
+
+    #[test]
+    fn a_container_without_a_start_of_its_own_is_found_by_its_sandboxs_file_and_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let [sandbox, first, second, started] = ["pod", "first", "second", "started"].map(|name| {
+            let bundle = dir.path().join(name);
+            fs::create_dir(&bundle).unwrap();
+            bundle
+        });
+        // Nobody has started this one.
+        StateFile::join(&sandbox, &first, "first").unwrap();
+        assert!(Left::read(&first).is_err());
+
+        let written = StateFile {
+            config: Config::default(),
+            socket: "/socket".into(),
+            member: None,
+        };
+        written.write(&sandbox).unwrap();
+        for (bundle, name) in [(&first, "first"), (&second, "second")] {
+            StateFile::join(&sandbox, bundle, name).unwrap();
+            assert_eq!(StateFile::read(bundle).unwrap(), written);
+            let left = Left::read(&sandbox).unwrap();
+            assert_eq!(left.member.as_deref(), Some(name));
+        }
+        let own = StateFile {
+            socket: "/other".into(),
+            ..written
+        };
+        own.write(&started).unwrap();
+        StateFile::join(&sandbox, &started, "started").unwrap();
+        assert_eq!(StateFile::read(&started).unwrap(), own);
+        let left = Left::read(&sandbox).unwrap();
+        assert_eq!(left.member.as_deref(), Some("second"));
     }
 }

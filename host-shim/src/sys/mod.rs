@@ -180,14 +180,22 @@ pub fn signal(pidfd: impl AsFd, signal: Signal) -> io::Result<()> {
 /// When the process of this pid started, in clock ticks since boot (proc_pid_stat(5), field 22): with the
 /// pid it names one process for good. `None` when there is none, or only its zombie.
 pub fn start_time(pid: u32) -> Option<u64> {
+    let (state, start) = stat(pid)?;
+    (!matches!(state, 'Z' | 'X')).then_some(start)
+}
+
+/// Whether a signal has stopped this process: it does nothing until another one continues it.
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'T')
+}
+
+/// A process's state and its start.
+fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// A pid as rustix wants it.

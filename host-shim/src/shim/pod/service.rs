@@ -36,6 +36,7 @@ use crate::{
         TaskError,
         events::{Publisher, timestamp},
         service::Service,
+        state_file::StateFile,
         wire::resources,
     },
     spec::{self, Bundle, PodSpec, Role, SpecError},
@@ -270,6 +271,9 @@ impl shim_async::Task for Pod {
         let bundle = Bundle::read(request.bundle.as_ref()).map_err(TaskError::from)?;
         if Role::of(&bundle.annotations).map_err(TaskError::from)? == Role::Sandbox {
             return Ok(self.create_pause(request, &bundle).await?);
+        }
+        if let Some(pause) = self.current() {
+            StateFile::join(&pause.bundle, &bundle.path, &request.id).map_err(TaskError::from)?;
         }
         self.machine.create(context, request).await
     }
