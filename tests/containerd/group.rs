@@ -121,11 +121,22 @@ fn chosen(cri: &Cri, id: &str, inside: &[(u32, String)]) -> Result<()> {
         );
         return Ok(());
     }
-    choose(cri, id, "0")?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let ours = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let is_digit = |one: &char| one.is_ascii_digit();
+    let cpu: String = ours
+        .context("no processors")?
+        .trim()
+        .chars()
+        .take_while(is_digit)
+        .collect();
+    choose(cri, id, &cpu)?;
     for (pid, line) in inside {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         ensure!(
-            status.contains("Cpus_allowed_list:\t0\n"),
+            status.contains(&format!("Cpus_allowed_list:\t{cpu}\n")),
             "{line} runs on others"
         );
     }
@@ -138,6 +149,9 @@ fn chosen(cri: &Cri, id: &str, inside: &[(u32, String)]) -> Result<()> {
     );
     Ok(())
 }
+
+/// More than stubs take, and less than who starves them wants.
+const LIMIT_BYTES: &str = "33554432";
 
 /// What limits the memory of a group: the file of v2 or of v1, where either can be written.
 fn memory_limit(group: &str) -> Option<PathBuf> {
@@ -154,7 +168,14 @@ fn starved(cri: &Cri, id: &str, group: &str, inside: &[(u32, String)]) -> Result
         // No controller of memory here.
         return Ok(());
     };
-    fs::write(&limit, "33554432").with_context(|| format!("write {}", limit.display()))?;
+    fs::write(&limit, LIMIT_BYTES).with_context(|| format!("write {}", limit.display()))?;
+    // No way out either; where there are no such files nothing is swapped.
+    for (file, bytes) in [
+        ("memory.swap.max", "0"),
+        ("memory.memsw.limit_in_bytes", LIMIT_BYTES),
+    ] {
+        let _ = fs::write(limit.with_file_name(file), bytes);
+    }
     let vmm = inside.iter().find(|(_, line)| line.contains("stub-qemu"));
     let vmm = vmm.context("no VMM in the group")?.0;
     // A stub is small: it is to be the one that goes.

@@ -293,9 +293,10 @@ mod tests {
     async fn begins_in(tree: &Tree, unique: &str) {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path());
+        let cpu = own_cpu();
         let placement = Placement {
             name: name(unique),
-            cpuset: CpuSet::parse("0", "").unwrap(),
+            cpuset: CpuSet::parse(&cpu, "").unwrap(),
         };
         let group = match Group::make(tree, &placement.name, &paths.cgroups()) {
             Ok(group) => group,
@@ -316,7 +317,10 @@ mod tests {
         let lines = said.lines().filter(|line| line.ends_with(unique)).count();
         assert_eq!(lines, tree.0.len(), "{said}");
         match chosen {
-            Ok(()) => assert!(said.contains("Cpus_allowed_list:\t0\n"), "{said}"),
+            Ok(()) => assert!(
+                said.contains(&format!("Cpus_allowed_list:\t{cpu}\n")),
+                "{said}"
+            ),
             Err(error) => assert!(matches!(error, GroupError::NoCpuSet), "{error}"),
         }
         // Somebody who is still in it keeps it.
@@ -333,6 +337,16 @@ mod tests {
         for dir in &dirs {
             fs::remove_dir(dir.parent().unwrap()).unwrap();
         }
+    }
+
+    /// A processor that this test may run on.
+    fn own_cpu() -> String {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let is_digit = |one: &char| one.is_ascii_digit();
+        list.unwrap().trim().chars().take_while(is_digit).collect()
     }
 
     fn inside(group: &Group, line: &[&str]) -> tokio::process::Command {
