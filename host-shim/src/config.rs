@@ -410,9 +410,11 @@ fn folders(rootless: bool, variable: impl Fn(&str) -> Option<PathBuf>) -> (PathB
     }
     let absolute = |name| variable(name).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let run = absolute("XDG_RUNTIME_DIR").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    let run = absolute("XDG_RUNTIME_DIR").map(|dir| dir.join("seed"));
+    // Not `seed`: that is where a developer's guests are built, and what is below would be taken for instances.
+    let run = run.or_else(|| Some(absolute("HOME")?.join(".cache/seed-run")));
     (
-        run.map_or(system.0, |dir| dir.join("seed")),
+        run.unwrap_or(system.0),
         state.map_or(system.1, |dir| dir.join("seed")),
     )
 }
@@ -539,6 +541,8 @@ mod tests {
         assert_eq!(run, Path::new("/run/user/1000/seed"));
         assert_eq!(state, Path::new("/home/ann/.local/state/seed"));
         assert_eq!(folders(false, ann).0, Path::new("/run/seed"));
+        let (run, _) = folders(true, |name| ann(name).filter(|_| name == "HOME"));
+        assert_eq!(run, Path::new("/home/ann/.cache/seed-run"));
         assert_eq!(folders(true, |_| None).1, Path::new("/var/lib/seed"));
     }
 
