@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -217,6 +218,11 @@ pub(crate) fn pods(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
         "{group}: {inside:?}"
     );
 
+    // As runc makes them, for whoever keeps the host's accounts: the shim's own files are root's alone.
+    for dir in folders(&group) {
+        let mode = fs::metadata(&dir)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o755, "mode {mode:o} of {dir}");
+    }
     chosen(cri, &id, &inside)?;
     starved(cri, &id, &group, &inside)?;
     end(containerd, cri, &pod)?;

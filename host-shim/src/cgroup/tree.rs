@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -94,7 +95,9 @@ impl Hierarchy {
             }
             let parent = dir.clone();
             dir.push(part);
-            match fs::create_dir(&dir) {
+            // The shim's own files are nobody else's business; who looks after a host reads these, as those that runc makes.
+            let mode = fs::Permissions::from_mode(0o755);
+            match fs::create_dir(&dir).and_then(|()| fs::set_permissions(&dir, mode)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err((dir, error));
                 }
