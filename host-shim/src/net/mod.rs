@@ -12,7 +12,15 @@ mod loopback;
 mod namespace;
 mod redirect;
 
-use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use seed_netlink::Conversation;
 use thiserror::Error;
@@ -26,6 +34,10 @@ pub use namespace::{NamespaceError, Network, enter};
 /// Names of tap devices: the kernel puts a number at the end.
 const TAP: &str = "seedtap";
 const TAP_PATTERN: &str = "seedtap%d";
+
+/// A killed VMM counts as ended when its first thread has; its files are closed by the last.
+const TAPS_LIMIT: Duration = Duration::from_secs(1);
+const TAPS_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why there is no wire.
 #[derive(Debug, Error)]
@@ -148,8 +160,8 @@ impl Drop for Wires {
 }
 
 /// Takes away what a killed shim left on the links of its pod's network: redirections to tap devices that went with it, which
-/// swallow every frame. Where there is a tap device a machine is on the wire, perhaps another shim's, and nothing is touched; nor
-/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes.
+/// swallow every frame. Where a tap device stays a machine is on the wire, perhaps another shim's, and nothing is touched; nor
+/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes, and a second where a tap is.
 pub fn sweep(network: &Path) -> Result<(), NetError> {
     if Network::at(network)? == Network::own()? {
         return Ok(());
@@ -157,13 +169,20 @@ pub fn sweep(network: &Path) -> Result<(), NetError> {
     in_thread("taking redirections away", || {
         enter(network)?;
         let mut kernel = speak()?;
-        let links = links::list(&mut kernel, "\0")?;
-        if !links.iter().any(|link| link.name.starts_with(TAP)) {
-            for link in links {
-                redirect::remove(&mut kernel, link.index);
+        let until = Instant::now() + TAPS_LIMIT;
+        loop {
+            let links = links::list(&mut kernel, "\0")?;
+            if !links.iter().any(|link| link.name.starts_with(TAP)) {
+                for link in links {
+                    redirect::remove(&mut kernel, link.index);
+                }
+                return Ok(());
             }
+            if Instant::now() > until {
+                return Ok(());
+            }
+            thread::sleep(TAPS_PAUSE);
         }
-        Ok(())
     })
 }
 
