@@ -311,6 +311,11 @@ fn streams(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let text = failed.read_until(stream::ERROR, "ExitCode", limit::COMMAND)?;
     ensure!(text.contains("\"3\""), "status: {text}");
 
+    let mut terminal = Stream::open(&cri.terminal_url(&id, &["size"])?)?;
+    terminal.send(stream::RESIZE, br#"{"Width":132,"Height":43}"#)?;
+    let text = terminal.read_until(stream::STDOUT, "43 132\n", limit::COMMAND)?;
+    ensure!(text == "43 132\n", "the terminal's size: {text:?}");
+
     // Attach shows what comes from now on; that it opens on a running container is what is tried here.
     let attach = Stream::open(&cri.attach_url(&id)?)?;
     drop(attach);

@@ -273,7 +273,7 @@ impl Agent {
 fn over(process: &Process) -> bool {
     match process.command.as_str() {
         "sleep" => process.signal.is_some(),
-        "cat" => process.closed || process.signal.is_some(),
+        "cat" | "size" => process.closed || process.signal.is_some(),
         _ => true,
     }
 }
@@ -340,7 +340,7 @@ impl AgentService for Agent {
         if command == "flood" {
             self.flood.lock().unwrap().get_or_insert(Instant::now());
         }
-        if !["cat", "sleep", "false", "hog", "flood"].contains(&command.as_str()) {
+        if !["cat", "sleep", "size", "false", "hog", "flood"].contains(&command.as_str()) {
             return Err(status::invalid(format!(
                 "exec: {command:?}: executable file not found"
             )));
@@ -525,6 +525,13 @@ impl AgentService for Agent {
         request: TtyWinResizeRequest,
     ) -> ttrpc::Result<Empty> {
         self.told.lock().unwrap().resized = Some((request.row, request.column));
+        // Who shows the size waits for one, says it and ends. The container itself is no process here.
+        let _ = self.change(&request.exec_id, |process| {
+            if process.command == "size" {
+                process.input = format!("{} {}\n", request.row, request.column).into();
+                process.closed = true;
+            }
+        });
         Ok(Empty::new())
     }
 }

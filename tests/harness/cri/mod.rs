@@ -163,12 +163,23 @@ impl Cri {
 
     /// `Exec`, with input and without a terminal; where to stream it from.
     pub fn exec_url(&self, container: &str, command: &[&str]) -> Result<String> {
+        self.exec(container, command, false)
+    }
+
+    /// `Exec`, with input and a terminal; where to stream it from.
+    pub fn terminal_url(&self, container: &str, command: &[&str]) -> Result<String> {
+        self.exec(container, command, true)
+    }
+
+    fn exec(&self, container: &str, command: &[&str], tty: bool) -> Result<String> {
         let request = ExecRequest {
             container_id: container.to_owned(),
             cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            tty,
             stdin: true,
             stdout: true,
-            stderr: true,
+            // A terminal has one output.
+            stderr: !tty,
             ..Default::default()
         };
         self.call::<Url>("Exec", &request, limit::COMMAND)

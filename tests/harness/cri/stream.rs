@@ -22,6 +22,8 @@ pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 /// How it ended.
 pub const ERROR: u8 = 3;
+/// A terminal's size, as JSON.
+pub const RESIZE: u8 = 4;
 
 /// An open stream.
 #[derive(Debug)]
