@@ -48,6 +48,15 @@ pub enum BundleError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// It wants what is in it owned by other users than the guest would see.
+    #[error(
+        "bundle file {} wants a user namespace, but a machine has users of its own: take it out (a pod's hostUsers: false)",
+        path.display()
+    )]
+    UserNamespace {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,8 +187,11 @@ impl Bundle {
             return Err(BundleError::TooLong { path: file, bytes });
         }
         let text = fs::read_to_string(&file).map_err(wrap)?;
-        let document: Document = serde_json::from_str(&text)
-            .map_err(|source| BundleError::Parse { path: file, source })?;
+        let document: Document =
+            serde_json::from_str(&text).map_err(|source| BundleError::Parse {
+                path: file.clone(),
+                source,
+            })?;
         let Document {
             process,
             root,
@@ -188,6 +200,9 @@ impl Bundle {
             annotations,
             linux,
         } = document;
+        if linux.namespaces.iter().any(|one| one.kind == "user") {
+            return Err(BundleError::UserNamespace { path: file });
+        }
         let Process {
             args,
             env,
@@ -249,6 +264,17 @@ mod tests {
             Some(Path::new("/run/netns/a"))
         );
         assert!(!format!("{read:?}").contains("A=b"));
+    }
+
+    #[test]
+    fn a_user_namespace_is_refused() {
+        let (_dir, read) =
+            bundle(r#"{"linux": {"namespaces": [{"type": "pid"}, {"type": "user"}]}}"#);
+        let error = read.unwrap_err().to_string();
+        assert!(
+            error.contains("config.json") && error.contains("hostUsers"),
+            "{error}"
+        );
     }
 
     #[test]
