@@ -130,7 +130,10 @@ fn boots(places: &Places, guest: &Path, options: &Options, clock: Clock) -> Resu
         let qemu = lab.dir().join("qemu");
         fs::write(&qemu, BY_INSTRUCTIONS).context("write a start of QEMU")?;
         fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
-        lab.configure(&format!("[programs]\nqemu = {qemu:?}\n"))?;
+        // As root: the folder is closed to QEMU's own user.
+        lab.configure(&format!(
+            "[users]\ncount = 0\n[programs]\nqemu = {qemu:?}\n"
+        ))?;
     }
     let mut boots = Boots {
         accel: boot_with(&lab, &mut Samples::new()).context("the first boot")?,
