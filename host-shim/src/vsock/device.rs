@@ -62,6 +62,8 @@ pub(super) struct Device {
     cid: u64,
     hub: Hub,
     memory: Option<Memory>,
+    /// What is to be done before the guest is there.
+    settle: fn(),
     /// The hub while the machine runs, and the clock.
     gate: OwnedFd,
     clock: OwnedFd,
@@ -74,7 +76,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn new(cid: u64, hub: Hub) -> io::Result<Self> {
+    pub(super) fn new(cid: u64, hub: Hub, settle: fn()) -> io::Result<Self> {
         let gate = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let clock = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -83,6 +85,7 @@ impl Device {
             cid,
             hub,
             memory: None,
+            settle,
             gate,
             clock,
             runs: false,
@@ -92,11 +95,6 @@ impl Device {
         };
         device.tick(true)?;
         Ok(device)
-    }
-
-    /// Whether the VMM has shown its guest's memory.
-    pub(super) fn has_guest(&self) -> bool {
-        self.memory.is_some()
     }
 
     /// Readable when there is something to do that no ring tells of.
@@ -308,6 +306,7 @@ impl VhostUserBackendMut for Device {
     /// Told whenever the rings are about to be given, so also where they were away too shortly to be missed. What the
     /// guest said of them in that time is for nobody.
     fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
+        (self.settle)();
         self.memory = Some(memory);
         self.tick_on()
     }

@@ -56,7 +56,7 @@ pub enum VsockError {
 }
 
 /// Serves one VMM on the sockets `vhost` and `sock` in the working directory, until it is gone. To be called by a process that
-/// does nothing else: once the VMM is there it makes no processes and no threads any more.
+/// does nothing else: once its guest is there it makes no processes and no threads any more.
 pub fn serve() -> Result<(), VsockError> {
     serve_and(Path::new("."), no_more_processes)
 }
@@ -66,19 +66,18 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
     serve_and(folder, || {})
 }
 
-/// `settle` is called when the VMM is there, and so every thread.
-fn serve_and(folder: &Path, settle: impl FnOnce()) -> Result<(), VsockError> {
+/// `settle` is called before anything of the guest is looked at. Every thread is there by then.
+fn serve_and(folder: &Path, settle: fn()) -> Result<(), VsockError> {
     many_files();
     // It is a copy of the shim to whoever looks at names of programs. Where it cannot be told apart nothing is lost.
     let _ = set_name(c"seed-vsock");
     let hub = Hub::listen(GUEST_CID, &folder.join(VSOCK)).map_err(VsockError::Host)?;
-    let device = Device::new(GUEST_CID, hub).map_err(VsockError::Host)?;
+    let device = Device::new(GUEST_CID, hub, settle).map_err(VsockError::Host)?;
     let gate = device.gate().map_err(VsockError::Host)?;
     let device = Arc::new(Mutex::new(device));
     let vmm = |error: vhost_user_backend::Error| VsockError::Vmm(error.to_string());
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let served = Arc::clone(&device);
-    let mut daemon = VhostUserDaemon::new("vsock".to_owned(), served, memory).map_err(vmm)?;
+    let mut daemon = VhostUserDaemon::new("vsock".to_owned(), device, memory).map_err(vmm)?;
     let handlers = daemon.get_epoll_handlers();
     for handler in &handlers {
         let events = handler.register_listener(gate.as_raw_fd(), EventSet::IN, OF_HOST);
@@ -89,7 +88,6 @@ fn serve_and(folder: &Path, settle: impl FnOnce()) -> Result<(), VsockError> {
     let _serving = thread::spawn(move || {
         let _ = tell.send(daemon.serve(socket).map_err(vmm));
     });
-    let mut settle = Some(settle);
     loop {
         match told.recv_timeout(LOOK) {
             Ok(end) => return end,
@@ -98,13 +96,7 @@ fn serve_and(folder: &Path, settle: impl FnOnce()) -> Result<(), VsockError> {
                 // With its VMM it ends as well, a moment before that is told.
                 return told.recv_timeout(LOOK).unwrap_or(Err(VsockError::Thread));
             }
-            Err(RecvTimeoutError::Timeout) => {
-                // Poisoned: a thread of the library is gone, which the next look finds.
-                let is_there = |_: &mut _| device.lock().is_ok_and(|device| device.has_guest());
-                if let Some(settle) = settle.take_if(is_there) {
-                    settle();
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
