@@ -20,7 +20,7 @@ use containerd_shim_protos::{
     },
 };
 use netns::Network;
-use seed_shim::management;
+use seed_shim::{management, shim::state_file::StateFile};
 use serde_json::json;
 use stub::{
     Bench, Guest, LIMIT,
@@ -157,6 +157,34 @@ async fn a_sandbox_lives_by_the_sandbox_api() {
         .expect("the shim goes with its sandbox");
     let again = bench.sandboxes.shutdown_sandbox(soon(), &shutdown).await;
     assert_eq!(code(again).0, Code::NOT_FOUND);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_is_refused_is_not_cleaned_up_after_in_place_of_the_one_that_runs() {
+    let bench = Bench::new(Guest::Good).await;
+    let sandbox = bench.dir.path();
+    let started = StateFile {
+        config: bench.config.clone(),
+        socket: sandbox.join("task.sock"),
+        member: None,
+    };
+    started.write(sandbox).unwrap();
+    bench.create_sandbox("pod").await.unwrap();
+    for id in ["app", "sidecar"] {
+        bench.bundle(id);
+    }
+    bench.create("app").await.unwrap();
+    let (kind, message) = code(bench.create("sidecar").await);
+    assert_eq!(kind, Code::FAILED_PRECONDITION);
+    assert!(message.contains("is in this pod"), "{message}");
+    let member = StateFile::read(sandbox).unwrap().member;
+    assert_eq!(member.as_deref(), Some("app"));
+    bench.delete("app", "").await.unwrap();
+    bench.create("sidecar").await.unwrap();
+    let member = StateFile::read(sandbox).unwrap().member;
+    assert_eq!(member.as_deref(), Some("sidecar"));
+    bench.delete("sidecar", "").await.unwrap();
     bench.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! The Task service of the one machine: adapts requests to [`Task`] and [`Exec`], and answers back.
 
 use std::{
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -28,6 +29,7 @@ use super::{
     TaskError,
     events::{task_io, timestamp},
     process::{Exec, ExecPhase},
+    state_file::StateFile,
     stats,
     task::{Environment, Request, Stdio, Task},
     wire::{cpuset, ended_of, meaning, mounts, resources, status, stdio_of, wanted},
@@ -152,34 +154,10 @@ impl Service {
         stats::of_host(self.current().as_deref().map(|task| &task.sandbox))
     }
 
-    fn set(&self, task: Option<Arc<Task>>) {
-        *self.task.write().unwrap_or_else(PoisonError::into_inner) = task;
-    }
-
-    fn task(&self, id: &str) -> std::result::Result<Arc<Task>, TaskError> {
-        let missing = || TaskError::NotFound(format!("container {id}"));
-        self.current()
-            .filter(|task| task.id.as_str() == id)
-            .ok_or_else(missing)
-    }
-}
-
-fn runs(task: &Task) -> bool {
-    task.sandbox.view().phase == Phase::Running
-}
-
-/// Gives a machine that runs the processors of the host that are chosen for it, and the size that its limits say.
-async fn change(task: &Task, limits: &Resources) -> std::result::Result<(), TaskError> {
-    let wanted = wanted(limits)?;
-    task.sandbox.choose(cpuset(limits)?)?;
-    Ok(task.sandbox.grow(wanted).await?)
-}
-
-#[async_trait]
-impl shim_async::Task for Service {
-    async fn create(
+    /// Create, in the pod whose sandbox has this bundle. A container that is refused has not joined it.
+    pub(super) async fn create_in(
         &self,
-        _: &TtrpcContext,
+        sandbox: Option<&Path>,
         request: CreateTaskRequest,
     ) -> Result<CreateTaskResponse> {
         let _changing = self.changing.lock().await;
@@ -202,6 +180,10 @@ impl shim_async::Task for Service {
                 ))
             };
             return Err(error.into());
+        }
+        if let Some(sandbox) = sandbox {
+            StateFile::join(sandbox, request.bundle.as_ref(), &request.id)
+                .map_err(TaskError::from)?;
         }
         let stdio = Stdio {
             stdin: request.stdin.clone(),
@@ -239,6 +221,39 @@ impl shim_async::Task for Service {
             pid,
             ..CreateTaskResponse::default()
         })
+    }
+
+    fn set(&self, task: Option<Arc<Task>>) {
+        *self.task.write().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+
+    fn task(&self, id: &str) -> std::result::Result<Arc<Task>, TaskError> {
+        let missing = || TaskError::NotFound(format!("container {id}"));
+        self.current()
+            .filter(|task| task.id.as_str() == id)
+            .ok_or_else(missing)
+    }
+}
+
+fn runs(task: &Task) -> bool {
+    task.sandbox.view().phase == Phase::Running
+}
+
+/// Gives a machine that runs the processors of the host that are chosen for it, and the size that its limits say.
+async fn change(task: &Task, limits: &Resources) -> std::result::Result<(), TaskError> {
+    let wanted = wanted(limits)?;
+    task.sandbox.choose(cpuset(limits)?)?;
+    Ok(task.sandbox.grow(wanted).await?)
+}
+
+#[async_trait]
+impl shim_async::Task for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> Result<CreateTaskResponse> {
+        self.create_in(None, request).await
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Result<StartResponse> {

@@ -36,7 +36,6 @@ use crate::{
         TaskError,
         events::{Publisher, timestamp},
         service::Service,
-        state_file::StateFile,
         wire::resources,
     },
     spec::{self, Bundle, PodSpec, Role, SpecError},
@@ -265,17 +264,16 @@ fn no_process(pause: &Pause) -> ttrpc::Error {
 impl shim_async::Task for Pod {
     async fn create(
         &self,
-        context: &TtrpcContext,
+        _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Result<CreateTaskResponse> {
         let bundle = Bundle::read(request.bundle.as_ref()).map_err(TaskError::from)?;
         if Role::of(&bundle.annotations).map_err(TaskError::from)? == Role::Sandbox {
             return Ok(self.create_pause(request, &bundle).await?);
         }
-        if let Some(pause) = self.current() {
-            StateFile::join(&pause.bundle, &bundle.path, &request.id).map_err(TaskError::from)?;
-        }
-        self.machine.create(context, request).await
+        let pause = self.current();
+        let sandbox = pause.as_ref().map(|pause| pause.bundle.as_path());
+        self.machine.create_in(sandbox, request).await
     }
 
     async fn start(&self, context: &TtrpcContext, request: StartRequest) -> Result<StartResponse> {
