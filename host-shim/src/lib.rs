@@ -44,6 +44,7 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod share;
 pub mod shim;
+mod sockets;
 pub mod spec;
 pub mod sys;
 pub mod text;

@@ -12,7 +12,6 @@
 
 use std::{
     fs, io,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,6 +32,7 @@ use crate::{
     kept,
     names::{ContainerId, Namespace},
     paths::{InstancePaths, Paths},
+    sockets::has_listener,
     tpm::{StateDir, StateDirError},
 };
 
@@ -190,7 +190,7 @@ impl Instance {
 
     /// A shim serves it, whoever started it.
     fn is_served(&self) -> bool {
-        UnixStream::connect(self.paths.management_socket()).is_ok()
+        has_listener(&self.paths.management_socket())
     }
 
     fn unknown(&self) -> InstanceError {

@@ -9,7 +9,6 @@ use std::{
     env, fs, io,
     io::Read,
     iter,
-    os::unix::net::UnixStream,
     path::Path,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
@@ -35,6 +34,7 @@ use crate::{
     net,
     paths::{InstancePaths, Paths},
     sandbox::ExitRecord,
+    sockets::connect_at_once,
     spec::Bundle,
     sys, tpm,
     vmm::{VmmKind, users},
@@ -158,7 +158,7 @@ pub(crate) fn kill_with_shim(paths: &InstancePaths, listener: Option<u32>) -> bo
 
 /// Who listens on a shim's socket (unix(7), `SO_PEERCRED`).
 pub(crate) fn listener(socket: &Path) -> Option<u32> {
-    let stream = UnixStream::connect(socket).ok()?;
+    let stream = connect_at_once(socket).ok()?;
     let peer = sockopt::socket_peercred(stream).ok()?;
     // A server in this very process is no shim of its own.
     let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?;
@@ -231,11 +231,13 @@ fn unwire(bundle: &Path) {
 /// Whether a shim listens there. One that was killed loses its connections before its socket, so it may be about to lose that one
 /// only now: whoever has just connected is hung up on then.
 fn is_served(socket: &Path, hang_up: Duration) -> bool {
-    UnixStream::connect(socket).is_ok_and(|mut stream| {
-        let waits = stream.set_read_timeout(Some(hang_up));
-        let heard = waits.and_then(|()| stream.read(&mut [0]));
-        heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    })
+    let heard = connect_at_once(socket).and_then(|mut stream| {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(hang_up))?;
+        stream.read(&mut [0])
+    });
+    // Nothing is said, or so many wait that there is no room for another one.
+    heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]
@@ -249,7 +251,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{names::Namespace, shim::state_file::StateFile};
+    use crate::{names::Namespace, shim::state_file::StateFile, sockets};
 
     #[test]
     fn a_socket_is_served_until_its_server_hangs_up() {
@@ -264,6 +266,9 @@ mod tests {
         assert!(!is_served(&socket, Duration::from_secs(60)));
         ends.join().unwrap();
         assert!(!is_served(&socket, HANG_UP));
+        let full = dir.path().join("full.sock");
+        let _waits = sockets::tests::full(&full);
+        assert!(is_served(&full, Duration::from_secs(60)) && listener(&full).is_none());
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::{
     task::Environment,
 };
 use crate::{
+    sockets::has_listener,
     spec, sys,
     vmm::{Backends, Vmm},
 };
@@ -196,7 +197,7 @@ fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     }
     let listener = match UnixListener::bind(path) {
         // `start` has found nobody behind it, but may have been overtaken.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && connects(path) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && has_listener(path) => Err(error),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             // It is of a shim that was killed.
             fs::remove_file(path).map_err(wrap)?;
@@ -207,10 +208,6 @@ fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     .map_err(wrap)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(wrap)?;
     Ok(listener)
-}
-
-fn connects(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
 /// Tells `start`, and lets go of its pipes: containerd waits until nobody holds them.

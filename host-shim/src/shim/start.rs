@@ -10,7 +10,6 @@
 use std::{
     env, fs, io,
     io::Read,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -35,6 +34,7 @@ use crate::{
     names::{ContainerId, NameError},
     oom,
     paths::{Paths, SocketPathError, check_socket},
+    sockets::has_listener,
     spec::{Bundle, BundleError, Role},
 };
 
@@ -117,7 +117,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, StartError> {
         member: None,
     }
     .write(&bundle)?;
-    if UnixStream::connect(&socket).is_err() {
+    if !has_listener(&socket) {
         if let Role::Member(sandbox) = role {
             return Err(StartError::NoPod(sandbox));
         }

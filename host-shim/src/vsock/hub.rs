@@ -21,16 +21,14 @@ use rustix::{
         Timespec,
         epoll::{self, CreateFlags, Event, EventData, EventFlags},
     },
-    net::{
-        AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-        socket_with,
-    },
+    net::{RecvFlags, recv},
 };
 
 use super::{
     connection::{Connection, FromHost, Ports, State},
     packet::{BOTH_WAYS, HOST_CID, Header, STREAM, op},
 };
+use crate::sockets::connect_at_once;
 
 /// The most connections, callers that have not said where to included.
 const MAX_CONNECTIONS: usize = 4096;
@@ -340,10 +338,7 @@ impl Hub {
     fn dial(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = self.socket.clone().into_os_string();
         path.push(format!("_{port}"));
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(PathBuf::from(path))?)?;
-        Ok(socket.into())
+        connect_at_once(Path::new(&path))
     }
 
     /// The answer to a packet that belongs nowhere. One that says just that has none.
