@@ -1,6 +1,7 @@
 //! Where the host's control groups are mounted: one hierarchy (v2), or one for each set of controllers (v1).
 //!
-//! Where both are mounted and v1 has controllers, pods are in v1, as kubelet and runc see it.
+//! Where both are mounted, pods are in v1 if that has controllers of theirs. Others say nothing: a host of v2 alone may have
+//! `net_cls` mounted beside it, for whoever sorts packets by it.
 
 use std::{
     fs, io,
@@ -61,7 +62,7 @@ impl Tree {
                 _ => {}
             }
         }
-        let controls = |options: &&str| !options.contains("name=");
+        let controls = |options: &&str| options.split(',').any(|one| WANTED.contains(&one));
         if seen.iter().any(controls) {
             Self(v1)
         } else {
@@ -174,6 +175,10 @@ mod tests {
         assert_eq!(hybrid.0, all);
         // systemd alone is no controller.
         let unified = Tree::parse(&format!("{systemd}{V2}"));
+        assert_eq!(unified.0, [Hierarchy::V2("/sys/fs/cgroup".into())]);
+        // Neither is one that no pod is limited by.
+        let packets = "41 31 0:38 / /c/net_cls rw - cgroup net_cls rw,net_cls\n";
+        let unified = Tree::parse(&format!("{packets}{V2}"));
         assert_eq!(unified.0, [Hierarchy::V2("/sys/fs/cgroup".into())]);
     }
 
