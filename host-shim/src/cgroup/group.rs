@@ -104,7 +104,8 @@ impl Group {
         Ok(group)
     }
 
-    /// Whether the kernel has killed one of its processes for lack of memory, there or in a group above.
+    /// Whether the kernel has killed one of its processes for lack of memory: there, in a group above or on the host, which
+    /// its count does not tell apart.
     pub(crate) fn has_killed(&self) -> bool {
         // The one file is of v2, the other of v1.
         let files = ["memory.events", "memory.oom_control"];

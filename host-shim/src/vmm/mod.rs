@@ -163,7 +163,7 @@ pub enum VmEvent {
     Paused,
     /// The processors run on.
     Resumed,
-    /// The host's kernel has killed one of its processes for lack of memory in their control group.
+    /// The host's kernel has killed one of its processes for lack of memory, of the host or of their control group.
     KilledForMemory,
     /// Everything is over. Always the last event.
     Ended(VmEnd),

@@ -204,7 +204,8 @@ impl Supervisor {
         let end = match self.verdict(first) {
             VmEnd::Died { name, how } if starved => {
                 let _ = self.events.send(VmEvent::KilledForMemory);
-                let how = format!("{how}: its control group has no more memory");
+                let how =
+                    format!("{how}: the host, or the pod's control group, had no more memory");
                 VmEnd::Died { name, how }
             }
             // With panic=-1 a guest without a pvpanic driver just resets.
