@@ -193,19 +193,20 @@ fn what_a_killed_shim_left_is_swept_and_a_machines_wire_is_not() {
         "tc filter add dev eth0 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev gone",
     );
     network.run("ip link delete gone");
-    network.inside(|| net::sweep(Path::new("/proc/thread-self/ns/net")).unwrap());
+    let sweep = |network: &Path| net::sweep(network, Instant::now());
+    network.inside(|| sweep(Path::new("/proc/thread-self/ns/net")).unwrap());
     assert!(is_redirected(), "it is the caller's own network");
 
     for _ in 0..2 {
-        net::sweep(&network.path()).unwrap();
+        sweep(&network.path()).unwrap();
         assert!(!is_redirected());
     }
     let wires = network.inside(|| Wires::make().unwrap());
-    net::sweep(&network.path()).unwrap();
+    sweep(&network.path()).unwrap();
     assert!(is_redirected(), "there is a machine");
     network.inside(move || drop(wires));
 
-    let error = net::sweep(Path::new("/nonexistent/netns")).unwrap_err();
+    let error = sweep(Path::new("/nonexistent/netns")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/netns"), "{error}");
 }
 

@@ -35,8 +35,7 @@ pub use namespace::{NamespaceError, Network, enter};
 const TAP: &str = "seedtap";
 const TAP_PATTERN: &str = "seedtap%d";
 
-/// A killed VMM counts as ended when its first thread has; its files are closed by the last.
-const TAPS_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether they are gone.
 const TAPS_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why there is no wire.
@@ -161,15 +160,15 @@ impl Drop for Wires {
 
 /// Takes away what a killed shim left on the links of its pod's network: redirections to tap devices that went with it, which
 /// swallow every frame. Where a tap device stays a machine is on the wire, perhaps another shim's, and nothing is touched; nor
-/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes, and a second where a tap is.
-pub fn sweep(network: &Path) -> Result<(), NetError> {
+/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes, and where a tap is
+/// until `until`: a killed VMM counts as ended when its first thread has, and its files are closed by the last.
+pub fn sweep(network: &Path, until: Instant) -> Result<(), NetError> {
     if Network::at(network)? == Network::own()? {
         return Ok(());
     }
     in_thread("taking redirections away", || {
         enter(network)?;
         let mut kernel = speak()?;
-        let until = Instant::now() + TAPS_LIMIT;
         loop {
             let links = links::list(&mut kernel, "\0")?;
             if !links.iter().any(|link| link.name.starts_with(TAP)) {

@@ -46,6 +46,10 @@ const KILLED: u32 = 137;
 /// How long killed processes are waited for. containerd gives the whole command five seconds.
 const GONE_LIMIT: Duration = Duration::from_secs(3);
 
+/// The same for the last threads of a large machine, which give its memory back before they leave its control group and its tap
+/// devices.
+const FREE_LIMIT: Duration = Duration::from_secs(4);
+
 /// How often it is looked.
 const GONE_POLL: Duration = Duration::from_millis(5);
 
@@ -101,18 +105,18 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
         end_stopped(socket, until);
     }
     for paths in &instances {
-        while !cgroup::forget(paths) && begun.elapsed() < RECLAIM_WITHIN {
-            sleep(GONE_POLL);
-        }
         if begun.elapsed() < RECLAIM_WITHIN {
             tpm::reclaim(paths);
+        }
+        while !cgroup::forget(paths) && begun.elapsed() < FREE_LIMIT {
+            sleep(GONE_POLL);
         }
         remove(paths);
     }
     // A pod's shim goes on when one container of it is gone, and its wires are its own.
     if let Some(socket) = socket.filter(|socket| !is_served(socket, HANG_UP)) {
         let _ = fs::remove_file(socket);
-        unwire(&bundle);
+        unwire(&bundle, begun + FREE_LIMIT);
     }
     let ended = ended(&bundle, &pids[0]);
     ended.write_to_bytes().map_err(DeleteError::Encode)
@@ -221,10 +225,10 @@ fn remove(paths: &InstancePaths) {
 
 /// Takes a dead shim's redirections off the pod's links. After an orderly end there are none. The network may be gone, as may be
 /// the bundle's file.
-fn unwire(bundle: &Path) {
+fn unwire(bundle: &Path, until: Instant) {
     let bundle = Bundle::read(bundle).ok();
     if let Some(network) = bundle.and_then(|bundle| bundle.network_namespace) {
-        let _ = net::sweep(&network);
+        let _ = net::sweep(&network, until);
     }
 }
 
