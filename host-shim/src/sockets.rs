@@ -23,16 +23,15 @@ pub(crate) fn has_listener(path: &Path) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixListener;
 
-    use rustix::net::{bind, listen, socket};
+    use rustix::net::{bind, listen};
 
     use super::*;
 
     /// A listener at this path that has room for nobody but the one who waits there.
-    pub(crate) fn full(path: &Path) -> (OwnedFd, UnixStream) {
-        let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-        bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    pub(crate) fn full(path: &Path) -> (UnixListener, UnixStream) {
+        let listener = UnixListener::bind(path).unwrap();
         listen(&listener, 0).unwrap();
         let waits = connect_at_once(path).unwrap();
         (listener, waits)
@@ -43,11 +42,19 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         assert!(!has_listener(&path));
-        let full = full(&path);
+        let _full = full(&path);
         let error = connect_at_once(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert!(has_listener(&path));
-        drop(full);
-        assert!(!has_listener(&path));
+    }
+
+    #[test]
+    fn a_name_behind_which_nobody_listens_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("left");
+        let flags = SocketFlags::CLOEXEC;
+        let left = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        bind(&left, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        assert!(path.exists() && !has_listener(&path));
     }
 }
