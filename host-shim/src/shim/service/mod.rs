@@ -1,7 +1,8 @@
 //! The Task service of the one machine: adapts requests to [`Task`] and [`Exec`], and answers back.
 
+mod create;
+
 use std::{
-    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use containerd_shim_protos::{
         ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
         StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
-    events::task::{TaskCreate, TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
+    events::task::{TaskDelete, TaskExecAdded, TaskPaused, TaskResumed},
     protobuf::well_known_types::any::Any,
     shim_async,
 };
@@ -27,12 +28,11 @@ use ttrpc::r#async::TtrpcContext;
 
 use super::{
     TaskError,
-    events::{task_io, timestamp},
+    events::timestamp,
     process::{Exec, ExecPhase},
-    state_file::StateFile,
     stats,
-    task::{Environment, Request, Stdio, Task},
-    wire::{cpuset, ended_of, meaning, mounts, resources, status, stdio_of, wanted},
+    task::{Environment, Stdio, Task},
+    wire::{cpuset, ended_of, meaning, resources, status, stdio_of, wanted},
 };
 use crate::{
     agent::Agent,
@@ -152,75 +152,6 @@ impl Service {
     /// What the instance, if there is one, and this shim use on the host.
     pub(super) fn host_stats(&self) -> std::result::Result<Any, TaskError> {
         stats::of_host(self.current().as_deref().map(|task| &task.sandbox))
-    }
-
-    /// Create, in the pod whose sandbox has this bundle. A container that is refused has not joined it.
-    pub(super) async fn create_in(
-        &self,
-        sandbox: Option<&Path>,
-        request: CreateTaskRequest,
-    ) -> Result<CreateTaskResponse> {
-        let _changing = self.changing.lock().await;
-        if !request.checkpoint.is_empty() {
-            return Err(TaskError::Unsupported("Create from a checkpoint").into());
-        }
-        if let Some(task) = self.current().filter(|task| task.is_given_up()) {
-            tracing::warn!(sandbox_id = %task.id, "instance has ended and its bundle is gone: it makes room");
-            task.delete().await?;
-            self.set(None);
-        }
-        if let Some(task) = self.current() {
-            let error = if task.id.as_str() == request.id {
-                TaskError::Exists(format!("container {}", request.id))
-            } else {
-                TaskError::State(format!(
-                    "container {} is in this pod: an instance is a machine of its own, so a pod has one \
-                     at a time; give container {} a pod of its own, or make it an init container",
-                    task.id, request.id
-                ))
-            };
-            return Err(error.into());
-        }
-        if let Some(sandbox) = sandbox {
-            StateFile::join(sandbox, request.bundle.as_ref(), &request.id)
-                .map_err(TaskError::from)?;
-        }
-        let stdio = Stdio {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let pod = self
-            .pod
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let task = Task::create(
-            &self.environment,
-            Request {
-                id: request.id.clone(),
-                bundle: request.bundle.clone().into(),
-                mounts: mounts(&request),
-                stdio: stdio.clone(),
-                pod,
-            },
-        )
-        .await?;
-        let pid = task.pid();
-        self.set(Some(Arc::new(task)));
-        self.environment.publisher.publish(&TaskCreate {
-            container_id: request.id,
-            bundle: request.bundle,
-            rootfs: request.rootfs,
-            io: task_io(&stdio),
-            pid,
-            ..TaskCreate::default()
-        });
-        Ok(CreateTaskResponse {
-            pid,
-            ..CreateTaskResponse::default()
-        })
     }
 
     fn set(&self, task: Option<Arc<Task>>) {
