@@ -255,6 +255,32 @@ fn the_end_of_a_killed_shim_takes_its_redirections_along() {
 }
 
 #[test]
+fn the_hosts_own_network_is_not_wired() {
+    let Some(host) = Network::make("host") else {
+        return;
+    };
+    let Some(pod) = Network::make("pod") else {
+        return;
+    };
+    for network in [&host, &pod] {
+        add_link(network, "eth0", "02:00:00:00:00:01");
+    }
+    let wired = |network: &Network| {
+        let path = network.path();
+        host.inside(|| Wires::in_pod(&path, net::Network::own().unwrap()).unwrap())
+    };
+    // What containerd names for a container of a pod with hostNetwork.
+    assert!(wired(&host).is_none());
+    assert!(!host.run("tc qdisc show dev eth0").contains("ingress"));
+    assert!(host.run("ip -o link show type tun").is_empty());
+
+    let wires = wired(&pod).unwrap();
+    assert_eq!(named(wires.nics(), "eth0").mac, "02:00:00:00:00:01");
+    assert!(pod.run("tc qdisc show dev eth0").contains("ingress"));
+    pod.inside(move || drop(wires));
+}
+
+#[test]
 fn what_an_earlier_machine_left_is_taken_over() {
     let Some(network) = Network::make("again") else {
         return;

@@ -102,6 +102,14 @@ pub struct Wires {
 }
 
 impl Wires {
+    /// Takes the calling thread into the network namespace at `network`, as [`enter`] does, and makes a wire for each link there.
+    /// None in `host`, the host's own network: its links are no guest's, and what is redirected is taken from the host.
+    pub fn in_pod(network: &Path, host: Network) -> Result<Option<Self>, NetError> {
+        enter(network)?;
+        let is_hosts = Network::own()? == host;
+        (!is_hosts).then(Self::make).transpose()
+    }
+
     /// Makes a wire for each link in the network namespace of the calling thread. Blocks for as long as the
     /// kernel takes, and where links are busy for some seconds.
     pub fn make() -> Result<Self, NetError> {

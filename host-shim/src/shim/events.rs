@@ -4,6 +4,8 @@
 
 use std::{
     collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -24,11 +26,15 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
-use ttrpc::context;
+use ttrpc::{
+    r#async::{Client, transport::Socket},
+    context,
+};
 
 use crate::{
     names::{ContainerId, Namespace},
     sandbox::{Ended, Observer},
+    sockets::connect_at_once,
 };
 
 /// Events that wait for containerd.
@@ -100,8 +106,8 @@ impl Publisher {
         }
         let (queue, events) = mpsc::unbounded_channel();
         let address = match address.split_once("://") {
-            Some(_) => address.to_owned(),
-            None => format!("unix://{address}"),
+            Some((_, path)) => path.into(),
+            None => address.into(),
         };
         tokio::spawn(forward_all(address, namespace.clone(), events));
         Self {
@@ -153,7 +159,7 @@ enum Tried {
 
 /// The end of the queue: forwards one after the other. A containerd that is away is waited for.
 async fn forward_all(
-    address: String,
+    address: PathBuf,
     namespace: Namespace,
     mut events: mpsc::UnboundedReceiver<Queued>,
 ) {
@@ -203,17 +209,20 @@ async fn forward_all(
     }
 }
 
+/// A connection to containerd. One that stands still keeps nobody waiting.
+fn dial(address: &Path) -> io::Result<Client> {
+    let stream = tokio::net::UnixStream::from_std(connect_at_once(address)?)?;
+    Ok(Client::new(Socket::new(stream)))
+}
+
 async fn forward(
-    address: &str,
+    address: &Path,
     namespace: &Namespace,
     client: &mut Option<EventsClient>,
     event: &Envelope,
 ) -> Tried {
     if client.is_none() {
-        *client = ttrpc::r#async::Client::connect(address)
-            .await
-            .map(EventsClient::new)
-            .ok();
+        *client = dial(address).ok().map(EventsClient::new);
     }
     let Some(events) = client.as_ref() else {
         return Tried::Away;

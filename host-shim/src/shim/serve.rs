@@ -30,6 +30,7 @@ use super::{
     task::Environment,
 };
 use crate::{
+    net::{NamespaceError, Network},
     sockets::has_listener,
     spec, sys,
     vmm::{Backends, Vmm},
@@ -80,6 +81,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The host's network.
+    #[error(transparent)]
+    Network(#[from] NamespaceError),
     /// ttrpc refuses to start.
     #[error("task server does not start")]
     Server(#[source] ttrpc::Error),
@@ -132,6 +136,7 @@ async fn serve(
         vmm,
         publisher: Publisher::start(&events, &target.namespace),
         host_mounts,
+        host_network: Network::own()?,
         host_address: spec::host_address(),
     };
     let shutdown = Arc::new(Notify::new());

@@ -83,7 +83,9 @@ pub struct Environment {
     pub publisher: Publisher,
     /// The mounts of the host: those that the shim had before it took its own.
     pub host_mounts: Arc<fs::File>,
-    /// The host's address, from before a pod's network was entered.
+    /// The host's network, from before a pod's was entered.
+    pub host_network: net::Network,
+    /// The host's address in it.
     pub host_address: Option<IpAddr>,
 }
 
@@ -115,6 +117,7 @@ impl Task {
             vmm,
             publisher,
             host_mounts,
+            host_network,
             host_address,
         } = environment;
         let Request {
@@ -134,9 +137,12 @@ impl Task {
             None => paths,
         };
         let wires = match &bundle.network_namespace {
+            Some(network) if spec::has_cards_of_pod(&bundle)? => {
+                net::Wires::in_pod(network, *host_network)?
+            }
             Some(network) => {
                 net::enter(network)?;
-                Some(net::Wires::make()?)
+                None
             }
             None => None,
         };

@@ -192,6 +192,12 @@ pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError>
     BootSpec::parse(&text).map_err(|source| SpecError::BootSpec { path, source })
 }
 
+/// Whether the guest has the cards of its pod: unless its annotation names another network, or none.
+pub fn has_cards_of_pod(bundle: &Bundle) -> Result<bool, SpecError> {
+    let annotations = Annotations::parse(&bundle.annotations)?;
+    Ok(annotations.network.is_none())
+}
+
 /// How much of what the guest writes to its root is kept in memory: the annotation's word, else the configuration's. `None`: it
 /// goes where the mounts say.
 pub fn root_writes(bundle: &Bundle, config: &Config) -> Result<Option<WritesMib>, SpecError> {

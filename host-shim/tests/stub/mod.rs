@@ -26,6 +26,7 @@ use seed_protocol::{
 use seed_shim::{
     config::{Accel, Config, Limits},
     names::{ContainerId, Namespace},
+    net::Network,
     paths::{InstancePaths, Paths},
     shim::{events::Publisher, pod::service::Pod, service::Service, task::Environment},
     spec::VmSpec,
@@ -233,6 +234,7 @@ impl Bench {
             config: config.clone(),
             vmm: Arc::clone(&vmm) as Arc<dyn Vmm>,
             host_mounts: Arc::new(std::fs::File::open("/proc/self/ns/mnt").unwrap()),
+            host_network: Network::own().unwrap(),
             host_address: None,
         };
         let shutdown = Arc::new(Notify::new());
