@@ -19,8 +19,8 @@ pub(super) fn kills(subject: &mut Subject, times: u64, away: Duration) -> Result
         contained.containerd.kill()?;
         contained.stream.leave()?;
         thread::sleep(away);
-        contained.containerd.run()?;
         contained.stream.listen()?;
+        contained.containerd.run()?;
     }
     Ok(Outcome::Lives)
 }
@@ -36,8 +36,9 @@ pub(super) fn end_unseen(subject: &mut Subject, part: Part) -> Result<Outcome> {
         Ok((!lab::alive(pid)).then_some(()))
     })?;
     let contained = subject.contained_mut()?;
-    contained.containerd.run()?;
+    // An engine opens what it reads before it removes a task that has ended, and with the shim goes what nobody has read.
     contained.stream.listen()?;
+    contained.containerd.run()?;
     Ok(outcome)
 }
 
