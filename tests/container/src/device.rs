@@ -79,9 +79,10 @@ impl Swtpm {
             child,
             folder: folder.to_owned(),
         };
-        let control = folder.join("control");
+        // It listens at one after the other.
+        let listens = |name: &str| UnixStream::connect(folder.join(name)).is_ok();
         wait_for("swtpm", LISTEN_LIMIT, || {
-            Ok(UnixStream::connect(&control).is_ok())
+            Ok(listens("control") && listens("tpm"))
         })?;
         Ok(swtpm)
     }
