@@ -79,10 +79,10 @@ impl Swtpm {
             child,
             folder: folder.to_owned(),
         };
-        // It listens at one after the other.
-        let listens = |name: &str| UnixStream::connect(folder.join(name)).is_ok();
+        // The last that it listens at.
+        let commands = folder.join("tpm");
         wait_for("swtpm", LISTEN_LIMIT, || {
-            Ok(listens("control") && listens("tpm"))
+            Ok(UnixStream::connect(&commands).is_ok())
         })?;
         Ok(swtpm)
     }
