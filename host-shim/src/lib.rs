@@ -19,7 +19,7 @@
 //! | [`shim`] | what containerd sees: the binary's commands, the Task service, events |
 //! | [`logs`] | pulls the journal, keeps it in segments, renders it |
 //! | [`management`] | the instance's management socket: status, keys, units |
-//! | [`text`] | words and figures as messages and tables write them |
+//! | [`text`], [`data`] | words and figures as messages and tables write them; JSON as commands print it |
 //! | [`containerd`] | a containerd small enough for one instance: what `seed run` uses |
 //!
 //! Start order: paths, root file system, spec, daemons, VMM, beacon, agent. Stop order is the reverse,
@@ -32,6 +32,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod config;
 pub mod containerd;
+pub mod data;
 mod kept;
 mod locks;
 pub mod logs;

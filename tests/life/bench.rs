@@ -49,7 +49,9 @@ impl Bench {
 
     fn over(lab: Lab, program: &str) -> Result<Self> {
         let config = stub::programs(&lab.scratch("p"), program)?;
-        lab.write_config(&format!("[limits]\nhello_seconds = 60\n{config}"))?;
+        lab.write_config(&format!(
+            "[limits]\nhello_seconds = 60\n[growth]\nmax_vcpus = 2\n{config}"
+        ))?;
         let root = lab.scratch("root");
         stub::root(&root)?;
         Ok(Self { lab, root })
@@ -62,16 +64,21 @@ impl Bench {
         command
     }
 
+    /// What its instances are started from.
+    pub(crate) fn root(&self) -> String {
+        self.root.to_string_lossy().into_owned()
+    }
+
     /// `seed run` of this name, whatever its end.
     pub(crate) fn run(&self, name: &str, variables: &[(&str, &str)]) -> Result<Output> {
-        let root = self.root.to_string_lossy();
+        let root = self.root();
         let command = self.command(&["run", &root, "--name", name], variables);
         lab::output(command, limit::COMMAND)
     }
 
     /// The same, going on beside the caller.
     pub(crate) fn run_beside(&self, name: &str, variables: &[(&str, &str)]) -> Result<Child> {
-        let root = self.root.to_string_lossy();
+        let root = self.root();
         let mut command = self.command(&["run", &root, "--name", name], variables);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().context("start seed")

@@ -1,5 +1,5 @@
 //! Lives and deaths of instances over a stub VM, by the real programs: many starts and stops, every process killed at
-//! every phase, shims that hang, commands that are cut short, full disks, an ordinary user. After each, nothing may be left.
+//! every phase, shims that hang, commands that are cut short, full disks, what programs read, an ordinary user. After each, nothing may be left.
 //!
 //! Run through `cargo xtask test`; a part of a name as argument runs only what matches.
 
@@ -13,6 +13,7 @@ mod bench;
 mod cycles;
 mod deaths;
 mod disk;
+mod json;
 mod ordinary;
 
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             cycles::run(&mut runner, &bench);
             deaths::run(&mut runner, &bench);
             disk::run(&mut runner, &bench);
+            json::run(&mut runner, &bench);
             ordinary::run(&mut runner);
         }
         Err(reason) => runner.skip("life", &reason),

@@ -145,12 +145,15 @@ fn sweep(parent: &Path) {
 }
 
 impl Session {
-    /// Starts a command in the task `container`. `parent` is a folder for the FIFOs.
+    /// Starts a command in the task `container`. `parent` is a folder for the FIFOs. What the command prints goes to
+    /// `stdout` and `stderr` as it comes, on threads of theirs; no bytes are a stream's end.
     pub async fn start(
         task: TaskClient,
         container: &str,
         parent: &Path,
         command: &Command,
+        stdout: impl FnMut(&[u8]) + Send + 'static,
+        stderr: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Self, ExecError> {
         let id = exec_id();
         let dir = Fifos::make(parent, &id)?;
@@ -160,8 +163,8 @@ impl Session {
         } else {
             None
         };
-        let stdout = dir.fifo("stdout")?;
-        let stderr = if command.terminal.is_none() {
+        let stdout_path = dir.fifo("stdout")?;
+        let stderr_path = if command.terminal.is_none() {
             Some(dir.fifo("stderr")?)
         } else {
             None
@@ -171,14 +174,14 @@ impl Session {
             exec_id: id.clone(),
             terminal: command.terminal.is_some(),
             stdin: stdin.as_deref().map(text).unwrap_or_default(),
-            stdout: text(&stdout),
-            stderr: stderr.as_deref().map(text).unwrap_or_default(),
+            stdout: text(&stdout_path),
+            stderr: stderr_path.as_deref().map(text).unwrap_or_default(),
             spec: Some(process_spec(command)).into(),
             ..Default::default()
         };
         task.exec(&request).await?;
-        let mut outputs = vec![copy_out(stdout, io::stdout())];
-        outputs.extend(stderr.map(|stderr| copy_out(stderr, io::stderr())));
+        let mut outputs = vec![copy_out(stdout_path, stdout)];
+        outputs.extend(stderr_path.map(|path| copy_out(path, stderr)));
         let stdin_ended = stdin.map(copy_in);
         let mut session = Self {
             task,
@@ -291,7 +294,7 @@ fn exec_id() -> String {
     format!("{EXEC_PREFIX}{}-{:x}", process::id(), now.as_nanos())
 }
 
-fn copy_out(path: PathBuf, mut to: impl Write + Send + 'static) -> Output {
+fn copy_out(path: PathBuf, mut to: impl FnMut(&[u8]) + Send + 'static) -> Output {
     let bytes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&bytes);
     let (end, ended) = oneshot::channel();
@@ -306,10 +309,10 @@ fn copy_out(path: PathBuf, mut to: impl Write + Send + 'static) -> Output {
                     Err(error) => return Err(error),
                 };
                 counted.fetch_add(n as u64, Ordering::Relaxed);
-                // Whoever read us may be gone; the command goes on, and is read on.
-                let _ = to.write_all(&buffer[..n]).and_then(|()| to.flush());
+                to(&buffer[..n]);
             }
         });
+        to(&[]);
         if let Err(error) = copied {
             tracing::debug!(%error, "stream ended early");
         }

@@ -5,7 +5,10 @@
 
 use russh::Sig;
 use seed_protocol::seed::management::{Output as Stream, StartExecRequest};
-use seed_shim::management::{ClientError, Command};
+use seed_shim::{
+    data::Pieces,
+    management::{ClientError, Command},
+};
 use serde_json::json;
 
 use super::{Context, Failure};
@@ -92,19 +95,18 @@ fn gone() -> Failure {
 
 async fn copy(context: &Context<'_>, command: &Command, stream: Stream) -> Result<(), Failure> {
     let output = &context.session.output;
-    let (mut position, mut text) = (0, Text::default());
+    let (mut position, mut pieces) = (0, Pieces::default());
     loop {
         let data = command.read(stream, position).await?;
         let last = data.is_empty();
         position += data.len() as u64;
         if context.json {
-            let text = text.add(&data, last);
-            if !text.is_empty() {
+            if let Some(piece) = pieces.add(&data) {
                 let stream = match stream {
                     Stream::OUTPUT_STDOUT => "stdout",
                     Stream::OUTPUT_STDERR => "stderr",
                 };
-                output.json(&json!({ stream: text })).await?;
+                output.json(&json!({ stream: piece })).await?;
             }
         } else if !last {
             output.raw(stream == Stream::OUTPUT_STDERR, data).await?;
@@ -112,24 +114,6 @@ async fn copy(context: &Context<'_>, command: &Command, stream: Stream) -> Resul
         if last {
             return Ok(());
         }
-    }
-}
-
-/// Bytes as text, with characters that come in two pieces.
-#[derive(Debug, Default)]
-struct Text(Vec<u8>);
-
-impl Text {
-    fn add(&mut self, data: &[u8], last: bool) -> String {
-        self.0.extend(data);
-        let whole = match std::str::from_utf8(&self.0) {
-            // It may only be cut.
-            Err(error) if error.error_len().is_none() && !last => error.valid_up_to(),
-            Ok(_) | Err(_) => self.0.len(),
-        };
-        let text = String::from_utf8_lossy(&self.0[..whole]).into_owned();
-        self.0.drain(..whole);
-        text
     }
 }
 
@@ -200,18 +184,4 @@ fn number(signal: &Sig) -> Option<u32> {
             _ => return None,
         },
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_character_in_two_pieces_is_one() {
-        let mut text = Text::default();
-        assert_eq!(text.add(b"a\xc3", false), "a");
-        assert_eq!(text.add(b"\xa4b\xff", false), "äb\u{fffd}");
-        assert_eq!(text.add(b"\xe2\x82", false), "");
-        assert_eq!(text.add(b"", true), "\u{fffd}");
-    }
 }

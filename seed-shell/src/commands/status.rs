@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use seed_protocol::seed::management::InstanceStatus;
 use seed_shim::{
+    data::json_line,
     logs::render::human::escaped,
     management::{report, words},
     names::ContainerId,
@@ -77,7 +78,7 @@ async fn one(context: &Context<'_>, which: &str) -> Result<String, Failure> {
         condition,
     };
     if context.json {
-        return Ok(crate::ssh::output::json_line(&data(&row)));
+        return Ok(json_line(&data(&row)));
     }
     Ok(match &row.condition {
         Condition::Known(status) => report::text(status),
@@ -110,9 +111,7 @@ async fn all(context: &Context<'_>, which: Option<&str>) -> Result<String, Failu
             document
         })
         .collect();
-    Ok(crate::ssh::output::json_line(
-        &json!({ "repos": documents }),
-    ))
+    Ok(json_line(&json!({ "repos": documents })))
 }
 
 /// Asks all instances of these repositories at once.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use russh::{ChannelWriteHalf, server::Msg};
-use seed_shim::logs::render::human::escaped;
+use seed_shim::{data::json_line, logs::render::human::escaped};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -86,20 +86,6 @@ impl Output {
     }
 }
 
-/// One line of JSON in which no control character stands for itself: `serde_json` escapes those below U+0020 only.
-pub fn json_line(value: &Value) -> String {
-    let mut line = String::new();
-    for c in value.to_string().chars() {
-        if c.is_control() {
-            line.push_str(&format!("\\u{:04x}", u32::from(c)));
-        } else {
-            line.push(c);
-        }
-    }
-    line.push('\n');
-    line
-}
-
 /// The bytes, on a terminal with a carriage return before each newline.
 fn newlines(text: &[u8], terminal: bool) -> Vec<u8> {
     if !terminal {
@@ -117,17 +103,7 @@ fn newlines(text: &[u8], terminal: bool) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn json_holds_no_control_character() {
-        let line = json_line(&json!({ "a": "\u{1b}[2J\u{9b}31m\u{7f}\n" }));
-        assert_eq!(line, "{\"a\":\"\\u001b[2J\\u009b31m\\u007f\\n\"}\n");
-        let back: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(back["a"], "\u{1b}[2J\u{9b}31m\u{7f}\n");
-    }
 
     #[test]
     fn a_raw_terminal_gets_carriage_returns() {

@@ -9,11 +9,13 @@ use seed_shim::{
     containerd::{
         InstanceError, exec::ExecError, shim::ShimError, task::TaskError, volumes::VolumeArgError,
     },
+    data::json_line,
     logs::{reader::ReadError, render::human::escaped},
     management::ClientError,
     names::NameError,
     text::chain,
 };
+use serde_json::json;
 
 /// A failure of this program itself while a command runs in the guest, as in docker(1) and env(1).
 pub(crate) const EXEC_FAILED: u8 = 125;
@@ -76,6 +78,12 @@ impl CliError {
     /// The exit status.
     pub(crate) fn code(&self) -> u8 {
         self.code
+    }
+
+    /// The same as data, on one line.
+    pub(crate) fn json(&self) -> String {
+        let Self { what, remedy, code } = self;
+        json_line(&json!({ "error": what, "remedy": remedy, "status": code }))
     }
 }
 

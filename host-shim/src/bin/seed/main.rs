@@ -1,5 +1,5 @@
 //! `seed`: one instance on this machine, from start to removal. Exit status: 0 done, 1 failed, 2 not
-//! understood; `seed exec` passes on the command's own.
+//! understood; `seed exec` passes on the command's own. An error is text on standard error, with `--json` an object.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod output;
 mod rootless;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
@@ -22,18 +23,24 @@ use crate::{cli::Invocation, error::CliError};
 
 fn main() -> ExitCode {
     start_logging();
-    match run() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match run(&words) {
         Ok(code) => code,
         Err(error) => {
+            let text = if cli::wants_json(&words) {
+                error.json()
+            } else {
+                error.to_string()
+            };
             // Nowhere is left to say that this failed.
-            let _ = io::stderr().write_all(error.to_string().as_bytes());
+            let _ = io::stderr().write_all(text.as_bytes());
             ExitCode::from(error.code())
         }
     }
 }
 
-fn run() -> Result<ExitCode, CliError> {
-    match cli::parse(std::env::args_os())? {
+fn run(words: &[OsString]) -> Result<ExitCode, CliError> {
+    match cli::parse(words.iter().cloned())? {
         Invocation::Text(text) => {
             output::print(&text)?;
             Ok(ExitCode::SUCCESS)

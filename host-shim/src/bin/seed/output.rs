@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use seed_shim::data::json_line;
+
 use crate::error::CliError;
 
 /// Prints a text. A reader that has gone away (`| head`) ends the program quietly.
@@ -28,7 +30,7 @@ fn quiet_end() -> ! {
 
 /// Prints a JSON document, one line.
 pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
-    print(&format!("{value}\n"))
+    print(&json_line(value))
 }
 
 /// Tells the user on stderr what goes on, only on a terminal.

@@ -1,7 +1,7 @@
 //! Completions for bash, zsh and fish, from the table. Names of instances are asked of `seed ps --quiet` when they are
 //! wanted.
 
-use super::table::{self, Info, Kind, Opt, SHELLS, Value};
+use super::table::{self, Kind, Opt, SHELLS, Value};
 use crate::error::CliError;
 
 /// How a script gets the names of instances.
@@ -23,11 +23,6 @@ pub(super) fn of(shell: &str) -> Result<String, CliError> {
             "completions",
         )),
     }
-}
-
-/// Every option of a command, with the global ones.
-fn options(info: &Info) -> impl Iterator<Item = &'static Opt> {
-    info.options.iter().chain(table::GLOBAL)
 }
 
 fn names() -> String {
@@ -59,9 +54,9 @@ fn bash() -> String {
     let mut flags = String::new();
     let mut words = String::new();
     for info in table::COMMANDS {
-        let all: Vec<String> = options(info).flat_map(spellings).collect();
+        let all: Vec<String> = info.all_options().flat_map(spellings).collect();
         flags += &format!("    {}) flags='{}' ;;\n", info.name, all.join(" "));
-        for option in options(info) {
+        for option in info.all_options() {
             let Value::Needed(_, kind) = option.value else {
                 continue;
             };
@@ -124,7 +119,7 @@ fn zsh() -> String {
     let mut cases = String::new();
     for info in table::COMMANDS {
         cases += &format!("    {})\n      _arguments -s", info.name);
-        for option in options(info) {
+        for option in info.all_options() {
             let help = zsh_text(option.help);
             let value = match option.value {
                 Value::Flag => String::new(),
@@ -204,7 +199,7 @@ fn fish() -> String {
         if info.word != Kind::Text {
             text += &format!("{when}{}\n", values(info.word));
         }
-        for option in options(info) {
+        for option in info.all_options() {
             let short = match option.short {
                 "" => String::new(),
                 short => format!(" -s {short}"),

@@ -59,7 +59,7 @@ fn text(info: &Info) -> String {
         }
     }
     text.push('\n');
-    for option in info.options.iter().chain(table::GLOBAL) {
+    for option in info.all_options() {
         entry(&mut text, &option.spelled(), option.help);
     }
     text

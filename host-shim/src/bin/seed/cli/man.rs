@@ -33,6 +33,7 @@ fn program() -> String {
     text += ".SH OPTIONS\n";
     options(&mut text, table::GLOBAL.iter().chain(table::PROGRAM));
     text += ".SH EXIT STATUS\n0 done, 1 failed, 2 not understood; \\fBseed exec\\fR passes on the command's own.\n";
+    text += ".PP\nWith \\fB\\-\\-json\\fR an error is one object on standard error, with the members \\fBerror\\fR, \\fBremedy\\fR and \\fBstatus\\fR.\n";
     text += ".SH ENVIRONMENT\n.TP\n.B SEED_CONFIG\nthe configuration file, in place of /etc/seed/shim.toml\n";
     text += ".TP\n.B SEED_LOG\nwhat this program logs to standard error: \\fBdebug\\fR, \\fBseed_shim=trace\\fR...\n";
     text
@@ -50,7 +51,7 @@ fn page(info: &Info) -> String {
         text += &format!("{}\n", plain(paragraph));
     }
     text += ".SH OPTIONS\n";
-    options(&mut text, info.options.iter().chain(table::GLOBAL));
+    options(&mut text, info.all_options());
     text += ".SH SEE ALSO\n.BR seed (1)\n";
     text
 }

@@ -155,6 +155,10 @@ fn tpm(given: &mut Given) -> Result<Command, CliError> {
             return Err(CliError::usage(what, TPM));
         }
     };
+    if what == TpmCommand::Backup && given.json && file == "-" {
+        let what = "--json and the file - exclude each other: it is the archive that is printed";
+        return Err(CliError::usage(what, TPM));
+    }
     Ok(Command::Tpm {
         what,
         id: ContainerId::try_from(id.as_str())?,
@@ -379,6 +383,10 @@ fn exec(given: &mut Given) -> Result<ExecArgs, CliError> {
         return Err(CliError::usage("which command is not said", EXEC));
     }
     let terminal = given.has("tty");
+    if terminal && given.json {
+        let what = "--json and --tty exclude each other: what a terminal shows is no data";
+        return Err(CliError::usage(what, EXEC));
+    }
     Ok(ExecArgs {
         which,
         command,

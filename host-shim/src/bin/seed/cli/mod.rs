@@ -22,7 +22,7 @@ mod option;
 mod parse;
 mod table;
 
-pub(crate) use parse::parse;
+pub(crate) use parse::{parse, wants_json};
 
 /// What the user wants.
 #[derive(Debug)]

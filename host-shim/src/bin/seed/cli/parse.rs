@@ -61,6 +61,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocat
     if !given.read(info, &mut parser)? {
         return Ok(Invocation::Text(help::of(info.name).unwrap_or_default()));
     }
+    if given.json && !info.has_data() {
+        let what = format!("'seed {}' prints no data: leave out --json", info.name);
+        return Err(CliError::usage(what, info.name));
+    }
     match info.name {
         "completions" => Ok(Invocation::Text(completions::of(&given.one_word(info)?)?)),
         "man" => Ok(Invocation::Text(man::of(&given.one_word(info)?)?)),
@@ -71,6 +75,18 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Invocat
             let json = given.json;
             let global = Global { namespace, json };
             Ok(Invocation::Command { global, command })
+        }
+    }
+}
+
+/// Whether a failure of this command line is to be told as data.
+pub(crate) fn wants_json(words: &[OsString]) -> bool {
+    match parse(words.iter().cloned()) {
+        Ok(Invocation::Command { global, .. }) => global.json,
+        // It was not read to its end.
+        Ok(Invocation::Text(_)) | Err(_) => {
+            let mut ours = words.iter().take_while(|word| *word != "--");
+            ours.any(|word| word == "--json")
         }
     }
 }

@@ -21,6 +21,19 @@ pub(super) struct Info {
     pub(super) options: &'static [Opt],
 }
 
+impl Info {
+    /// Whether what it prints can be had as data.
+    pub(super) fn has_data(&self) -> bool {
+        !WITHOUT_DATA.contains(&self.name)
+    }
+
+    /// Its own options and the global ones that it knows.
+    pub(super) fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
+        let known = |option: &&Opt| option.long != JSON || self.has_data();
+        self.options.iter().chain(GLOBAL).filter(known)
+    }
+}
+
 const STAGES: Kind = Kind::OneOf(&["running", "provisioned", "none"]);
 const PRIORITIES: Kind = Kind::OneOf(&[
     "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
@@ -29,7 +42,12 @@ const PRIORITIES: Kind = Kind::OneOf(&[
 /// The shells that completions are made for.
 pub(super) const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
-/// Options of every command.
+const JSON: &str = "json";
+
+/// Commands that print a text of a form of its own.
+const WITHOUT_DATA: [&str; 3] = ["metrics", "completions", "man"];
+
+/// Options of every command, but for `--json` of those [`WITHOUT_DATA`].
 pub(super) const GLOBAL: &[Opt] = &[
     with(
         "",
@@ -37,7 +55,7 @@ pub(super) const GLOBAL: &[Opt] = &[
         ("NS", Kind::Text),
         "the containerd namespace; default: default",
     ),
-    flag("", "json", "print data, one document a line"),
+    flag("", JSON, "print data, one document a line; errors too"),
     flag("h", "help", "print the command's help"),
 ];
 
@@ -236,6 +254,7 @@ pub(super) const COMMANDS: &[Info] = &[
         summary: "run a command in it",
         about: &[
             "Runs a command in the instance and passes on its exit status: 128 and the signal's number after a signal, 127 when there is no such command, 125 when it could not be run at all.",
+            "With --json each piece of its output is an object on a line, {\"stdout\": TEXT} or {\"stderr\": TEXT}, and the last is {\"status\": N}. A piece that is no UTF-8 is an array of its bytes.",
         ],
         options: &[
             flag("i", "stdin", "pass on standard input"),
@@ -447,7 +466,7 @@ mod tests {
     #[test]
     fn no_two_options_of_a_command_are_spelled_alike() {
         for info in COMMANDS {
-            let all: Vec<&Opt> = info.options.iter().chain(GLOBAL).collect();
+            let all: Vec<&Opt> = info.all_options().collect();
             for (number, option) in all.iter().enumerate() {
                 for other in &all[number + 1..] {
                     assert_ne!(option.long, other.long, "{}", info.name);

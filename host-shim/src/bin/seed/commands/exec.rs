@@ -1,15 +1,23 @@
 //! `seed exec`: a command in the guest, its streams, its signals, its exit status.
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
-use seed_shim::containerd::exec::{Command, Session};
+use seed_shim::{
+    containerd::exec::{Command, Session},
+    data::{Pieces, json_line},
+};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
 use crate::{
     cli::ExecArgs,
     error::{CliError, EXEC_FAILED},
+    output,
 };
 
 pub(super) async fn exec(context: &Context<'_>, args: ExecArgs) -> Result<ExitCode, CliError> {
@@ -42,14 +50,44 @@ pub(super) async fn exec(context: &Context<'_>, args: ExecArgs) -> Result<ExitCo
     };
     let folder = instance.paths().run_dir().join("exec");
     let mut signals = Signals::new()?;
-    let session = Session::start(task, instance.id().as_str(), &folder, &command).await?;
+    let json = context.global.json;
+    let session = Session::start(
+        task,
+        instance.id().as_str(),
+        &folder,
+        &command,
+        sink(json, "stdout", io::stdout()),
+        sink(json, "stderr", io::stderr()),
+    )
+    .await?;
     let raw = if terminal { RawMode::enter() } else { None };
     let status = serve(session, &mut signals, terminal).await;
     drop(raw);
     // Exit statuses are bytes; systemd and Kata keep to that.
-    Ok(ExitCode::from(
-        u8::try_from(status? & 0xff).unwrap_or(EXEC_FAILED),
-    ))
+    let status = u8::try_from(status? & 0xff).unwrap_or(EXEC_FAILED);
+    if json {
+        output::print_json(&json!({ "status": status })).map_err(failed)?;
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// Where the pieces of a stream go: as they are to this stream of ours, or as documents to standard output.
+fn sink(
+    json: bool,
+    stream: &'static str,
+    mut to: impl Write + Send + 'static,
+) -> impl FnMut(&[u8]) + Send + 'static {
+    let mut pieces = Pieces::default();
+    move |data: &[u8]| {
+        // Whoever read us may be gone; the command goes on, and is read on.
+        let _ = if json {
+            let document = pieces.add(data).map(|piece| json!({ stream: piece }));
+            let line = document.map(|document| json_line(&document));
+            io::stdout().write_all(line.unwrap_or_default().as_bytes())
+        } else {
+            to.write_all(data).and_then(|()| to.flush())
+        };
+    }
 }
 
 /// Passes on signals and the end of standard input until the command has ended.

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use seed_shim::{
     containerd::instance::Instance,
+    data::json_line,
     management::{report, words},
 };
 use tokio::time::sleep;
@@ -63,7 +64,7 @@ async fn look(context: &Context<'_>, instance: &Instance) -> Result<String, CliE
         Ok(client) => client,
         // With JSON, a dead instance is data as well.
         Err(_) if context.global.json && instance.record().is_ok() => {
-            return Ok(format!("{}\n", ps::dead(instance)));
+            return Ok(json_line(&ps::dead(instance)));
         }
         Err(error) => return Err(error),
     };
@@ -72,7 +73,7 @@ async fn look(context: &Context<'_>, instance: &Instance) -> Result<String, CliE
     if context.global.json {
         let mut json = words::json(&status);
         json["usage"] = words::usage_json(&usage);
-        return Ok(format!("{json}\n"));
+        return Ok(json_line(&json));
     }
     Ok(report::text(&status) + &report::uses(&usage))
 }

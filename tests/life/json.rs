@@ -1,0 +1,234 @@
+//! What programs read: every command's result with `--json`, and its errors, each one object with just these members.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    process::Output,
+};
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{Runner, lab, limit};
+use serde_json::{Value, json};
+
+use super::bench::{Bench, said};
+
+const STATUS: [&str; 20] = [
+    "accel",
+    "agent_version",
+    "boot_id",
+    "cpu_time_ms",
+    "created_unix_ns",
+    "exit",
+    "failed_units",
+    "log",
+    "memory_mib",
+    "memory_used_bytes",
+    "name",
+    "namespace",
+    "problems",
+    "processes",
+    "stage",
+    "stages",
+    "state",
+    "system_state",
+    "vcpus",
+    "volumes",
+];
+const ERROR: [&str; 3] = ["error", "remedy", "status"];
+
+/// Input that is text in part.
+const INPUT: &[u8] = b"some text\n\xc3\xa4 \xff\xfe and more\n";
+
+pub(crate) fn run(runner: &mut Runner, bench: &Bench) {
+    const NAME: &str = "life: every command tells results and errors as JSON";
+    runner.case(NAME, || {
+        results(bench)
+            .and_then(|()| bench.nothing_left())
+            .and_then(|()| errors(bench))
+    });
+}
+
+fn results(bench: &Bench) -> Result<()> {
+    const INSPECT: [&str; 5] = ["name", "namespace", "paths", "started_with", "status"];
+    let started = ask(bench, &["run", &bench.root(), "--name", "j"])?;
+    has(&started, &STATUS)?;
+    ensure!(
+        started["name"] == "j" && started["stage"] == "running",
+        "{started}"
+    );
+    let mut with_usage = STATUS.to_vec();
+    with_usage.push("usage");
+    has(&ask(bench, &["status", "j"])?, &with_usage)?;
+    has(&ask(bench, &["inspect", "j"])?, &INSPECT)?;
+    let keys = ask(bench, &["keys", "j"])?;
+    has(&keys, &["recipient", "tag_recipient"])?;
+    ensure!(keys["recipient"] == "age1tpm1qfake", "{keys}");
+    let list = ask(bench, &["ps"])?;
+    has(&list[0], &STATUS)?;
+    ensure!(list.as_array().is_some_and(|list| list.len() == 1));
+    ensure!(ask(bench, &["ps", "--quiet"])? == json!(["j"]));
+    // It runs before all that it has logged is there.
+    let entries = limit::until("two lines in the log", limit::LOG_LINE, || {
+        let text = bench.seed(&["logs", "j", "--json"])?;
+        let entries = lines(text.as_bytes())?;
+        Ok((entries.len() == 2).then_some(entries))
+    })?;
+    ensure!(entries[0]["MESSAGE"] == "stub guest is up", "{entries:?}");
+    runs(bench)?;
+    let grown = ask(bench, &["grow", "j", "--vcpus", "2"])?;
+    ensure!(
+        grown == json!({"name": "j", "vcpus": 2, "memory_mib": 512}),
+        "{grown}"
+    );
+    has(&ask(bench, &["restart", "j"])?, &STATUS)?;
+    let stopped = ask(bench, &["stop", "j"])?;
+    has(&stopped, &["kept", "name"])?;
+    ensure!(
+        stopped["kept"]
+            .as_array()
+            .is_some_and(|kept| kept.len() == 2)
+    );
+    let file = bench.lab.scratch("identity.tar");
+    let path = file.to_string_lossy();
+    let (saved, restored) = (
+        ask(bench, &["tpm", "backup", "j", &path])?,
+        ask(bench, &["tpm", "restore", "k", &path])?,
+    );
+    ensure!(saved == json!({"name": "j", "file": path}), "{saved}");
+    ensure!(restored == json!({"name": "k", "file": path}), "{restored}");
+    for name in ["j", "k"] {
+        let removed = ask(bench, &["rm", name, "--yes"])?;
+        has(&removed, &["name", "removed"])?;
+        ensure!(removed["name"] == name, "{removed}");
+    }
+    doctor(bench)
+}
+
+/// The pieces of a command's output together are what it printed, and its status is the last.
+fn runs(bench: &Bench) -> Result<()> {
+    let input = bench.lab.scratch("input");
+    fs::write(&input, INPUT)?;
+    let mut command = bench.command(&["exec", "j", "--json", "-i", "--", "cat"], &[]);
+    command.stdin(File::open(&input)?);
+    let output = lab::output(command, limit::COMMAND)?;
+    let mut pieces = lines(&output.stdout).with_context(|| said(&output))?;
+    ensure!(pieces.pop() == Some(json!({"status": 0})), "{pieces:?}");
+    let mut bytes = Vec::new();
+    for piece in &pieces {
+        has(piece, &["stdout"])?;
+        match &piece["stdout"] {
+            Value::String(text) => bytes.extend(text.bytes()),
+            array => bytes.extend(serde_json::from_value::<Vec<u8>>(array.clone())?),
+        }
+    }
+    ensure!(bytes == INPUT, "{pieces:?}");
+    let failed = bench
+        .lab
+        .seed(&["--json", "exec", "j", "--", "false"], limit::COMMAND)?;
+    let told = lines(&failed.stdout)?;
+    ensure!(
+        failed.status.code() == Some(3) && told == [json!({"status": 3})],
+        "{}",
+        said(&failed)
+    );
+    fails(bench, &["exec", "j", "--", "nonesuch"], 127)
+}
+
+fn doctor(bench: &Bench) -> Result<()> {
+    // What this machine lacks is its own affair.
+    let output = bench.lab.seed(&["doctor", "--json"], limit::COMMAND)?;
+    let found = serde_json::from_slice::<Value>(&output.stdout).with_context(|| said(&output))?;
+    has(&found, &["findings", "ready"])?;
+    ensure!(found["ready"] == output.status.success(), "{found}");
+    let findings = found["findings"].as_array().context("no findings")?;
+    ensure!(!findings.is_empty());
+    let each = ["found", "remedy", "verdict", "what"];
+    findings.iter().try_for_each(|finding| has(finding, &each))
+}
+
+fn errors(bench: &Bench) -> Result<()> {
+    for words in [
+        &["run", "/nonexistent"][..],
+        &["status", "j"],
+        &["inspect", "j"],
+        &["logs", "j"],
+        &["units", "j"],
+        &["unit", "j", "app"],
+        &["keys", "j"],
+        &["restart", "j"],
+        &["stop", "j"],
+        &["rm", "j", "--yes"],
+        &["grow", "j", "--vcpus", "2"],
+        &["tpm", "backup", "j", "/nonexistent/file"],
+        &["tpm", "restore", "j", "/nonexistent/file"],
+    ] {
+        fails(bench, words, 1)?;
+    }
+    fails(bench, &["exec", "j", "--", "true"], 125)?;
+    for words in [
+        &["frobnicate"][..],
+        &["ps", "extra"],
+        &["exec", "-t", "j", "--", "true"],
+        &["tpm", "backup", "j", "-"],
+        &["metrics"],
+        &["man"],
+        &["completions", "bash"],
+    ] {
+        fails(bench, words, 2)?;
+    }
+    Ok(())
+}
+
+/// With `--json` it prints nothing but an error, one object, and ends with this status.
+fn fails(bench: &Bench, words: &[&str], status: i32) -> Result<()> {
+    let mut all = vec!["--json"];
+    all.extend(words);
+    let output = bench.lab.seed(&all, limit::COMMAND)?;
+    let told = lines(&output.stderr).with_context(|| format!("{words:?}: {}", said(&output)))?;
+    let [error] = &told[..] else {
+        anyhow::bail!("{words:?}: {}", said(&output));
+    };
+    has(error, &ERROR)?;
+    ensure!(
+        error["status"] == status && output.status.code() == Some(status),
+        "{words:?}: {}, not {status}: {error}",
+        output.status
+    );
+    let silent = ["error", "remedy"].map(|key| error[key].as_str().is_none_or(str::is_empty));
+    ensure!(
+        output.stdout.is_empty() && silent == [false; 2],
+        "{}",
+        said(&output)
+    );
+    Ok(())
+}
+
+/// The one object that a command prints, which must succeed.
+fn ask(bench: &Bench, words: &[&str]) -> Result<Value> {
+    let mut all = words.to_vec();
+    all.push("--json");
+    one(bench.lab.seed(&all, limit::COMMAND)?).with_context(|| format!("{words:?}"))
+}
+
+fn one(output: Output) -> Result<Value> {
+    ensure!(output.status.success(), "{}", said(&output));
+    let mut all = lines(&output.stdout).with_context(|| said(&output))?;
+    ensure!(all.len() == 1, "{}", said(&output));
+    Ok(all.remove(0))
+}
+
+fn lines(text: &[u8]) -> Result<Vec<Value>> {
+    let text = std::str::from_utf8(text)?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
+        .collect()
+}
+
+/// Fails unless it is an object with just these members.
+fn has(value: &Value, members: &[&str]) -> Result<()> {
+    let found = value.as_object().into_iter().flatten();
+    let found: BTreeSet<&str> = found.map(|(key, _)| key.as_str()).collect();
+    let wanted = members.iter().copied().collect();
+    ensure!(found == wanted, "{found:?}, not {wanted:?}: {value}");
+    Ok(())
+}
