@@ -1,7 +1,7 @@
 //! What goes wrong and when: a pure function of the seed, so that a run can be had again.
 //!
-//! Faults come in rounds. A round holds each kind once, in an order of its own, so that a short run already meets most of
-//! them; their parts, lengths and moments are drawn for each.
+//! Faults come in rounds. A round holds each fault once with everything that it can hit (every part, every service, every end), in
+//! an order of its own, so that a run of an hour meets all of them several times; lengths and moments are drawn for each.
 
 use std::fmt;
 
@@ -21,6 +21,7 @@ const PARTS: [Part; 5] = [
 ];
 /// Services of the guest.
 const UNITS: [&str; 2] = ["seed-agent.service", "systemd-journald.service"];
+const ENDS: [GuestEnd; 3] = [GuestEnd::Poweroff, GuestEnd::Reboot, GuestEnd::Panic];
 
 /// Hours by which the host's clock is stepped: by more than a day a file system's check takes its times for wrong.
 const STEPS: [i64; 4] = [-72, -1, 1, 72];
@@ -114,11 +115,40 @@ pub(super) struct Plan {
     /// The first of those that containerd runs; they are the last.
     contained: u64,
     number: u64,
-    round: Vec<usize>,
+    /// What is left of the round.
+    round: Vec<Fault>,
 }
 
-/// Kinds of faults, see [`Plan::fault`].
-const KINDS: usize = 18;
+/// Every fault with everything that it can hit. What a fault draws anew each time ([`Plan::drawn`]) says nothing here.
+fn round() -> Vec<Fault> {
+    let mut all = vec![
+        Fault::LinkCut,
+        Fault::OutOfMemory,
+        Fault::VolumeFull,
+        Fault::HostFull(0),
+        Fault::ClockStep,
+        Fault::HostClock(0),
+        Fault::RestartStorm {
+            times: 0,
+            after_ms: 0,
+        },
+        Fault::Restart,
+        Fault::ExecStorm(0),
+        Fault::EngineKilled {
+            times: 0,
+            away_ms: 0,
+        },
+        Fault::EnginePaused(0),
+        Fault::EndUnseen(Part::Shim),
+        Fault::StartCut(0),
+    ];
+    all.extend(PARTS.map(Fault::Kill));
+    all.extend(PARTS.map(|part| Fault::Pause(part, 0)));
+    all.extend(UNITS.map(Fault::KillUnit));
+    all.extend(UNITS.map(|unit| Fault::PauseUnit(unit, 0)));
+    all.extend(ENDS.map(Fault::End));
+    all
+}
 
 impl Plan {
     /// For so many instances, of which containerd runs the last ones, from number `contained` (of 0) on.
@@ -133,48 +163,48 @@ impl Plan {
         }
     }
 
-    fn kind(&mut self) -> usize {
+    /// The next fault of the round, or the first of another one.
+    fn fault(&mut self) -> Fault {
         if self.round.is_empty() {
-            self.round = (0..KINDS).collect();
+            self.round = round();
             // Fisher and Yates.
-            for last in (1..KINDS).rev() {
+            for last in (1..self.round.len()).rev() {
                 let other = self.random.index(last + 1);
                 self.round.swap(last, other);
             }
         }
-        self.round.pop().unwrap_or_default()
+        let fault = self.round.pop().unwrap_or(Fault::Restart);
+        self.drawn(fault)
     }
 
-    fn fault(&mut self, kind: usize) -> Fault {
+    /// A fault with lengths and moments of its own.
+    fn drawn(&mut self, fault: Fault) -> Fault {
         let random = &mut self.random;
-        match kind {
-            0 => Fault::Kill(PARTS[random.index(PARTS.len())]),
-            1 => Fault::Pause(PARTS[random.index(PARTS.len())], random.between(1, 10)),
-            2 => Fault::LinkCut,
-            3 => Fault::KillUnit(UNITS[random.index(UNITS.len())]),
-            4 => Fault::PauseUnit(UNITS[random.index(UNITS.len())], random.between(1, 10)),
-            5 => {
-                let ends = [GuestEnd::Poweroff, GuestEnd::Reboot, GuestEnd::Panic];
-                Fault::End(ends[random.index(ends.len())])
-            }
-            6 => Fault::OutOfMemory,
-            7 => Fault::VolumeFull,
-            8 => Fault::HostFull(random.between(2, 15)),
-            9 => Fault::ClockStep,
-            10 => Fault::RestartStorm {
+        match fault {
+            Fault::Pause(part, _) => Fault::Pause(part, random.between(1, 10)),
+            Fault::PauseUnit(unit, _) => Fault::PauseUnit(unit, random.between(1, 10)),
+            Fault::HostFull(_) => Fault::HostFull(random.between(2, 15)),
+            Fault::HostClock(_) => Fault::HostClock(STEPS[random.index(STEPS.len())]),
+            Fault::RestartStorm { .. } => Fault::RestartStorm {
                 times: random.between(1, 3),
                 after_ms: random.between(0, 12_000),
             },
-            11 => Fault::Restart,
-            12 => Fault::ExecStorm(random.between(4, 24)),
-            13 => Fault::EngineKilled {
+            Fault::ExecStorm(_) => Fault::ExecStorm(random.between(4, 24)),
+            Fault::EngineKilled { .. } => Fault::EngineKilled {
                 times: random.between(1, 3),
                 away_ms: random.between(0, 5000),
             },
-            14 => Fault::EnginePaused(random.between(1, 10)),
-            15 => Fault::EndUnseen(PARTS[random.index(PARTS.len())]),
-            16 => Fault::HostClock(STEPS[random.index(STEPS.len())]),
-            _ => Fault::StartCut(random.between(0, 5000)),
+            Fault::EnginePaused(_) => Fault::EnginePaused(random.between(1, 10)),
+            Fault::EndUnseen(_) => Fault::EndUnseen(PARTS[random.index(PARTS.len())]),
+            Fault::StartCut(_) => Fault::StartCut(random.between(0, 5000)),
+            Fault::Kill(_)
+            | Fault::LinkCut
+            | Fault::KillUnit(_)
+            | Fault::End(_)
+            | Fault::OutOfMemory
+            | Fault::VolumeFull
+            | Fault::ClockStep
+            | Fault::Restart => fault,
         }
     }
 }
@@ -183,8 +213,7 @@ impl Iterator for Plan {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        let kind = self.kind();
-        let fault = self.fault(kind);
+        let fault = self.fault();
         self.number += 1;
         let first = if fault.is_of_containerd() {
             self.contained
@@ -307,12 +336,24 @@ mod tests {
         assert!(plan(7).iter().any(|event| event.subject == 1));
     }
 
+    /// A fault and what it hits, less what is drawn for it.
+    fn card(fault: Fault) -> String {
+        let fault = match fault {
+            Fault::EndUnseen(_) => Fault::EndUnseen(Part::Shim),
+            fault => fault,
+        };
+        let drawn = |c: &char| c.is_ascii_digit() || *c == '-';
+        fault.to_string().chars().filter(|c| !drawn(c)).collect()
+    }
+
     #[test]
-    fn each_round_has_every_kind_once() {
-        let events: Vec<_> = Plan::new(1, 3, 1).take(2 * KINDS).collect();
-        for round in events.chunks(KINDS) {
-            let kinds: BTreeSet<_> = round.iter().map(Event::kind).collect();
-            assert_eq!(kinds.len(), KINDS, "{kinds:?}");
+    fn each_round_has_every_fault_once_with_all_that_it_can_hit() {
+        let all: BTreeSet<_> = round().into_iter().map(card).collect();
+        assert_eq!(all.len(), round().len(), "{all:?}");
+        let events: Vec<_> = Plan::new(1, 3, 1).take(2 * all.len()).collect();
+        for round in events.chunks(all.len()) {
+            let found: BTreeSet<_> = round.iter().map(|event| card(event.fault)).collect();
+            assert_eq!(found, all);
         }
     }
 
@@ -330,16 +371,19 @@ mod tests {
     }
 
     #[test]
-    fn every_part_and_every_end_has_its_turn() {
-        let said: BTreeSet<_> = Plan::new(3, 3, 1)
-            .take(1000)
-            .map(|event| event.fault.to_string())
-            .collect();
-        for part in PARTS {
-            assert!(said.contains(&format!("kill {part}")), "{part}");
+    fn a_round_has_what_can_happen_to_a_host_and_a_guest() {
+        let all: BTreeSet<_> = round().iter().map(ToString::to_string).collect();
+        for part in ["the shim", "qemu", "virtiofsd", "swtpm", "vsock"] {
+            assert!(all.contains(&format!("kill {part}")), "{part}");
+            assert!(all.contains(&format!("stop {part} for 0 s")), "{part}");
+        }
+        for unit in ["seed-agent.service", "systemd-journald.service"] {
+            assert!(all.contains(&format!("kill {unit} in the guest")), "{unit}");
+            let stop = format!("stop {unit} in the guest for 0 s");
+            assert!(all.contains(&stop), "{unit}");
         }
         for end in ["guest powers off", "guest reboots", "guest panics"] {
-            assert!(said.contains(end), "{end}");
+            assert!(all.contains(end), "{end}");
         }
     }
 }
