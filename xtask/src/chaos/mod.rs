@@ -46,7 +46,8 @@ use writer::Flood;
 
 /// How long a run is unless told otherwise.
 const MINUTES: u64 = 10;
-const SEED_OF_THE_TEST: u64 = 5;
+/// Among its first events, as many as ten minutes have room for, are all that a host and a guest must stand: a test below says which.
+const SEED_OF_THE_TEST: u64 = 27_159_812;
 /// The instances. Those that are not hit must not notice.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// From this one on containerd runs them.
@@ -363,6 +364,43 @@ mod tests {
         assert_eq!((options.seed, options.minutes), (7, 60));
         assert!(parsed(&["--minutes", "0"]).is_err());
         assert!(parsed(&["--speed", "1"]).is_err());
+    }
+
+    #[test]
+    fn the_tests_ten_minutes_begin_with_all_that_must_be_stood() {
+        let events: Vec<_> = Plan::new(SEED_OF_THE_TEST, NAMES.len(), CONTAINED)
+            .take(23)
+            .collect();
+        let faults: Vec<_> = events.iter().map(|event| event.fault.to_string()).collect();
+        let parts = [
+            "the shim",
+            "qemu",
+            "virtiofsd",
+            "swtpm",
+            "vsock",
+            "containerd",
+            "seed-agent.service",
+            "systemd-journald.service",
+        ];
+        let parts = parts.iter().flat_map(|part| {
+            let begin = |verb: &str| format!("{verb} {part}");
+            [begin("kill"), begin("stop")]
+        });
+        let others = [
+            "cut the link",
+            "host's disk full",
+            "host's clock off",
+            "guest powers off",
+            "guest panics",
+            "guest out of memory",
+        ];
+        for fault in parts.chain(others.map(str::to_owned)) {
+            assert!(faults.iter().any(|one| one.starts_with(&fault)), "{fault}");
+        }
+        assert!(faults.iter().any(|fault| fault.contains("boots cut after")));
+        // A shim of a pod, whose network it leaves behind.
+        let killed = events.iter().find(|event| event.fault.kills_shim());
+        assert!(killed.is_some_and(|event| event.subject >= CONTAINED));
     }
 
     #[test]
