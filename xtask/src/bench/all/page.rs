@@ -84,11 +84,13 @@ impl Page {
             .filter_map(|row| Some((plain(&row["name"]), row["ratio"].as_f64()?)))
             .collect();
         if !bars.is_empty() {
-            self.picture(&format!("{file}.svg"), plot::bars(title, &bars));
+            let label = format!("{title}: ours over the best peer");
+            self.picture(&format!("{file}.svg"), &label, plot::bars(&label, &bars));
         }
         for (number, (name, unit, line)) in growth(&rows).into_iter().enumerate() {
             let label = format!("{name}, {unit}");
-            self.picture(&format!("{file}_{number}.svg"), plot::growth(&label, &line));
+            let picture = format!("{file}_{number}.svg");
+            self.picture(&picture, &label, plot::growth(&label, &line));
         }
     }
 
@@ -138,8 +140,8 @@ impl Page {
         }
     }
 
-    fn picture(&mut self, name: &str, svg: String) {
-        self.line(&format!("\n![](benchmarks/{name})"));
+    fn picture(&mut self, name: &str, label: &str, svg: String) {
+        self.line(&format!("\n![{label}](benchmarks/{name})"));
         self.pictures.insert(name.to_owned(), svg);
     }
 }
@@ -156,7 +158,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Rows whose names begin with a number, by the rest of the name.
+/// Rows whose names begin with a number, by the rest of the name. Where there is nothing at any number, there is no line.
 fn growth(rows: &[&Value]) -> Vec<(String, String, Line)> {
     let mut lines: BTreeMap<(String, String), Line> = BTreeMap::new();
     for row in rows {
@@ -172,7 +174,8 @@ fn growth(rows: &[&Value]) -> Vec<(String, String, Line)> {
                 .push((f64::from(count), value));
         }
     }
-    let long = lines.into_iter().filter(|(_, line)| line.len() >= POINTS);
+    let grows = |line: &Line| line.len() >= POINTS && line.iter().any(|(_, value)| *value > 0.0);
+    let long = lines.into_iter().filter(|(_, line)| grows(line));
     long.map(|((name, unit), line)| (name, unit, line))
         .collect()
 }
@@ -191,6 +194,9 @@ mod tests {
             row("2 VMs: up", 11.0),
             row("4 VMs: up", 14.0),
             row("2 lone", 1.0),
+            row("1 VMs: left", 0.0),
+            row("2 VMs: left", 0.0),
+            row("4 VMs: left", 0.0),
         ];
         let lines = growth(&rows.iter().collect::<Vec<_>>());
         assert_eq!(lines.len(), 1);

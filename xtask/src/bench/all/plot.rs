@@ -7,7 +7,9 @@ use std::fmt::Write;
 pub(super) type Line = Vec<(f64, f64)>;
 
 const WIDTH: f64 = 720.0;
+/// Where bars begin, unless a name is longer; and how wide a letter is, about.
 const LABELS: f64 = 340.0;
+const LETTER: f64 = 6.6;
 const BAR: f64 = 20.0;
 const TOP: f64 = 34.0;
 const HEIGHT: f64 = 260.0;
@@ -45,31 +47,30 @@ fn rule(svg: &mut String, from: (f64, f64), to: (f64, f64)) {
 /// A bar for each ratio, a rule at 1.
 pub(super) fn bars(title: &str, ratios: &[(String, f64)]) -> String {
     let most = ratios.iter().map(|(_, ratio)| *ratio).fold(1.2, f64::max);
+    let longest = ratios.iter().map(|(name, _)| count(name.chars().count()));
+    let labels = longest.fold(LABELS, |most, letters| most.max(letters * LETTER + 16.0));
     let scale = (WIDTH - LABELS - MARGIN) / most;
-    let mut svg = begin(
-        WIDTH,
-        TOP + BAR * count(ratios.len()) + 16.0,
-        &format!("{title}: ours over the best peer"),
-    );
+    let width = WIDTH - LABELS + labels;
+    let mut svg = begin(width, TOP + BAR * count(ratios.len()) + 16.0, title);
     for (number, (name, ratio)) in ratios.iter().enumerate() {
         let y = TOP + BAR * count(number);
         let colour = if *ratio <= 1.0 { OURS } else { WORSE };
-        text(&mut svg, (LABELS - 8.0, y + 13.0), "end", name);
+        text(&mut svg, (labels - 8.0, y + 13.0), "end", name);
         let _ = writeln!(
             svg,
-            "<rect x=\"{LABELS}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
+            "<rect x=\"{labels:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
             y + 2.0,
             ratio.max(0.0) * scale,
             BAR - 4.0
         );
         text(
             &mut svg,
-            (LABELS + ratio.max(0.0) * scale + 6.0, y + 13.0),
+            (labels + ratio.max(0.0) * scale + 6.0, y + 13.0),
             "start",
             &format!("{ratio:.2}"),
         );
     }
-    let one = LABELS + scale;
+    let one = labels + scale;
     rule(
         &mut svg,
         (one, TOP - 4.0),
@@ -189,6 +190,15 @@ mod tests {
         };
         assert!((width(2) / width(1) - 4.0).abs() < 0.01, "{svg}");
         assert!(svg.contains(OURS) && svg.contains(WORSE));
+    }
+
+    #[test]
+    fn a_long_name_has_room() {
+        let view = |name: &str| bars("a", &[(name.to_owned(), 0.5)]);
+        assert!(view("short").contains("viewBox=\"0 0 720 "));
+        let long = view(&"x".repeat(72));
+        assert!(long.contains("viewBox=\"0 0 871 "), "{long}");
+        assert!(long.contains("<text x=\"483.2\""), "{long}");
     }
 
     #[test]
