@@ -31,12 +31,17 @@ const FULL: &str = "--full";
 /// How a bench begins a line about a target.
 const TARGET: &str = "target ";
 /// Programs whose versions matter, and how they are asked.
-const VERSIONS: [(&str, &[&str]); 5] = [
+const VERSIONS: [(&str, &[&str]); 7] = [
     ("rustc", &["rustc", "--version"]),
     ("QEMU", &["qemu-system-x86_64", "--version"]),
     ("swtpm", &["swtpm", "--version"]),
     ("virtiofsd", &["virtiofsd", "--version"]),
     ("age", &["age", "--version"]),
+    ("OpenSSH", &["ssh", "-V"]),
+    (
+        "systemd-journal-gatewayd",
+        &["/usr/lib/systemd/systemd-journal-gatewayd", "--version"],
+    ),
 ];
 
 /// One bench's part of the page.
@@ -248,8 +253,9 @@ fn about(places: &Places) -> Result<Value> {
         command
             .args(&words[1..])
             .env("PATH", places.path_variable());
+        // OpenSSH says it where others say their errors.
         let text = util::output(&mut command)
-            .map(|output| output.stdout)
+            .map(|output| [output.stdout, output.stderr].concat())
             .unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().next().unwrap_or("not there").to_owned();

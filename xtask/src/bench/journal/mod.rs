@@ -98,12 +98,15 @@ pub(super) fn measure(places: &Places, guest: &Path, options: &Options) -> Resul
     read.insert("gatewayd export", peers::gatewayd(&files, &scratch.0)?);
     rows.extend(pull::rows(places, &container, &scratch.0)?);
     rows.extend(show::rows(places, &container, &scratch.0)?);
+    let systemd = container.run(&["journalctl", "--version"])?;
     drop(container);
     rows.extend(flood::rows(places, guest, &scratch.0)?);
     judge(&rows, &TARGETS, options)?;
     let mut machine = machine();
     machine.insert("entries".to_owned(), json!(options.entries));
     machine.insert("load".to_owned(), json!(load()));
+    let systemd = systemd.lines().next().unwrap_or_default();
+    machine.insert("the guest's journalctl".to_owned(), json!(systemd));
     Ok(Results { machine, rows })
 }
 

@@ -83,6 +83,7 @@ pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
         binary,
         &[(GO, go.binary_mebibytes()?)],
     ));
+    let version = go.version()?;
     go.stop()?;
 
     say("  Create, and the same programs by hand");
@@ -105,7 +106,8 @@ pub(super) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
     let mut machine = machine();
     machine.insert("accel".to_owned(), accel);
     machine.insert("runs".to_owned(), json!(options.runs));
-    let left = format!("{} at once: {}", vms.len(), many::LEFT);
+    machine.insert(GO.to_owned(), json!(version));
+    let left = format!("{} instances at once: {}", vms.len(), many::LEFT);
     judge(&rows, &[&TARGETS[..], &[(&left, 0.0)]].concat(), options)?;
     Ok(Results { machine, rows })
 }

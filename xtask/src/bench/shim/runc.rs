@@ -1,15 +1,15 @@
 //! runc's Go shim, started by a containerd of its own: one container on the guest's root, read only, whose output flows
 //! into a file as ours flows into segments.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{FLOW, mebibytes};
 use crate::{
     containerd::Daemon,
     lab::{self, COMMAND, Lab, until},
-    util::Places,
+    util::{self, Places},
 };
 
 /// Which containerd: that of Debian 12.
@@ -51,6 +51,15 @@ impl Shim {
 
     pub(super) fn binary_mebibytes(&self) -> Result<f64> {
         Ok(mebibytes(fs::metadata(self.daemon.program(BINARY))?.len()))
+    }
+
+    /// As its program says it.
+    pub(super) fn version(&self) -> Result<String> {
+        let said = util::read(Command::new(self.daemon.program(BINARY)).arg("-v"))?;
+        let mut lines = said.lines().map(str::trim);
+        let version = lines.find_map(|line| line.strip_prefix("Version:"));
+        let version = version.with_context(|| format!("no version in {said:?}"))?;
+        Ok(format!("{BINARY} {}", version.trim()))
     }
 
     /// Ends it, in order.
