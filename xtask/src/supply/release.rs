@@ -1,5 +1,5 @@
 //! `cargo xtask release [--twice]`: the programs as they ship, into `target/dist/`, with their checksums, what each is made of, and
-//! which libraries it wants.
+//! which libraries it wants; each names the commit when it is asked for its version.
 //!
 //! The same commit gives the same bytes: the compiler is pinned, `Cargo.lock` is obeyed, and every path that the compiler would
 //! write into a program is given a name that is the same everywhere. `--twice` proves it: it builds once more from a copy of the
@@ -49,6 +49,7 @@ pub(crate) fn run(places: &Places, parser: &mut lexopt::Parser) -> Result<ExitCo
     for (program, package) in PROGRAMS {
         let (from, to) = (first.join(program), dist.join(program));
         let wants = libraries::check(&from)?;
+        names_commit(&from, &commit)?;
         let bytes = fs::copy(&from, &to).with_context(|| format!("copy to {}", to.display()))?;
         let list = sbom::of(&metadata, &lock, program, package)?;
         let list = serde_json::to_string_pretty(&list)? + "\n";
@@ -80,6 +81,17 @@ pub(crate) fn commit(root: &Path) -> Result<String> {
     let changed = !git(&["status", "--porcelain"])?.is_empty();
     let mark = if changed { "-changed" } else { "" };
     Ok(format!("{}{mark}", commit.trim()))
+}
+
+/// Asks a program for its version, which names the commit that it was built from.
+fn names_commit(program: &Path, commit: &str) -> Result<()> {
+    let said = read(Command::new(program).arg("--version"))?;
+    ensure!(
+        said.contains(commit),
+        "{} does not name commit {commit}: {said:?}",
+        program.display()
+    );
+    Ok(())
 }
 
 /// Builds the programs of the checkout in `root`; the folder that they are in.
