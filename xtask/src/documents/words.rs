@@ -154,7 +154,8 @@ fn messages(prose: &str) -> Vec<String> {
     found
 }
 
-/// All sources as one text, as a message in it would be: strings that go over several lines are joined.
+/// All that programs say as one text, as a message in it would be: strings that go over several lines are joined. What stands in
+/// comments, in lines for developers and in tests is said to nobody.
 fn sources(root: &Path) -> Result<String> {
     let mut text = String::new();
     let mut open: Vec<PathBuf> = SOURCES.iter().map(|folder| root.join(folder)).collect();
@@ -166,15 +167,27 @@ fn sources(root: &Path) -> Result<String> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let source = fs::read_to_string(&path)
                     .with_context(|| format!("read {}", path.display()))?;
-                text.push_str(&squeezed(
-                    &source.replace("\\\n", " ").replace("\\\"", "\""),
-                ));
+                text.push_str(&spoken(&source));
                 text.push('\n');
             }
         }
     }
     ensure!(!text.is_empty(), "there are no sources");
     Ok(text)
+}
+
+fn spoken(source: &str) -> String {
+    let program = source
+        .split("#[cfg(test)]\nmod ")
+        .next()
+        .unwrap_or_default();
+    let silent = |line: &&str| line.starts_with("//") || line.starts_with("debug!(");
+    let lines: Vec<_> = program
+        .lines()
+        .map(|line| line.trim().trim_start_matches("tracing::"))
+        .filter(|line| !silent(line))
+        .collect();
+    squeezed(&lines.join("\n").replace("\\\n", " ").replace("\\\"", "\""))
 }
 
 /// One blank wherever there are several.
@@ -220,6 +233,12 @@ mod tests {
         assert!(says(said, "socket path … has … bytes"));
         assert!(!says(said, "socket path … is in use by another VM"));
         assert!(!says(said, "volume … bytes") && !says(said, "…"));
+    }
+
+    #[test]
+    fn a_message_is_none_that_only_developers_see() {
+        let source = "// a comment\n#[error(\"it is \\\n  \\\"so\\\"\")]\n  debug!(\"noise\");\n#[cfg(test)]\nmod tests {\n\"a test\"";
+        assert_eq!(spoken(source), "#[error(\"it is \"so\"\")]");
     }
 
     #[test]
