@@ -1,6 +1,7 @@
-//! How long the host's side of many volumes takes, without a machine: `spec_figures VOLUMES RUNS` prints the median, in
-//! milliseconds, of reading bundles with so many volumes, checking them, and making QEMU's command lines of them. An instance
-//! has at most 16, so more are those of several. For `cargo xtask bench growth`.
+//! What the host's side of many volumes takes, without a machine: `spec_figures VOLUMES RUNS` prints the median, in
+//! milliseconds, of reading bundles with so many volumes, checking them, and making QEMU's command lines of them, and the most
+//! memory that it had (`VmHWM`, proc_pid_status(5)), in KiB. An instance has at most 16 volumes, so more are those of several. For
+//! `cargo xtask bench growth`.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "figures go to the standard output")]
 
@@ -75,9 +76,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     took.sort_by(f64::total_cmp);
     println!(
         "{}",
-        json!({ "ms": took[took.len() / 2], "volumes": volumes })
+        json!({ "ms": took[took.len() / 2], "kib": most_memory()?, "volumes": volumes })
     );
     Ok(())
+}
+
+fn most_memory() -> Result<u64, Box<dyn Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.and_then(|rest| rest.split_whitespace().next());
+    Ok(most.ok_or("no VmHWM")?.parse()?)
 }
 
 /// From a bundle to a command line; how many disks stand on it.

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use seed_container::{Loop, Swtpm};
 use serde_json::{Value, json};
 
-use super::{Options, Results, Row, agent, journal, machine, median, shim};
+use super::{Options, Results, Row, agent, figure, journal, machine, median, shim};
 use crate::{
     lab::{BOOT, COMMAND, Lab, STOP},
     util::{self, Places, say},
@@ -141,12 +141,14 @@ fn row(name: String, unit: &'static str, ours: f64) -> Row {
     }
 }
 
-/// `true` in the guest, so many at once, until the last has answered; and what the machine runs on.
+/// `true` in the guest, so many at once, until the last has answered, and the most memory that the shim has had by then; and
+/// what the machine runs on.
 fn commands(lab: &Lab, runs: usize) -> Result<(Vec<Row>, Value)> {
     say("  commands at once");
     let root = lab.guest().to_string_lossy();
     lab.seed(&["run", &root, "--name", ONE], BOOT)?;
     let accel = lab.status(ONE)?["accel"].clone();
+    let shim = PathBuf::from(format!("/proc/{}/status", shim::shim_of(lab, ONE)?));
     let mut rows = Vec::new();
     for count in doubled(COMMANDS) {
         let each: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
@@ -163,6 +165,11 @@ fn commands(lab: &Lab, runs: usize) -> Result<(Vec<Row>, Value)> {
         }
         let took = median(&took).context("nothing was run")?;
         rows.push(row(format!("{count} commands: until the last"), "s", took));
+        let status =
+            fs::read_to_string(&shim).with_context(|| format!("read {}", shim.display()))?;
+        let most = figure(&status, "VmHWM:")? / 1024.0;
+        let name = format!("{count} commands: the shim's most memory so far");
+        rows.push(row(name, "MiB", most));
     }
     lab.seed(&["stop", ONE], STOP)?;
     Ok((rows, accel))
@@ -172,19 +179,17 @@ fn commands(lab: &Lab, runs: usize) -> Result<(Vec<Row>, Value)> {
 fn specs(places: &Places) -> Result<Vec<Row>> {
     say("  volumes in a spec");
     let figures = places.programs().join("examples/spec_figures");
-    doubled(SPECIFIED)
-        .map(|count| {
-            let mut command = Command::new(&figures);
-            let text = util::read(command.args([&count.to_string(), SPEC_RUNS]))?;
-            let found: Value = serde_json::from_str(&text).context("read spec_figures")?;
-            let ms = found["ms"].as_f64().context("no ms")?;
-            Ok(row(
-                format!("{count} volumes: specs and command lines"),
-                "ms",
-                ms,
-            ))
-        })
-        .collect()
+    let mut rows = Vec::new();
+    for count in doubled(SPECIFIED) {
+        let mut command = Command::new(&figures);
+        let text = util::read(command.args([&count.to_string(), SPEC_RUNS]))?;
+        let found: Value = serde_json::from_str(&text).context("read spec_figures")?;
+        let number = |name: &str| found[name].as_f64().with_context(|| format!("no {name}"));
+        let name = |what: &str| format!("{count} volumes: specs and command lines{what}");
+        rows.push(row(name(""), "ms", number("ms")?));
+        rows.push(row(name(", most memory"), "MiB", number("kib")? / 1024.0));
+    }
+    Ok(rows)
 }
 
 /// Volumes that an agent provisions at native speed: a first boot makes them, later ones find them.

@@ -139,7 +139,7 @@ fn flow(lab: &Lab) -> Result<()> {
 }
 
 /// The process that serves the Task API: the parent of the VMM.
-fn shim_of(lab: &Lab, name: &str) -> Result<u32> {
+pub(super) fn shim_of(lab: &Lab, name: &str) -> Result<u32> {
     let processes = lab::processes(&lab.status(name)?);
     let qemu = processes.get("qemu").context("no qemu in the status")?;
     lab::parent(*qemu).context("the VMM has no parent")
