@@ -25,7 +25,7 @@ use crate::{
 /// How often each thing is measured unless told otherwise: boots, and what takes milliseconds.
 const RUNS: usize = 5;
 const SHORT_RUNS: usize = 100;
-/// Of each bench in one go, so that the whole stays below half an hour.
+/// Of each bench in one go, most of whose time is boots.
 const ALL_RUNS: usize = 3;
 const MAX_RUNS: usize = 100;
 /// How the name of a peer ends that was not measured in this run: it is shown, and no ratio is of it.
