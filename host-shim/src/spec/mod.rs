@@ -351,6 +351,36 @@ pub(crate) mod tests {
         }
     }
 
+    /// What it would make of a pod's: two cards, room to grow, what the engine mounts, a claim as a block device.
+    pub(crate) fn pod() -> VmSpec {
+        let card = |number: u8| {
+            let tap = std::fs::File::open("/dev/null").unwrap();
+            let mut nic = Nic::sample(std::sync::Arc::new(tap.into()));
+            nic.name = format!("eth{number}");
+            nic.mac = format!("02:00:00:00:00:0{}", number + 1);
+            nic
+        };
+        let mut claim = VolumeSpec::sample("claim", "/dev/mapper/claim");
+        claim.is_device = true;
+        let mut odd = VolumeSpec::sample("odd", "/v/a,[b].img");
+        odd.read_only = true;
+        let mut spec = sample();
+        spec.volumes.extend([claim, odd]);
+        spec.devices = vec![BlockDevice {
+            source: "/dev/mapper/raw".into(),
+            path: "/dev/raw".into(),
+            read_only: true,
+            owner: None,
+        }];
+        spec.max_vcpus = Vcpus(4);
+        spec.max_memory = MemoryMib(1000);
+        spec.disk_ports = 2;
+        spec.accel = VmAccel::Kvm;
+        spec.shared = vec![SharedMount::sample()];
+        spec.nics = vec![card(0), card(1)];
+        spec
+    }
+
     #[test]
     fn a_printed_spec_shows_no_value_of_the_environment() {
         let shown = format!("{:?}", sample());

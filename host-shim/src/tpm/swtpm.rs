@@ -103,8 +103,14 @@ mod tests {
              --ctrl type=unixio,path=/r/tpm.sock,mode=0600 --flags startup-clear"
         );
         let (one, _other) = UnixStream::pair().unwrap();
-        let channel = format!("type=unixio,clientfd={} ", one.as_raw_fd());
-        assert!(line(&Control::Open(one.as_fd())).contains(&channel));
+        let number = one.as_raw_fd();
+        assert_eq!(
+            line(&Control::Open(one.as_fd())),
+            format!(
+                "socket --tpm2 --tpmstate dir=.,mode=0600 \
+                 --ctrl type=unixio,clientfd={number} --flags startup-clear"
+            )
+        );
     }
 
     #[test]

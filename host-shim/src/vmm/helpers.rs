@@ -62,6 +62,15 @@ mod tests {
             "--socket-path=/vm/virtiofs.sock --shared-dir=/b/rootfs --cache=always \
              --sandbox=namespace --xattr --log-level=warn"
         );
+        assert_eq!(
+            line(virtiofsd(
+                Path::new("/vm/share.sock"),
+                Path::new("/r/share"),
+                Cache::Auto
+            )),
+            "--socket-path=/vm/share.sock --shared-dir=/r/share --cache=auto \
+             --sandbox=namespace --xattr --log-level=warn"
+        );
         assert_eq!(line(vsock()), "vsock");
     }
 }

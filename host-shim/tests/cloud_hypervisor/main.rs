@@ -10,9 +10,12 @@ mod machine;
 mod real;
 mod stand_in;
 
+use std::{io::Read, os::unix::net::UnixStream, sync::Arc};
+
 use machine::{Lab, next_end};
 use seed_shim::{
     config::Limits,
+    net::Nic,
     spec::Network,
     vmm::{
         Control, Machine, MachineSize, VmEnd, VmEvent, Vmm, VmmError,
@@ -63,6 +66,34 @@ async fn a_machine_lives_from_its_launch_to_its_poweroff() {
 
     machine.control.send(Control::PowerButton).unwrap();
     assert_eq!(next_end(&mut machine).await, VmEnd::Poweroff);
+    lab.assert_nothing_runs(&machine);
+}
+
+#[tokio::test]
+async fn each_card_is_given_the_tap_of_its_link() {
+    let mut lab = Lab::new("");
+    let mut others = Vec::new();
+    for number in 0..2 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        others.push(ours);
+        lab.spec.nics.push(Nic {
+            name: format!("eth{number}"),
+            mac: format!("02:00:00:00:00:0{number}"),
+            mtu: 1500,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            tap: Arc::new(theirs.into()),
+        });
+    }
+    let mut machine = lab.launch().await.unwrap();
+    for (nic, other) in lab.spec.nics.iter().zip(&mut others) {
+        let mut said = [0; 17];
+        other.read_exact(&mut said).unwrap();
+        assert_eq!(said, nic.mac.as_bytes());
+    }
+    machine.control.send(Control::Kill).unwrap();
+    assert_eq!(next_end(&mut machine).await, VmEnd::Killed);
     lab.assert_nothing_runs(&machine);
 }
 

@@ -10,6 +10,7 @@ use std::{
     process::exit,
 };
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -18,7 +19,7 @@ use tokio::{
 };
 
 /// Options that take a value, and those that stand alone. clap refuses all others.
-const VALUES: [&str; 13] = [
+const VALUES: [&str; 14] = [
     "--api-socket",
     "--event-monitor",
     "--cpus",
@@ -32,6 +33,7 @@ const VALUES: [&str; 13] = [
     "--vsock",
     "--tpm",
     "--disk",
+    "--net",
 ];
 const FLAGS: [&str; 2] = ["--pvpanic", "--no-shutdown"];
 
@@ -73,6 +75,18 @@ fn value(args: &[String], key: &str) -> Option<PathBuf> {
         let (name, value) = part.rsplit_once('=')?;
         (name.trim_start_matches('-') == key).then(|| value.trim_matches('"').into())
     })
+}
+
+/// A card is known by what it sends: its own address.
+fn says_its_address(card: &[String]) {
+    let number = value(card, "fd").unwrap();
+    let number = number.to_str().unwrap().trim_matches(['[', ']']).parse();
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let tap = pidfd_getfd(own, number.unwrap(), PidfdGetfdFlags::empty()).unwrap();
+    let mac = value(card, "mac").unwrap();
+    File::from(tap)
+        .write_all(mac.to_str().unwrap().as_bytes())
+        .unwrap();
 }
 
 /// Listens where it is told to, and ends with its first client, as virtiofsd and swtpm do.
@@ -120,6 +134,7 @@ impl Monitor {
                     "--event-monitor" => events = value(&given, "fd"),
                     "--api-socket" => api = value(&given, "path"),
                     "--fs" | "--tpm" => devices.push(value(&given, "socket").unwrap()),
+                    "--net" => says_its_address(&given),
                     "--disk" => assert!(given[0].contains("image_type=raw"), "{given:?}"),
                     _ => {}
                 }

@@ -257,20 +257,38 @@ fn ports(args: &mut Args, spec: &VmSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::MAX_DISK_PORTS, spec::tests::sample};
+    use crate::{
+        config::MAX_DISK_PORTS,
+        spec::tests::{pod, sample},
+    };
 
     fn line(spec: &VmSpec) -> String {
         let args = args(spec, &"0".repeat(32), &Numbers::counted(spec, 10));
-        args.iter()
+        let mut line = args
+            .iter()
             .map(|a| a.to_str().unwrap())
             .collect::<Vec<_>>()
-            .join("\n")
+            .join("\n");
+        for (index, nic) in spec.nics.iter().enumerate() {
+            let number = nic.tap.as_raw_fd();
+            line = line.replace(
+                &format!("id=tap{index},fd={number}\n"),
+                &format!("id=tap{index},fd=<tap of {}>\n", nic.name),
+            );
+        }
+        line
     }
 
     #[test]
     fn the_command_line_of_a_small_instance_is_this() {
         let golden = include_str!("../../../tests/testdata/qemu-xs.args");
         assert_eq!(line(&sample()), golden.trim_end());
+    }
+
+    #[test]
+    fn the_command_line_of_a_pods_instance_is_this() {
+        let golden = include_str!("../../../tests/testdata/qemu-pod.args");
+        assert_eq!(line(&pod()), golden.trim_end());
     }
 
     #[test]
