@@ -121,6 +121,28 @@ fn annotations_override_the_closure() {
 }
 
 #[test]
+fn each_size_is_so_many_processors_and_so_much_memory() {
+    for (size, vcpus, memory_mib) in [
+        ("xs", 1, 512),
+        ("s", 1, 1024),
+        ("m", 2, 2048),
+        ("l", 4, 4096),
+        ("xl", 8, 8192),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let annotation = json!({"seed.loom.farm/size": size});
+        bundle(dir.path(), &boot(&[]), &annotation);
+        let line = line(&build(dir.path()).unwrap());
+        for wanted in [
+            format!(" -smp {vcpus} -m {memory_mib}M "),
+            format!(" memory-backend-memfd,id=mem,size={memory_mib}M,share=on "),
+        ] {
+            assert!(line.contains(&wanted), "{size}: {wanted} in {line}");
+        }
+    }
+}
+
+#[test]
 fn a_command_line_that_the_kernel_would_cut_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(2048);

@@ -384,7 +384,13 @@ mod tests {
             Just(Event::Deadline(Timer::Hello, "hello".into())),
             Just(Event::Deadline(Timer::Poweroff, "poweroff".into())),
             Just(Event::VmEnded(VmEnd::Poweroff)),
+            Just(Event::VmEnded(VmEnd::Reboot)),
+            Just(Event::VmEnded(VmEnd::Panic)),
             Just(Event::VmEnded(VmEnd::Killed)),
+            Just(Event::VmEnded(VmEnd::Died {
+                name: "swtpm",
+                how: "signal 9".into()
+            })),
             Just(Event::CleanedUp),
         ]
     }
@@ -401,11 +407,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_start_is_answered_once_and_the_end_is_told_once(
+        fn whatever_happens_start_is_answered_once_and_the_end_is_told_once_and_truly(
             events in proptest::collection::vec(any_event(), 0..40)
         ) {
             let mut machine = Machine::default();
             let (mut launching, mut vm, mut cleaning) = (false, false, false);
+            let (mut ready, mut by_itself, mut told) = (false, None, None);
             let (mut answers, mut exits, mut launches, mut starts) = (0, 0, 0, 0);
             let finish = [
                 Event::Kill(Kill::Now),
@@ -421,7 +428,11 @@ mod tests {
                     Event::Start => starts += 1,
                     Event::Launched => (launching, vm) = (false, true),
                     Event::LaunchFailed(_) => launching = false,
-                    Event::VmEnded(_) => vm = false,
+                    Event::VmEnded(end) => {
+                        vm = false;
+                        // Nothing but the guest or its machine has ended what was let be.
+                        by_itself = Some(end.clone()).filter(|_| ready);
+                    }
                     Event::CleanedUp => cleaning = false,
                     _ => {}
                 }
@@ -435,15 +446,21 @@ mod tests {
                         Action::KillVm | Action::DrainAndKill | Action::AskPoweroff
                         | Action::PowerButton | Action::Provision => {
                             prop_assert!(vm, "asked of a VM that is not there");
+                            ready &= !matches!(action, Action::KillVm | Action::DrainAndKill);
                         }
-                        Action::Started | Action::StartFailed(_) => answers += 1,
+                        Action::Started => {
+                            answers += 1;
+                            ready = true;
+                        }
+                        Action::StartFailed(_) => answers += 1,
                         Action::CleanUp => {
                             prop_assert!(!vm && !launching, "cleaned under a VM");
                             cleaning = true;
                         }
-                        Action::Exited(_) => {
+                        Action::Exited(exit) => {
                             prop_assert!(!was_stopped);
                             exits += 1;
+                            told = Some(exit);
                         }
                         Action::Arm(_) | Action::Disarm => {}
                     }
@@ -453,6 +470,14 @@ mod tests {
             prop_assert_eq!(answers, starts);
             prop_assert_eq!(exits, 1);
             prop_assert!(launches <= 1);
+            match (by_itself, told) {
+                (Some(end), Some(exit)) => {
+                    let wanted = (end.exit_status(), end.to_string());
+                    prop_assert_eq!((exit.status, exit.reason), wanted);
+                }
+                (None, told) => prop_assert!(told.is_some_and(|exit| exit.status != 0)),
+                (Some(_), None) => prop_assert!(false, "its end is not told"),
+            }
         }
     }
 }

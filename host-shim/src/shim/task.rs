@@ -243,11 +243,15 @@ impl Task {
 
     /// Registers an exec.
     pub fn add_exec(&self, id: ExecId, exec: Exec) -> Result<(), TaskError> {
-        if self.sandbox.view().phase != Phase::Running {
-            return Err(TaskError::State(format!(
-                "container {} does not run",
-                self.id
-            )));
+        let view = self.sandbox.view();
+        let refused = match (view.phase, view.paused) {
+            (Phase::Running, false) => None,
+            // Its agent would not answer.
+            (Phase::Running, true) => Some("is paused: resume it first"),
+            _ => Some("does not run"),
+        };
+        if let Some(why) = refused {
+            return Err(TaskError::State(format!("container {} {why}", self.id)));
         }
         let mut execs = lock(&self.execs);
         // Nobody is left who would forget these.
