@@ -18,6 +18,7 @@ mod flood;
 mod group;
 mod guest;
 mod inline;
+mod lives;
 mod pod;
 mod roots;
 mod still;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
                     ..Options::default()
                 };
                 pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
+                lives::run(&mut runner, &programs, *newest);
                 still::run(&mut runner, &programs, *newest);
                 roots::run(&mut runner, &programs, *newest);
                 guest::run(&mut runner, &programs, *newest);

@@ -14,6 +14,7 @@ pub mod instance;
 pub mod lab;
 pub mod limit;
 pub mod machine;
+pub mod process;
 pub mod runner;
 pub mod stub;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, ensure};
-use seed_tests::{Lab, lab, limit, stub};
+use seed_tests::{Lab, lab, limit, process, stub};
 use serde_json::Value;
 
 /// The stub's variable for a step that never comes.
@@ -112,7 +112,7 @@ impl Bench {
                     Some((one["name"].as_str()?.to_owned(), pid))
                 })
                 .collect();
-            let shim = found.get("qemu").and_then(|qemu| parent(*qemu));
+            let shim = found.get("qemu").and_then(|qemu| process::parent(*qemu));
             found.extend(shim.map(|pid| ("shim".to_owned(), pid)));
             Ok(Some(found))
         })
@@ -191,12 +191,6 @@ pub(crate) fn kill(pid: u32) -> Result<()> {
             .is_some_and(|rest| rest.starts_with(" Z"));
         Ok((threads == 0 || threads == 1 && is_zombie).then_some(()))
     })
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields = stat.rsplit(')').next()?;
-    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Files, and folders with nothing in them. The folder of sockets may stay.
