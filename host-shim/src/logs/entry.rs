@@ -123,9 +123,42 @@ pub fn for_each<E>(
     Ok(())
 }
 
+/// Hands on what comes in a frame behind its first `done` records, as long as `each` takes more; how many are done then, `None`
+/// when that is all of them. What one frame holds may be thousands of times its length as text.
+pub fn take_up(
+    frame: &Frame,
+    done: usize,
+    mut each: impl FnMut(&Record<'_>) -> bool,
+) -> Option<usize> {
+    let mut at = 0;
+    let all = for_each(frame, |record| {
+        at += 1;
+        if at <= done || each(record) {
+            Ok(())
+        } else {
+            Err(())
+        }
+    });
+    all.is_err().then_some(at)
+}
+
+/// As much of a name as a line of text may have of it: its sender makes it as long as it likes, and it may stand before
+/// each line of a message.
+pub(super) fn name_of(bytes: &[u8]) -> &[u8] {
+    const MOST: usize = 256;
+    let line = bytes.split(|byte| *byte == b'\n').next();
+    let line = line.unwrap_or_default();
+    let is_inside = |at: &usize| line.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    // Not in the middle of a character, where they are characters: none has more than four bytes.
+    let end = (MOST - 3..=MOST).rev().find(|at| !is_inside(at));
+    &line[..end.unwrap_or(MOST).min(line.len())]
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use seed_protocol::journal::BatchEncoder;
+
+    use super::{super::store::tests::frame as empty, *};
 
     pub(in crate::logs) fn fields<'e>(fields: &[&'e [u8]]) -> Vec<Field<'e>> {
         let field = |bytes: &&'e [u8]| Field {
@@ -158,5 +191,61 @@ pub(super) mod tests {
         assert_eq!(entry(1, &fields(&forged)).dropped(), 0);
         let unreadable = [b"_TRANSPORT=driver".as_slice(), &id, b"N_DROPPED=-7"];
         assert_eq!(entry(1, &fields(&unreadable)).dropped(), 0);
+    }
+
+    /// A frame of one entry for each message.
+    pub(in crate::logs) fn frame_of(messages: &[&[u8]]) -> Frame {
+        let mut encoder = BatchEncoder::new(usize::MAX);
+        for (seqnum, message) in (1..).zip(messages) {
+            let head = entry(seqnum, &[]).head;
+            let mut writer = encoder.begin(&head).expect("their numbers rise");
+            writer.inline(message, message.len() as u64);
+            let _ = writer.commit();
+        }
+        Frame {
+            count: u32::try_from(messages.len()).unwrap(),
+            block: encoder.finish(),
+            ..empty(1, 0)
+        }
+    }
+
+    #[test]
+    fn a_frame_is_taken_up_where_it_was_left() {
+        let frame = Frame {
+            reset: true,
+            ..frame_of(&[b"MESSAGE=a", b"MESSAGE=b", b"MESSAGE=c"])
+        };
+        let mut seen = Vec::new();
+        let mut done = Some(0);
+        let mut times = 0;
+        while let Some(from) = done {
+            times += 1;
+            let mut most = 2;
+            done = take_up(&frame, from, |record| {
+                seen.push(match record {
+                    Record::Entry(entry) => entry.get("MESSAGE").unwrap().to_vec(),
+                    _ => b"mark".to_vec(),
+                });
+                most -= 1;
+                most > 0
+            });
+        }
+        assert_eq!(seen, [b"mark".as_slice(), b"a", b"b", b"c"]);
+        assert_eq!(times, 3, "two, two, and none");
+    }
+
+    #[test]
+    fn a_name_is_one_line_of_bounded_length_and_whole_characters() {
+        assert_eq!(name_of(b"app\nforged: "), b"app");
+        assert_eq!(name_of(b""), b"");
+        assert_eq!(name_of(&[b'x'; 256]), [b'x'; 256]);
+        assert_eq!(name_of(&[b'x'; 1 << 20]), [b'x'; 256]);
+        for lead in 0..4 {
+            let name = "x".repeat(lead) + &"\u{1f331}".repeat(100);
+            let cut = std::str::from_utf8(name_of(name.as_bytes())).unwrap();
+            assert!((253..=256).contains(&cut.len()), "{}", cut.len());
+        }
+        // What is no text is cut all the same.
+        assert_eq!(name_of(&[0x80; 1000]).len(), 256);
     }
 }

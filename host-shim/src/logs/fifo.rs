@@ -5,7 +5,6 @@
 //! Both ends of the FIFO are held, as runc's shim does it, so that a restart of containerd breaks nothing.
 
 use std::{
-    convert::Infallible,
     fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -22,6 +21,9 @@ use super::{
 
 /// What is written at once: containerd's own piece of a line.
 const PIECE_BYTES: usize = 16 << 10;
+
+/// How much text is gathered before it is written. One entry more may come to it.
+const GATHERED_BYTES: usize = 1 << 20;
 
 /// Why the container's stdout cannot be used.
 #[derive(Debug, Error)]
@@ -136,10 +138,16 @@ pub(super) async fn write_all(
         loop {
             match reader.next() {
                 Ok(Some(Item::Frame(frame))) => {
-                    let Ok(()) = entry::for_each(&frame, |record| {
-                        container.render(record, &mut texts);
-                        Ok::<(), Infallible>(())
-                    });
+                    let mut done = Some(0);
+                    while let Some(from) = done {
+                        done = entry::take_up(&frame, from, |record| {
+                            container.render(record, &mut texts);
+                            texts.len() < GATHERED_BYTES
+                        });
+                        if done.is_some() && !written(&mut output, &mut texts).await {
+                            return;
+                        }
+                    }
                 }
                 Ok(Some(Item::Removed)) => container.render(&Record::Removed, &mut texts),
                 Ok(None) => break,
@@ -166,8 +174,11 @@ async fn written(output: &mut Output, texts: &mut Texts) -> bool {
     if let Err(error) = &result {
         tracing::warn!(%error, "container's stdout is gone; the log goes on without it");
     }
-    texts.stdout.clear();
-    texts.stderr.clear();
+    for text in [&mut texts.stdout, &mut texts.stderr] {
+        text.clear();
+        // One that was long stays for the instance's whole life otherwise.
+        text.shrink_to(GATHERED_BYTES);
+    }
     result.is_ok()
 }
 

@@ -14,6 +14,9 @@ use super::{
 /// How much text is gathered at least before a caller gets it, while there is more.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// With so much more of it a batch is left in its middle.
+const GATHERED_BYTES: usize = 1 << 20;
+
 /// How entries are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -40,6 +43,8 @@ pub struct Query {
 #[derive(Debug)]
 pub struct Show {
     reader: Reader,
+    /// A batch that was left, and how many of its records are done.
+    left: Option<(Frame, usize)>,
     rules: Rules,
 }
 
@@ -70,6 +75,7 @@ impl Show {
         };
         Ok(Self {
             reader,
+            left: None,
             rules: Rules {
                 human,
                 json: Json::default(),
@@ -84,21 +90,27 @@ impl Show {
     /// the disk.
     pub fn read(&mut self, out: &mut Vec<u8>) -> Result<bool, ReadError> {
         let full = out.len() + CHUNK_BYTES;
-        while let Some(item) = self.reader.next()? {
-            match item {
-                Item::Frame(frame) => {
-                    let Ok(()) = entry::for_each(&frame, |record| {
-                        self.rules.add(record, out);
-                        Ok::<(), Infallible>(())
-                    });
-                }
-                Item::Removed => self.rules.add(&Record::Removed, out),
-            }
+        loop {
+            let (frame, done) = match self.left.take() {
+                Some(left) => left,
+                None => match self.reader.next()? {
+                    Some(Item::Frame(frame)) => (frame, 0),
+                    Some(Item::Removed) => {
+                        self.rules.add(&Record::Removed, out);
+                        continue;
+                    }
+                    None => return Ok(false),
+                },
+            };
+            let done = entry::take_up(&frame, done, |record| {
+                self.rules.add(record, out);
+                out.len() < full + GATHERED_BYTES
+            });
+            self.left = done.map(|done| (frame, done));
             if out.len() >= full {
                 return Ok(true);
             }
         }
-        Ok(false)
     }
 
     /// From here on entries come as they are written. `instance` is named where it is started again.

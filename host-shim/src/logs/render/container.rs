@@ -1,5 +1,6 @@
 //! Lines for the container's stdout and stderr: `TIME SENDER: TEXT`, one for each line of a message, so that
-//! each can stand alone behind the time that CRI puts before it. The journal does not tell which of the two a
+//! each can stand alone behind the time that CRI puts before it. A message may have a million empty lines: those behind
+//! the first thousand are only indented. The journal does not tell which of the two a
 //! line was written to, so importance decides: `err` and above go to stderr.
 //!
 //! A line is never broken. One that journald itself broke, because it was longer than `LineMax=` (48 KiB),
@@ -8,9 +9,9 @@
 
 use jiff::Timestamp;
 
-use super::human::{sender, time_us, words};
+use super::human::{INDENT, MANY_LINES, sender, time_us, words};
 use crate::{
-    logs::entry::{Entry, Record},
+    logs::entry::{Entry, Record, name_of},
     text::hex,
 };
 
@@ -24,6 +25,18 @@ pub struct Texts {
     pub stdout: Vec<u8>,
     /// For stderr.
     pub stderr: Vec<u8>,
+}
+
+impl Texts {
+    /// Bytes of both.
+    pub fn len(&self) -> usize {
+        self.stdout.len() + self.stderr.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A renderer. It remembers what was last, so one goes with one pair of streams.
@@ -110,14 +123,15 @@ impl Container {
         let mut prefix = time(entry).into_bytes();
         prefix.push(b' ');
         // A name with a newline in it must not look like a line of another sender.
-        let name = sender(entry).split(|byte| *byte == b'\n').next();
-        prefix.extend_from_slice(name.unwrap_or_default());
+        prefix.extend_from_slice(name_of(sender(entry)));
         prefix.extend_from_slice(b": ");
         for (number, line) in message.split(|byte| *byte == b'\n').enumerate() {
             if number > 0 {
                 out.push(b'\n');
             }
-            if number > 0 || !continues {
+            if number >= MANY_LINES {
+                out.extend_from_slice(INDENT);
+            } else if number > 0 || !continues {
                 out.extend_from_slice(&prefix);
             }
             out.extend_from_slice(line);
@@ -176,6 +190,21 @@ mod tests {
         let fields = fields(&[b"MESSAGE=x", b"_COMM=sh"]);
         Container::new(true).render(&Record::Entry(entry(1, &fields)), &mut out);
         assert_eq!(out.stdout, b"2025-11-21T23:01:02.123456Z sh: x\n");
+    }
+
+    #[test]
+    fn a_message_of_many_lines_under_a_long_name_is_not_many_times_its_length() {
+        let name = [b"SYSLOG_IDENTIFIER=".as_slice(), &[b'n'; 1 << 20]].concat();
+        let message = [b"MESSAGE=first".as_slice(), &[b'\n'; 1 << 20]].concat();
+        let (text, _) = rendered(false, &[&[&message, &name]]);
+        let bytes = text.len();
+        assert!(bytes < 8 << 20, "{bytes} bytes of 2 MiB");
+        // The last newline is the message's own end.
+        assert_eq!(text.lines().count(), 1 << 20);
+        let named = "n".repeat(256) + ": ";
+        assert!(text.starts_with(&format!("{named}first\n{named}\n")));
+        // Whatever a later line says, it is no other sender's.
+        assert!(text.lines().skip(MANY_LINES).all(|line| line == "    "));
     }
 
     #[test]

@@ -4,9 +4,13 @@
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    logs::entry::{Entry, Record},
+    logs::entry::{Entry, Record, name_of},
     text::hex,
 };
+
+/// After so many lines of one message each further one has [`INDENT`] before it and nothing else.
+pub(super) const MANY_LINES: usize = 1000;
+pub(super) const INDENT: &[u8] = b"    ";
 
 /// A renderer. It remembers the last boot, so one goes with one stream.
 #[derive(Debug)]
@@ -95,10 +99,10 @@ impl Human {
         let message = message.strip_suffix(b"\n").unwrap_or(message);
         let width = String::from_utf8_lossy(&prefix).chars().count();
         for (number, line) in message.split(|byte| *byte == b'\n').enumerate() {
-            if number == 0 {
-                out.extend_from_slice(&prefix);
-            } else {
-                out.resize(out.len() + width, b' ');
+            match number {
+                0 => out.extend_from_slice(&prefix),
+                1..MANY_LINES => out.resize(out.len() + width, b' '),
+                _ => out.extend_from_slice(INDENT),
             }
             out.extend_from_slice(on.as_bytes());
             self.text(line, out);
@@ -134,9 +138,7 @@ impl Human {
 
     /// A part of the prefix: always one line, and escaped on a terminal.
     fn word(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        for line in bytes.split(|byte| *byte == b'\n').take(1) {
-            self.text(line, out);
-        }
+        self.text(name_of(bytes), out);
     }
 
     fn text(&self, bytes: &[u8], out: &mut Vec<u8>) {
@@ -251,6 +253,18 @@ mod tests {
                 " ".repeat(30)
             )
         );
+    }
+
+    #[test]
+    fn a_message_of_many_lines_under_a_long_name_is_not_many_times_its_length() {
+        let name = [b"SYSLOG_IDENTIFIER=".as_slice(), &[1; 1 << 20]].concat();
+        let message = [b"MESSAGE=first".as_slice(), &[b'\n'; 1 << 20]].concat();
+        let app = fields(&[&message, &name]);
+        let text = rendered(Human::new(true), &[Record::Entry(entry(1, &app))]);
+        let bytes = text.len();
+        assert!(bytes < 8 << 20, "{bytes} bytes of 2 MiB");
+        assert_eq!(text.lines().count(), 1 << 20);
+        assert_eq!(text.lines().next_back(), Some("    "));
     }
 
     #[test]
