@@ -33,7 +33,7 @@ const STARTS: usize = 8;
 const RECONNECT: Duration = Duration::from_secs(5);
 
 /// How much of a guest's message is passed on.
-const MESSAGE_CHARS: usize = 1000;
+pub(super) const MESSAGE_CHARS: usize = 1000;
 
 /// Why a call to the agent failed.
 #[derive(Debug, Error)]
