@@ -17,11 +17,12 @@ use async_trait::async_trait;
 use containerd_shim_protos::{
     api::{
         CheckpointTaskRequest, CloseIORequest, Empty, ExecProcessRequest, ForwardRequest,
-        PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, Status,
+        PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
+        Status,
     },
     events::task::TaskExit,
     protobuf::{Message, well_known_types::any::Any},
-    shim_async::{Events, create_events},
+    shim_async::{Events, TaskClient, create_events},
 };
 use seed_protocol::seed::management::State;
 use seed_shim::{management, shim::logging};
@@ -34,11 +35,12 @@ use stub::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
-    time::timeout,
+    sync::Notify,
+    time::{sleep, timeout},
 };
 use ttrpc::{
     Code,
-    r#async::{Server, TtrpcContext},
+    r#async::{Client, Server, TtrpcContext},
 };
 
 #[tokio::test]
@@ -578,6 +580,71 @@ async fn a_crowd_of_execs_is_started_in_turns() {
         .clone();
     let most = told.lock().unwrap().most_starting;
     assert!((2..=8).contains(&most), "{most} at a time");
+}
+
+/// An exec whose start the guest holds up, and what that guest was told and is let go by.
+async fn held(bench: &Bench) -> (Arc<Mutex<stub::agent::Told>>, Arc<Notify>) {
+    bench.running("demo").await;
+    let request = ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        spec: Some(Any {
+            value: br#"{"args": ["held"], "cwd": "/"}"#.to_vec(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    bench.client.exec(soon(), &request).await.unwrap();
+    let agent = bench.vmm.agent.lock().unwrap();
+    let agent = agent.as_ref().unwrap();
+    (Arc::clone(&agent.told), Arc::clone(&agent.go))
+}
+
+#[tokio::test]
+async fn an_exec_whose_caller_goes_while_it_is_started_has_an_owner() {
+    let bench = Bench::new(Guest::Good).await;
+    let (told, go) = held(&bench).await;
+    let address = format!("unix://{}", bench.dir.path().join("task.sock").display());
+    let other = TaskClient::new(Client::connect(&address).await.unwrap());
+    let start = StartRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        ..Default::default()
+    };
+    tokio::select! {
+        _ = other.start(soon(), &start) => unreachable!("nobody has let it go"),
+        () = until("the start", || told.lock().unwrap().starting == 1) => {}
+    }
+    // The call ends with its connection, as with containerd's end.
+    drop(other);
+    sleep(Duration::from_millis(200)).await;
+    go.notify_one();
+    let ended = async {
+        while bench.kill("demo", "one", 9).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        bench.wait("demo", "one").await.unwrap().exit_status
+    };
+    assert_eq!(timeout(LIMIT, ended).await.expect("it runs"), 128 + 9);
+    assert_eq!(bench.delete("demo", "one").await.unwrap(), 128 + 9);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn an_exec_that_is_deleted_while_it_is_started_is_killed() {
+    let bench = Bench::new(Guest::Good).await;
+    let (told, go) = held(&bench).await;
+    let deleted = async {
+        until("the start", || told.lock().unwrap().starting == 1).await;
+        bench.delete("demo", "one").await.unwrap();
+        go.notify_one();
+    };
+    let (started, ()) = tokio::join!(bench.start("demo", "one"), deleted);
+    let (code_, message) = code(started);
+    assert_eq!(code_, Code::FAILED_PRECONDITION, "{message}");
+    until("its end", || told.lock().unwrap().signals == [9]).await;
+    bench.stop().await;
 }
 
 #[tokio::test]

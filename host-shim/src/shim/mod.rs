@@ -11,6 +11,7 @@ pub mod commands;
 pub mod delete;
 mod error;
 pub mod events;
+mod exec_spec;
 pub mod info;
 pub mod instance;
 pub mod logging;

@@ -19,7 +19,6 @@ use containerd_shim_protos::{
     protobuf::well_known_types::any::Any,
 };
 use seed_protocol::kata::oci;
-use serde::Deserialize;
 use tokio::{
     net::unix::pipe,
     sync::{Notify, watch},
@@ -30,6 +29,7 @@ use tokio::{
 use super::{
     TaskError,
     events::{Publisher, timestamp},
+    exec_spec,
     outlet::{Outlet, unread},
     task::Stdio,
 };
@@ -87,84 +87,6 @@ pub struct Exec {
     given_up: AtomicBool,
 }
 
-/// `process` of the OCI runtime configuration, as far as it means something in the guest.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Process {
-    #[serde(default)]
-    terminal: bool,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: Vec<String>,
-    #[serde(default)]
-    cwd: String,
-    #[serde(default)]
-    user: User,
-    console_size: Option<ConsoleSize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct User {
-    #[serde(default)]
-    uid: u32,
-    #[serde(default)]
-    gid: u32,
-    #[serde(default)]
-    additional_gids: Vec<u32>,
-    #[serde(default)]
-    username: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct ConsoleSize {
-    height: u32,
-    width: u32,
-}
-
-fn process(spec: &Any, terminal: bool) -> Result<oci::Process, TaskError> {
-    let wrong = |error: serde_json::Error| TaskError::Invalid(format!("exec's process: {error}"));
-    let Process {
-        terminal: asked,
-        args,
-        env,
-        cwd,
-        user,
-        console_size,
-    } = serde_json::from_slice(&spec.value).map_err(wrong)?;
-    if args.first().is_none_or(String::is_empty) {
-        return Err(TaskError::Invalid("exec's process has no args".into()));
-    }
-    let User {
-        uid,
-        gid,
-        additional_gids,
-        username,
-    } = user;
-    let user = oci::User {
-        UID: uid,
-        GID: gid,
-        AdditionalGids: additional_gids,
-        Username: username,
-        ..oci::User::default()
-    };
-    let size = console_size.map(|size| oci::Box {
-        Height: size.height,
-        Width: size.width,
-        ..oci::Box::default()
-    });
-    Ok(oci::Process {
-        Terminal: terminal || asked,
-        ConsoleSize: size.into(),
-        User: Some(user).into(),
-        Args: args,
-        Env: env,
-        Cwd: cwd,
-        ..oci::Process::default()
-    })
-}
-
 impl Exec {
     /// An exec of the process that `spec` describes.
     pub fn new(
@@ -173,7 +95,7 @@ impl Exec {
         stdio: Stdio,
         spec: &Any,
     ) -> Result<Self, TaskError> {
-        let process = Mutex::new(Some(process(spec, stdio.terminal)?));
+        let process = Mutex::new(Some(exec_spec::process(spec, stdio.terminal)?));
         let (phase, _) = watch::channel(ExecPhase::Created);
         Ok(Self {
             id,
@@ -248,6 +170,22 @@ impl Exec {
                 self.id
             )));
         };
+        let (exec, sandbox, publisher) = (Arc::clone(self), sandbox.clone(), publisher.clone());
+        // A task of its own: who asked may go while the guest starts it, and it needs its owner all the same.
+        let begun = tokio::spawn(exec.begin(process, sandbox, publisher, reader));
+        begun.await.map_err(|error| TaskError::File {
+            what: format!("exec {}", self.id),
+            source: io::Error::other(error),
+        })?
+    }
+
+    async fn begin(
+        self: Arc<Self>,
+        process: oci::Process,
+        sandbox: Sandbox,
+        publisher: Publisher,
+        reader: Duration,
+    ) -> Result<u32, TaskError> {
         let agent = sandbox.agent().apart();
         let pid = sandbox.view().pid;
         let begun = async {
@@ -257,31 +195,49 @@ impl Exec {
         };
         let begun = begun.await;
         let streams = begun.inspect_err(|_| self.stop(lost("it was not started")))?;
-        self.phase.send_replace(ExecPhase::Running);
-        publisher.publish(&TaskExecStarted {
-            container_id: self.container.to_string(),
-            exec_id: self.id.to_string(),
-            pid,
-            ..TaskExecStarted::default()
+        let wanted = self.phase.send_if_modified(|phase| {
+            let fresh = *phase == ExecPhase::Created;
+            if fresh {
+                *phase = ExecPhase::Running;
+            }
+            fresh
         });
-        let (exec, sandbox) = (Arc::clone(self), sandbox.clone());
-        let publisher = publisher.clone();
+        if wanted {
+            publisher.publish(&TaskExecStarted {
+                container_id: self.container.to_string(),
+                exec_id: self.id.to_string(),
+                pid,
+                ..TaskExecStarted::default()
+            });
+        } else {
+            // Nobody reads it, nobody will ask for its end.
+            self.given_up.store(true, Ordering::Relaxed);
+            self.signal(&agent, SIGKILL).await;
+        }
+        let result = if wanted {
+            Ok(pid)
+        } else {
+            let text = format!("exec {} was deleted while it was started", self.id);
+            Err(TaskError::State(text))
+        };
         tokio::spawn(async move {
             let ended = tokio::select! {
-                ended = exec.run(&agent, streams, reader) => ended,
+                ended = self.run(&agent, streams, reader) => ended,
                 _ = sandbox.wait() => lost("the VM has ended"),
             };
-            publisher.publish(&TaskExit {
-                container_id: exec.container.to_string(),
-                id: exec.id.to_string(),
-                pid,
-                exit_status: ended.exit.status,
-                exited_at: timestamp(ended.at),
-                ..TaskExit::default()
-            });
-            exec.stop(ended);
+            if wanted {
+                publisher.publish(&TaskExit {
+                    container_id: self.container.to_string(),
+                    id: self.id.to_string(),
+                    pid,
+                    exit_status: ended.exit.status,
+                    exited_at: timestamp(ended.at),
+                    ..TaskExit::default()
+                });
+            }
+            self.stop(ended);
         });
-        Ok(pid)
+        result
     }
 
     fn stop(&self, ended: Ended) {
@@ -499,40 +455,17 @@ impl Streams {
 mod tests {
     use super::*;
 
-    fn spec(text: &str) -> Any {
-        Any {
-            value: text.as_bytes().to_vec(),
-            ..Any::default()
-        }
-    }
-
-    #[test]
-    fn an_oci_process_becomes_the_agents() {
-        let text = r#"{"terminal": true, "args": ["sh", "-c", "id"], "env": ["A=b"], "cwd": "/",
-            "user": {"uid": 1000, "gid": 100, "additionalGids": [5]},
-            "consoleSize": {"height": 24, "width": 80}, "capabilities": {}, "noNewPrivileges": true}"#;
-        let process = process(&spec(text), false).unwrap();
-        assert!(process.Terminal);
-        assert_eq!(process.User.AdditionalGids, [5]);
-        assert_eq!(process.ConsoleSize.Width, 80);
-    }
-
     #[tokio::test]
     async fn who_waits_for_one_that_never_starts_is_told_when_it_is_forgotten() {
         let (container, id) = ("demo".parse().unwrap(), "one".parse().unwrap());
-        let spec = spec(r#"{"args": ["true"]}"#);
+        let spec = Any {
+            value: br#"{"args": ["true"]}"#.to_vec(),
+            ..Any::default()
+        };
         let exec = Exec::new(container, id, Stdio::default(), &spec).unwrap();
         let (ended, ()) = tokio::join!(exec.wait(), async { exec.forget() });
         assert_eq!(ended.exit.status, LOST);
         exec.forget();
         assert_eq!(exec.phase(), ExecPhase::Stopped(ended));
-    }
-
-    #[test]
-    fn a_process_without_a_command_is_refused() {
-        for text in ["", "{}", r#"{"args": []}"#, r#"{"args": [""]}"#] {
-            let result = process(&spec(text), false);
-            assert!(matches!(result, Err(TaskError::Invalid(_))), "{text:?}");
-        }
     }
 }

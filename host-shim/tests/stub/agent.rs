@@ -112,6 +112,8 @@ pub(crate) struct FakeAgent {
     pub(crate) hold_orders: Arc<AtomicBool>,
     /// Set: it says what it uses as often as it is asked.
     pub(crate) talks: Arc<AtomicBool>,
+    /// Notified when a process `held` may start.
+    pub(crate) go: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -132,11 +134,13 @@ impl FakeAgent {
         let poweroff = Arc::new(Notify::new());
         let hold_orders = Arc::new(AtomicBool::new(false));
         let talks = Arc::new(AtomicBool::new(false));
+        let go = Arc::new(Notify::new());
         let agent = Arc::new(Agent {
             told: Arc::clone(&told),
             poweroff: Arc::clone(&poweroff),
             hold_orders: Arc::clone(&hold_orders),
             talks: Arc::clone(&talks),
+            go: Arc::clone(&go),
             processes: watch::channel(HashMap::new()).0,
             lines: lines.iter().map(ToString::to_string).collect(),
             flood: Mutex::default(),
@@ -167,6 +171,7 @@ impl FakeAgent {
             poweroff,
             hold_orders,
             talks,
+            go,
             task,
         }
     }
@@ -177,6 +182,7 @@ struct Agent {
     poweroff: Arc<Notify>,
     hold_orders: Arc<AtomicBool>,
     talks: Arc<AtomicBool>,
+    go: Arc<Notify>,
     processes: watch::Sender<HashMap<String, Process>>,
     /// What the journal begins with.
     lines: Vec<String>,
@@ -272,7 +278,7 @@ impl Agent {
 
 fn over(process: &Process) -> bool {
     match process.command.as_str() {
-        "sleep" => process.signal.is_some(),
+        "sleep" | "held" => process.signal.is_some(),
         "cat" | "size" => process.closed || process.signal.is_some(),
         _ => true,
     }
@@ -340,7 +346,8 @@ impl AgentService for Agent {
         if command == "flood" {
             self.flood.lock().unwrap().get_or_insert(Instant::now());
         }
-        if !["cat", "sleep", "size", "false", "hog", "flood"].contains(&command.as_str()) {
+        let known = ["cat", "sleep", "held", "size", "false", "hog", "flood"];
+        if !known.contains(&command.as_str()) {
             return Err(status::invalid(format!(
                 "exec: {command:?}: executable file not found"
             )));
@@ -349,6 +356,9 @@ impl AgentService for Agent {
             let mut told = self.told.lock().unwrap();
             told.starting += 1;
             told.most_starting = told.most_starting.max(told.starting);
+        }
+        if command == "held" {
+            self.go.notified().await;
         }
         sleep(Duration::from_millis(5)).await;
         self.told.lock().unwrap().starting -= 1;
