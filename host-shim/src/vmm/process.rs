@@ -1,9 +1,9 @@
 //! One supervised child. It gets SIGKILL when the shim dies, its end is noticed at once, and what it
-//! printed is kept in a file of its own.
+//! printed is kept in a file of its own, as long as that is not too much: a guest can have its VMM complain without end.
 
 use std::{
     ffi::OsString,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
     os::{
         fd::{BorrowedFd, OwnedFd},
@@ -19,7 +19,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open};
 use tokio::{
     process::{Child, ChildStdout, Command},
     sync::mpsc,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{ProcessInfo, VmmError, users::Lease};
@@ -36,6 +36,12 @@ const OWN_END: Duration = Duration::from_millis(500);
 
 /// The same where it is known that it ends: a large one on a busy machine takes its time to be gone.
 pub(super) const GOING: Duration = Duration::from_secs(3);
+
+/// The most that a child's log may have when it is looked at; it lies in the run folder, which is memory as a rule.
+const LOG_BYTES: u64 = 1 << 20;
+
+/// How often that is.
+const LOG_LOOK: Duration = Duration::from_secs(5);
 
 /// How often a socket is looked for.
 const SOCKET_POLL: Duration = Duration::from_millis(5);
@@ -102,7 +108,20 @@ impl Supervised {
         let stdout = child.stdout.take();
         let (ends, kept) = (ends.clone(), (launch.lease, launch.group));
         tokio::spawn(async move {
-            let status = child.wait().await;
+            let mut told = false;
+            let status = loop {
+                match timeout(LOG_LOOK, child.wait()).await {
+                    Ok(status) => break status,
+                    Err(_) if empty_long(&log) && !told => {
+                        told = true;
+                        tracing::warn!(
+                            process = name,
+                            "a program of the machine says too much: its log is emptied now and then"
+                        );
+                    }
+                    Err(_) => {}
+                }
+            };
             // Before it is told, so that who starts the machine again has the same numbers.
             drop(kept);
             let success = status.as_ref().is_ok_and(ExitStatus::success);
@@ -284,6 +303,13 @@ fn listener(line: &str) -> Option<&str> {
     Some(rest)
 }
 
+/// Empties a log that is too long; whether it was. Who writes it appends, and so goes on at its beginning.
+fn empty_long(log: &Path) -> bool {
+    let is_long = fs::metadata(log).is_ok_and(|found| found.len() > LOG_BYTES);
+    let empty = || OpenOptions::new().write(true).open(log)?.set_len(0);
+    is_long && empty().is_ok()
+}
+
 fn describe(status: &ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
@@ -343,6 +369,24 @@ mod tests {
             (end.how.as_str(), end.success),
             ("exit status 3: no such device", false)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_says_too_much_fills_nothing_and_its_last_words_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("sh.log");
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        // It goes on until its log has become shorter.
+        let script = format!(
+            "before=0; for _ in $(seq 500); do head -c 300000 /dev/zero >&2; now=$(wc -c < '{}'); \
+             if [ $now -lt $before ]; then echo last >&2; exit 3; fi; before=$now; sleep 0.01; done",
+            log.display()
+        );
+        let _child = Supervised::spawn(sh(&script, &log), &ends).unwrap();
+        let end = ended.recv().await.unwrap();
+        assert_eq!(end.how, "exit status 3: last");
+        let length = fs::metadata(&log).unwrap().len();
+        assert!(length < 2 * LOG_BYTES, "{length} bytes");
     }
 
     #[tokio::test]
