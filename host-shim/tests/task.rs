@@ -582,6 +582,59 @@ async fn a_crowd_of_execs_is_started_in_turns() {
     assert!((2..=8).contains(&most), "{most} at a time");
 }
 
+#[tokio::test]
+async fn execs_that_nobody_deletes_are_not_in_the_way_for_good() {
+    /// As many as a task has at once.
+    const MOST: usize = 512;
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let exec = |number: usize, command: &str| {
+        let spec = json!({"args": [command], "cwd": "/"}).to_string();
+        ExecProcessRequest {
+            id: "demo".into(),
+            exec_id: format!("exec-{number}"),
+            spec: Some(Any {
+                value: spec.into_bytes(),
+                ..Any::default()
+            })
+            .into(),
+            ..Default::default()
+        }
+    };
+    for number in 0..MOST - 1 {
+        let request = exec(number, "false");
+        bench.client.exec(soon(), &request).await.unwrap();
+    }
+    let last = exec(MOST - 1, "sleep");
+    bench.client.exec(soon(), &last).await.unwrap();
+    bench.start("demo", &last.exec_id).await.unwrap();
+    // None of them has ended.
+    let more = exec(MOST, "false");
+    let (code_, message) = code(bench.client.exec(soon(), &more).await);
+    assert_eq!(code_, Code::FAILED_PRECONDITION, "{message}");
+    bench.start("demo", "exec-0").await.unwrap();
+    let ended = bench.wait("demo", "exec-0").await.unwrap();
+    assert_eq!(ended.exit_status, 3);
+    bench.client.exec(soon(), &more).await.unwrap();
+    // What runs and what waits for its start is still there.
+    bench.kill("demo", &last.exec_id, 9).await.unwrap();
+    bench.start("demo", "exec-1").await.unwrap();
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_has_ended_says_so_when_it_is_started() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.bundle("demo");
+    bench.create("demo").await.unwrap();
+    bench.kill("demo", "", 9).await.unwrap();
+    bench.wait("demo", "").await.unwrap();
+    let (_, message) = code(bench.start("demo", "").await);
+    assert!(message.contains("instance demo has ended"), "{message}");
+    bench.delete("demo", "").await.unwrap();
+    bench.stop().await;
+}
+
 /// An exec whose start the guest holds up, and what that guest was told and is let go by.
 async fn held(bench: &Bench) -> (Arc<Mutex<stub::agent::Told>>, Arc<Notify>) {
     bench.running("demo").await;

@@ -15,7 +15,7 @@ use super::{
     TaskError,
     events::{Publisher, TaskObserver},
     instance::Instance,
-    process::Exec,
+    process::{Exec, ExecPhase},
     restart::Restarter,
 };
 use crate::{
@@ -256,6 +256,10 @@ impl Task {
         let mut execs = lock(&self.execs);
         // Nobody is left who would forget these.
         execs.retain(|_, exec| !exec.is_abandoned());
+        if execs.len() >= MAX_EXECS {
+            // Nor these: containerd's CRI forgets its execs when it is started again, and deletes none of them.
+            execs.retain(|_, exec| !matches!(exec.phase(), ExecPhase::Stopped(_)));
+        }
         if execs.contains_key(&id) {
             return Err(TaskError::Exists(format!(
                 "exec {id} of container {}",

@@ -157,6 +157,19 @@ impl Driver {
         }
     }
 
+    /// Why it is not started now.
+    fn refusal(&self) -> String {
+        let id = &self.spec.id;
+        match self.state.phase() {
+            Phase::Ending | Phase::Cleaning | Phase::Stopped => {
+                format!(
+                    "instance {id} has ended and is not started again: delete it and create it anew"
+                )
+            }
+            _ => format!("instance {id} was started already"),
+        }
+    }
+
     fn overdue(&self, timer: Timer) -> String {
         match timer {
             Timer::Hello => {
@@ -181,8 +194,7 @@ impl Driver {
                     self.reply = Some(reply);
                     self.feed(Event::Start);
                 } else {
-                    let text = "it was started already".to_owned();
-                    let _ = reply.send(Err(StartError::Failed(text)));
+                    let _ = reply.send(Err(StartError::Failed(self.refusal())));
                 }
             }
             Input::Kill(kill) => self.feed(Event::Kill(kill)),
