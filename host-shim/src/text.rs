@@ -32,12 +32,16 @@ fn plain(error: &dyn Error) -> String {
     }
 }
 
+/// The widest that a column is made. What a guest calls its units may be longer, and stands out of its column then: each line
+/// of the table would be as long otherwise.
+const WIDEST: usize = 256;
+
 /// Lines with their columns aligned, two spaces between, the first column as deep as `indent`.
 pub fn table<const N: usize>(indent: usize, rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.chars().count()).min(WIDEST);
         }
     }
     let mut text = String::new();
@@ -45,7 +49,8 @@ pub fn table<const N: usize>(indent: usize, rows: &[[String; N]]) -> String {
         let mut line = " ".repeat(indent);
         for (cell, width) in row.iter().zip(widths) {
             line.push_str(cell);
-            line.push_str(&" ".repeat(width - cell.chars().count() + 2));
+            let space = width.saturating_sub(cell.chars().count());
+            line.push_str(&" ".repeat(space + 2));
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -130,5 +135,17 @@ mod tests {
     fn columns_are_aligned_and_lines_have_no_tail() {
         let rows = [["a".into(), "bb".into()], ["ccc".into(), String::new()]];
         assert_eq!(table(2, &rows), "  a    bb\n  ccc\n");
+    }
+
+    #[test]
+    fn one_long_cell_does_not_make_every_line_long() {
+        let mut rows = vec![["a".to_owned(), "b".to_owned()]; 1000];
+        rows[0][0] = "x".repeat(100_000);
+        let text = table(0, &rows);
+        assert!(text.len() < 400_000, "{} bytes", text.len());
+        let mut lines = text.lines();
+        assert!(lines.next().is_some_and(|line| line.ends_with("x  b")));
+        let aligned = format!("a{}b", " ".repeat(WIDEST + 1));
+        assert!(lines.all(|line| line == aligned));
     }
 }
