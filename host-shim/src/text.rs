@@ -18,6 +18,11 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Whether a character reorders those around it on a terminal, so that a line reads as something that nobody wrote.
+pub fn reorders(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -12,6 +12,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::text::reorders;
+
 /// The file is renamed to `.old` when it has this many bytes, so that at most twice as much is kept.
 pub const MAX_BYTES: u64 = 512 * 1024;
 
@@ -111,7 +113,7 @@ pub fn panicked(path: &Path) -> bool {
         .any(|line| line.contains(PANIC))
 }
 
-/// `line` without terminal escape sequences and other control characters.
+/// `line` without terminal escape sequences, other control characters, and the marks that reorder a line.
 pub fn plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut chars = line.chars().peekable();
@@ -120,7 +122,7 @@ pub fn plain(line: &str) -> String {
             // A control sequence ends with a byte from '@' to '~' (ECMA-48, 5.4).
             chars.next();
             while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
-        } else if !c.is_control() {
+        } else if !(c.is_control() || reorders(c)) {
             plain.push(c);
         }
     }
@@ -166,5 +168,7 @@ mod tests {
         .unwrap();
         assert!(panicked(&path));
         assert!(tail(&dir.path().join("none"), 10, 1).is_empty());
+        // Nor make a line read as another one.
+        assert_eq!(plain("a\u{202e}b\u{9b}c\u{2066}"), "abc");
     }
 }

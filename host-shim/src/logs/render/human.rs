@@ -5,7 +5,7 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
     logs::entry::{Entry, Record, name_of},
-    text::hex,
+    text::{hex, reorders},
 };
 
 /// After so many lines of one message each further one has [`INDENT`] before it and nothing else.
@@ -198,8 +198,7 @@ pub(super) fn time_us(entry: &Entry<'_>) -> u64 {
 pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c == '\t' || !(c.is_control() || reorders) {
+            if c == '\t' || !(c.is_control() || reorders(c)) {
                 out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             } else if c.is_ascii() {
                 out.extend_from_slice(format!("\\x{:02x}", u32::from(c)).as_bytes());
