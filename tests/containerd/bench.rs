@@ -12,6 +12,7 @@ use seed_tests::{
     containerd::{Options, Programs, image::Image},
     limit, stub,
 };
+use serde_json::Value;
 
 /// An image with which a stub boots.
 pub(crate) const STUB: &str = "localhost/stub:1";
@@ -19,18 +20,26 @@ pub(crate) const STUB: &str = "localhost/stub:1";
 /// The runtime.
 pub(crate) const RUNTIME: &str = "io.containerd.seed.v2";
 
+/// The annotation that names the TPM of somebody else.
+pub(crate) const TPM_SOCKET: &str = "io.katacontainers.config.hypervisor.tpm_socket";
+
 /// The init program in [`STUB`].
 pub(crate) use seed_tests::stub::INIT;
 
 /// Every stub has room to grow.
 const GROWTH: &str = "[growth]\nmax_vcpus = 4\nmax_memory_mib = 2048";
 
-/// Processors and memory of an instance, as its shim tells them.
-pub(crate) fn size(containerd: &Containerd, namespace: &str, id: &str) -> Result<(u64, u64)> {
+/// What the shim of an instance tells of it.
+pub(crate) fn told(containerd: &Containerd, namespace: &str, id: &str) -> Result<Value> {
     let mut seed = containerd.seed(&["--namespace", namespace, "status", "--json", id]);
     let output = seed.output()?;
     ensure!(output.status.success(), "seed status: {output:?}");
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Processors and memory of an instance, as its shim tells them.
+pub(crate) fn size(containerd: &Containerd, namespace: &str, id: &str) -> Result<(u64, u64)> {
+    let status = told(containerd, namespace, id)?;
     let number = |key: &str| {
         status[key]
             .as_u64()
@@ -48,7 +57,8 @@ pub(crate) fn stubs(
     let mut containerd = Containerd::make(programs, version, options)?;
     let names = containerd.dir().join("stubs");
     let programs = stub::programs(&names, env!("CARGO_BIN_EXE_stub-vm"))?;
-    containerd.write_shim_config(&format!("accel = \"tcg\"\n{programs}\n{GROWTH}"))?;
+    let allowed = "enable_annotations = [\"tpm_socket\"]";
+    containerd.write_shim_config(&format!("accel = \"tcg\"\n{allowed}\n{programs}\n{GROWTH}"))?;
     containerd.run()?;
     let root = containerd.dir().join("stub-root");
     stub::root(&root)?;

@@ -4,10 +4,11 @@
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::net::UnixListener,
     process::{Command, Output, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use seed_tests::{
     Containerd, Runner, Version,
     containerd::{Options, Programs},
@@ -15,18 +16,21 @@ use seed_tests::{
 };
 
 use crate::{
-    bench::{self, INIT, RUNTIME, STUB, in_order, nothing_left, status, stubs, wait_status},
+    bench::{
+        self, INIT, RUNTIME, STUB, TPM_SOCKET, in_order, nothing_left, status, stubs, wait_status,
+    },
     still,
 };
 
 type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     ("run_exec_pause_kill_and_remove", whole_life),
     ("foreground_run_shows_the_journal", foreground),
     ("events_come_in_order", events),
     ("containerd_killed_and_started_finds_all", restart),
     ("shim_killed_leaves_nothing", killed_shim),
+    ("the_end_of_a_tpm_of_others_is_the_machines", tpm_of_others),
     ("shim_that_stands_still_and_goes_on", still::continued),
     (
         "shim_that_never_goes_on_is_got_rid_of",
@@ -133,6 +137,37 @@ fn remove_killed(containerd: &Containerd, id: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&removed.stderr);
     ensure!(said.contains("137"), "rm: {removed:?}");
     containerd.ctr_ok(&["containers", "rm", id]).map(drop)
+}
+
+/// Two of them: the first powers itself off with its TPM there, the second loses it.
+fn tpm_of_others(containerd: &mut Containerd) -> Result<()> {
+    let path = containerd.dir().join("others.sock");
+    let listener = UnixListener::bind(&path)?;
+    listener.set_nonblocking(true)?;
+    let annotation = format!("{TPM_SOCKET}={}", path.display());
+    let begin = || {
+        let named = ["--annotation", annotation.as_str(), STUB, "tpm", INIT];
+        let words = [&["run", "--detach", "--runtime", RUNTIME][..], &named].concat();
+        containerd.ctr_ok(&words)?;
+        wait_status(containerd, "tpm", "RUNNING")?;
+        // The machine could not have begun without it.
+        Ok::<_, Error>(listener.accept()?.0)
+    };
+    let served = begin()?;
+    end(containerd, "tpm")?;
+    drop(served);
+
+    let served = begin()?;
+    drop(served);
+    wait_status(containerd, "tpm", "STOPPED")?;
+    let exit = &bench::told(containerd, "default", "tpm")?["exit"];
+    let reason = format!(
+        "swtpm ended (whoever served {} has hung up)",
+        path.display()
+    );
+    ensure!(exit["status"] == 137 && exit["reason"] == reason, "{exit}");
+    remove_killed(containerd, "tpm")?;
+    nothing_left(containerd)
 }
 
 fn foreground(containerd: &mut Containerd) -> Result<()> {

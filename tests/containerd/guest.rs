@@ -24,7 +24,7 @@ use seed_tests::{
 };
 
 use crate::{
-    bench::{self, INIT, STUB},
+    bench::{self, INIT, STUB, TPM_SOCKET},
     pod,
 };
 
@@ -231,9 +231,6 @@ fn paused_while_it_logs(
     }
     sh("systemctl stop flood").map(drop)
 }
-
-/// The annotation that names the TPM of somebody else.
-const TPM_SOCKET: &str = "io.katacontainers.config.hypervisor.tpm_socket";
 
 /// How many folders the pod has mounted, and below what: Kata is known to drop most of so many.
 const BINDS: usize = 70;

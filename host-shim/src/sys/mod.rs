@@ -20,7 +20,10 @@ use rustix::{
     process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::{Child, Command},
+};
 
 /// How often a path is resolved again that the kernel could not be sure of.
 const RESOLVED_AGAIN: usize = 128;
@@ -38,6 +41,19 @@ pub fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+/// Has the runtime say when a socket can be read from or its other side is gone. Must be called inside the runtime. The
+/// socket's flags stay as they are: whoever else holds it may wait on it.
+#[allow(
+    unsafe_code,
+    reason = "the runtime watches sockets by number: that one is whose it is thought to be takes a promise"
+)]
+pub fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor keeps its number until it is dropped, and `AsyncFd` ends its registration before it
+    // drops what it owns.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    watched.map_err(|error| error.into_parts().1)
 }
 
 /// Gives the calling thread, and every thread and process that it starts from now on, mounts of its own.

@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     ProcessInfo, VmmError,
+    foreign::Foreign,
     helpers::{self, Cache},
     process::{Ended, Launch, Starting, Supervised},
     programs::Found,
@@ -73,14 +74,18 @@ pub(super) struct Connections {
 }
 
 /// The running ones. Dropping it kills them.
-#[derive(Debug)]
-pub(super) struct Daemons(Vec<Supervised>);
+#[derive(Debug, Default)]
+pub(super) struct Daemons {
+    children: Vec<Supervised>,
+    /// The TPM, where somebody else serves it.
+    foreign: Option<Foreign>,
+}
 
 impl Daemons {
     /// Starts all, as the shim's own user, and returns when each listens where the VMM will look for it, or at the end of
     /// the first that ends.
     pub(super) async fn listening(start: Start<'_>) -> Result<Self, VmmError> {
-        let mut daemons = Self(Vec::new());
+        let mut daemons = Self::default();
         let socket = start.spec.paths.tpm_socket();
         daemons.swtpm(&start, &tpm::Control::Socket(&socket), None)?;
         let others = daemons.others(&start, None)?;
@@ -103,7 +108,7 @@ impl Daemons {
         start: Start<'_>,
         lease: Option<&Arc<Lease>>,
     ) -> Result<(Self, Connections), VmmError> {
-        let mut daemons = Self(Vec::new());
+        let mut daemons = Self::default();
         let paths = &start.spec.paths;
         let socket = |path: &Path| {
             let path = path.to_owned();
@@ -115,7 +120,12 @@ impl Daemons {
         drop(theirs);
         let others = daemons.others(&start, lease)?;
         let tpm = match &start.spec.tpm_socket {
-            Some(path) => reach(path).map_err(socket(path))?,
+            Some(path) => {
+                let connection = reach(path).map_err(socket(path))?;
+                let watched = Foreign::watch(SWTPM, &connection, path, start.ends);
+                daemons.foreign = Some(watched.map_err(socket(path))?);
+                connection
+            }
             None => answering(ours, start.spec, start.limit, start.ended).await?,
         };
         let mut streams = BTreeMap::new();
@@ -245,42 +255,50 @@ impl Daemons {
         launch: Launch<'_>,
         ends: &mpsc::UnboundedSender<Ended>,
     ) -> Result<(), VmmError> {
-        self.0.push(Supervised::spawn(launch, ends)?.0);
+        self.children.push(Supervised::spawn(launch, ends)?.0);
         Ok(())
     }
 
     /// One has ended.
     pub(super) fn forget(&mut self, name: &str) {
-        self.0.retain(|daemon| daemon.info().name != name);
+        self.children.retain(|daemon| daemon.info().name != name);
     }
 
     /// Returns when none is left. Their ends arrive on `ended`.
     pub(super) async fn stop(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>) {
-        for daemon in self.0.iter().filter(|one| TOLD.contains(&one.info().name)) {
+        if let Some(foreign) = self.foreign.take() {
+            tracing::info!("TPM is somebody else's and is left to them");
+            foreign.end().await;
+        }
+        for daemon in self
+            .children
+            .iter()
+            .filter(|one| TOLD.contains(&one.info().name))
+        {
             daemon.signal(Signal::TERM);
         }
         let until = Instant::now() + GRACE;
         // The first that ended, if it was a daemon, is still in the list: its pid tells.
         self.only_living();
-        while !self.0.is_empty() {
+        while !self.children.is_empty() {
             match timeout_at(until, ended.recv()).await {
                 Ok(Some(ended)) => self.forget(ended.name),
                 Ok(None) | Err(_) => break,
             }
         }
-        for daemon in &self.0 {
+        for daemon in &self.children {
             tracing::warn!(process = daemon.info().name, "daemon had to be killed");
             daemon.signal(Signal::KILL);
         }
         let until = Instant::now() + GRACE;
-        while !self.0.is_empty() && Instant::now() < until {
+        while !self.children.is_empty() && Instant::now() < until {
             self.only_living();
             sleep(Duration::from_millis(5)).await;
         }
     }
 
     fn only_living(&mut self) {
-        self.0
+        self.children
             .retain(|daemon| sys::start_time(daemon.info().pid).is_some());
     }
 
@@ -292,7 +310,7 @@ impl Daemons {
     ) -> Result<Vec<ProcessInfo>, VmmError> {
         let entry =
             |name: &str, pid: u32| json!({"name": name, "pid": pid, "start": sys::start_time(pid)});
-        let all = [vmm].into_iter().chain(&self.0);
+        let all = [vmm].into_iter().chain(&self.children);
         let processes: Vec<ProcessInfo> = all.map(|child| child.info().clone()).collect();
         let mut written = vec![entry("shim", std::process::id())];
         written.extend(processes.iter().map(|one| entry(one.name, one.pid)));

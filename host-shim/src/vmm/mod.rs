@@ -9,6 +9,7 @@
 pub mod cloud_hypervisor;
 pub mod console;
 mod daemons;
+mod foreign;
 pub mod helpers;
 mod kind;
 pub mod process;
