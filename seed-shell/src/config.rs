@@ -1,14 +1,13 @@
 //! The configuration: one TOML file, every key optional, unknown keys refused.
 
 use std::{
-    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use seed_shim::config::{ConfigError, file};
 use serde::Deserialize;
-use thiserror::Error;
 
 /// Where the configuration is looked for when nothing else says so.
 pub const DEFAULT_FILE: &str = "/etc/seed/shell.toml";
@@ -18,37 +17,6 @@ const MAX_COUNT: usize = 100_000;
 
 /// The longest time that can be asked for: a week.
 const MAX_SECONDS: u64 = 7 * 86_400;
-
-/// Why there is no configuration.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("configuration {} cannot be read", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("configuration {}: {problem}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// The parser's sentence.
-        problem: String,
-    },
-    /// A value outside its range.
-    #[error("configuration {}: {key} {problem}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Which key.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
 
 /// How much one may have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -136,24 +104,18 @@ impl Default for Config {
 impl Config {
     /// Loads the file that is named, or the default one where it exists.
     pub fn load(chosen: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = chosen.unwrap_or(Path::new(DEFAULT_FILE));
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && chosen.is_none() => {
-                Ok(Self::default())
+        let default = Path::new(DEFAULT_FILE);
+        match chosen {
+            None if matches!(default.try_exists(), Ok(false)) => Ok(Self::default()),
+            _ => {
+                let path = chosen.unwrap_or(default);
+                Self::parse(&file::read(path)?, path)
             }
-            Err(source) => Err(ConfigError::Read {
-                path: path.into(),
-                source,
-            }),
         }
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
-            path: path.into(),
-            problem: error.message().to_owned(),
-        })?;
+        let config: Self = file::parse(text, path)?;
         config.check(path)?;
         Ok(config)
     }
@@ -249,7 +211,7 @@ mod tests {
     #[test]
     fn unknown_keys_and_wrong_values_are_refused_with_their_name() {
         for (text, said) in [
-            ("listn = []", "listn"),
+            ("\nlistn = []", "line 2: unknown field `listn`"),
             ("listen = []", "listen"),
             ("listen = ['localhost']", "socket address"),
             ("state_dir = 'x'", "state_dir"),

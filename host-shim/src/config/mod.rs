@@ -4,10 +4,11 @@
 //! ([`options`](crate::shim::options)), else the environment variable [`CONFIG_ENV`], else
 //! [`DEFAULT_FILE`] where it exists, else the defaults.
 
+pub mod file;
 mod tables;
 
 use std::{
-    env, fs, io,
+    env,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -15,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::file::ConfigError;
 pub use self::tables::{
     AnnotationLimits, Growth, IDS_EACH, Limits, Logs, MAX_DISK_PORTS, MAX_LIMIT_SECONDS, Programs,
     Users,
@@ -29,39 +31,6 @@ pub const CONFIG_ENV: &str = "SEED_CONFIG";
 
 /// Set for what `seed` runs in a user namespace, where an ordinary user is root.
 pub const ROOTLESS_ENV: &str = "SEED_ROOTLESS";
-
-/// Why there is no configuration.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("configuration {} cannot be read", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Not TOML, an unknown key, or a value of the wrong kind.
-    #[error("configuration {}, line {line}: {problem}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// The parser's sentence, without the drawing that goes with it.
-        problem: String,
-    },
-    /// A value outside its range.
-    #[error("configuration {}: {key} {problem}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Which key.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
 
 /// How the VM's processor is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -205,23 +174,12 @@ impl Config {
 
     /// Loads one file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path)
+        Self::parse(&file::read(path)?, path)
     }
 
     /// Parses the text of `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let before = error.span().and_then(|span| text.get(..span.start));
-            ConfigError::Parse {
-                path: path.to_owned(),
-                line: before.map_or(1, |before| before.matches('\n').count() + 1),
-                problem: error.message().trim_end().replace('\n', ", "),
-            }
-        })?;
+        let config: Self = file::parse(text, path)?;
         config.check(path)?;
         Ok(config)
     }
