@@ -9,7 +9,7 @@ mod common;
 
 use std::{
     fs,
-    os::unix::fs::{chroot, symlink},
+    os::unix::fs::{PermissionsExt, chroot, symlink},
     path::Path,
 };
 
@@ -51,10 +51,14 @@ fn source(name: &str) -> String {
 }
 
 fn bring_up(name: &str, destination: &str, options: &[&str]) -> Result<(), ShareError> {
+    put("bind", &source(name), destination, options)
+}
+
+fn put(kind: &str, source: &str, destination: &str, options: &[&str]) -> Result<(), ShareError> {
     let raw = RawMount {
         destination: destination.to_owned(),
-        source: source(name),
-        kind: "bind".to_owned(),
+        source: source.to_owned(),
+        kind: kind.to_owned(),
         options: options.iter().map(|word| (*word).to_owned()).collect(),
     };
     let mounts = oci::parse(vec![raw]).unwrap();
@@ -101,6 +105,66 @@ fn a_pods_files_and_folders_are_where_it_wants_them() {
     for word in ["ro,", "nosuid", "nodev", "noexec"] {
         assert!(config[0].contains(word), "{}", config[0]);
     }
+}
+
+#[test]
+fn memory_is_as_large_as_somebody_asked_and_the_guests_own_is_resized() {
+    if !in_namespaces("memory_is_as_large_as_somebody_asked_and_the_guests_own_is_resized") {
+        return;
+    }
+    enter_a_root();
+    let memory = |place: &str, options: &[&str]| {
+        put("tmpfs", "tmpfs", place, options).map(|()| lines(place))
+    };
+    let total = |place: &str| online::usage(Path::new(place)).unwrap();
+    // Twice, as an agent does that ended before it had remembered.
+    for _ in 0..2 {
+        let there = memory(
+            "/scratch",
+            &["size=1m,nr_inodes=100", "mode=0700", "noexec"],
+        )
+        .unwrap();
+        assert_eq!(there.len(), 1, "{there:?}");
+        for word in ["nosuid", "nodev", "noexec"] {
+            assert!(there[0].contains(word), "{there:?}");
+        }
+    }
+    let room = total("/scratch");
+    assert_eq!((room.bytes.total, room.inodes.total), (1 << 20, 100));
+    let mode = fs::metadata("/scratch").unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+    memory("/locked", &["ro"]).unwrap();
+    assert!(fs::write("/locked/file", "x").is_err());
+    // In the order that was given: a file of the host's in it.
+    bring_up("hosts", "/scratch/hosts", &["rbind"]).unwrap();
+    assert!(Path::new("/scratch/hosts").exists());
+
+    fs::create_dir_all("/dev/shm").unwrap();
+    let flags = MountOptions::default().flags;
+    mount::mount(
+        Path::new("tmpfs"),
+        Path::new("/dev/shm"),
+        "tmpfs",
+        flags,
+        "mode=1777",
+    )
+    .unwrap();
+    fs::write("/dev/shm/segment", "kept").unwrap();
+    let there = memory("/dev/shm", &["size=2097152"]).unwrap();
+    assert_eq!((there.len(), total("/dev/shm").bytes.total), (1, 2 << 20));
+    assert_eq!(fs::read_to_string("/dev/shm/segment").unwrap(), "kept");
+    let mode = fs::metadata("/dev/shm").unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777);
+
+    symlink("/run/systemd", "/lead").unwrap();
+    fs::create_dir_all("/run/systemd").unwrap();
+    let refused = memory("/lead", &[]);
+    assert!(
+        matches!(refused, Err(ShareError::Elsewhere { .. })),
+        "{refused:?}"
+    );
+    let refused = memory("/odd", &["colour=red"]).unwrap_err().to_string();
+    assert!(refused.starts_with("/odd cannot be mounted"), "{refused}");
 }
 
 #[test]

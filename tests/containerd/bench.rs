@@ -70,6 +70,14 @@ pub(crate) fn stubs(
     Ok(containerd)
 }
 
+/// What the guest of a stub was told, as text.
+pub(crate) fn told(containerd: &Containerd, id: &str) -> Result<String> {
+    let told = containerd.dir().join(format!("{id}.txt"));
+    limit::until("what the guest was told", limit::COMMAND, || {
+        Ok(fs::read_to_string(&told).ok())
+    })
+}
+
 /// Waits until no process, mount, socket or folder of an instance is left.
 pub(crate) fn nothing_left(containerd: &Containerd) -> Result<()> {
     let mut left = Vec::new();

@@ -26,6 +26,7 @@ type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
 const CASES: [Case; 8] = [
     ("run_exec_pause_kill_and_remove", whole_life),
+    ("memory_is_mounted_and_an_unknown_kind_refused", mounts),
     ("foreground_run_shows_the_journal", foreground),
     ("events_come_in_order", events),
     ("containerd_killed_and_started_finds_all", restart),
@@ -128,6 +129,43 @@ fn whole_life(containerd: &mut Containerd) -> Result<()> {
     containerd.ctr_ok(&["tasks", "kill", "--signal", "SIGKILL", "again"])?;
     wait_status(containerd, "again", "STOPPED")?;
     remove_killed(containerd, "again")?;
+    nothing_left(containerd)
+}
+
+fn mounts(containerd: &mut Containerd) -> Result<()> {
+    let run = |mount: &str, id: &str| {
+        let mount = format!("type={mount}");
+        let words = ["run", "--detach", "--runtime", RUNTIME, "--mount", &mount];
+        containerd.ctr_output(&[&words[..], &[STUB, id, INIT]].concat())
+    };
+    let memory = "tmpfs,src=tmpfs,dst=/scratch,options=size=1m:mode=0700:ro";
+    let ran = run(memory, "memory")?;
+    ensure!(ran.status.success(), "{ran:?}");
+    wait_status(containerd, "memory", "RUNNING")?;
+    let told = bench::told(containerd, "memory")?;
+    let wanted = "destination: \"/scratch\" source: \"tmpfs\" type: \"tmpfs\" options: \"size=1m\" \
+                  options: \"mode=0700\" options: \"ro\"";
+    ensure!(told.contains(wanted), "no {wanted} in {told}");
+    end(containerd, "memory")?;
+
+    for (mount, sentence) in [
+        (
+            "nfs,src=server:/data,dst=/data",
+            "mount of type \"nfs\" at /data is not supported",
+        ),
+        (
+            "tmpfs,src=tmpfs,dst=/scratch,options=size=lots",
+            "memory at /scratch: option \"size=lots\" is not one of tmpfs's",
+        ),
+    ] {
+        let refused = run(mount, "refused")?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            !refused.status.success() && said.contains(sentence),
+            "{refused:?}"
+        );
+        containerd.ctr_ok(&["containers", "rm", "refused"])?;
+    }
     nothing_left(containerd)
 }
 

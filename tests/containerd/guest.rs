@@ -73,6 +73,8 @@ fn println_tail(containerd: &Containerd) {
 fn in_a_pod(containerd: &Containerd) -> Result<()> {
     let cri = Cri::connect(containerd)?;
     let config = pod::sandbox(containerd, "guest")?;
+    // Before the pod, as kubelet does: where the host's mounts are private, none arrives at a shim that runs.
+    let memory = Memory::make(containerd)?;
     let pod = cri.run_pod(&config, "seed")?;
     let (config_map, claim) = volumes(containerd)?;
     let mut container = pod::container("app");
@@ -81,6 +83,7 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         mount("/srv/claim", &claim, false),
     ];
     container.mounts.extend(many_binds(containerd)?);
+    container.mounts.push(mount("/dev/shm", &memory.0, false));
     let disk = LoopDevice::make(&containerd.dir().join("raw.img"))?;
     container.devices = vec![Device {
         container_path: "/dev/raw".to_owned(),
@@ -131,6 +134,19 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
     ensure!(
         sh(&listed)?.split_whitespace().eq(&wanted),
         "the {BINDS} binds"
+    );
+
+    // Memory of the pod is memory of the guest: as large as was asked for, and programs share it.
+    let size = sh("stat -f -c '%S %b' /dev/shm")?;
+    let size: u64 = size
+        .split(' ')
+        .map(str::parse::<u64>)
+        .product::<Result<_, _>>()?;
+    ensure!(size == Memory::BYTES, "/dev/shm has {size} bytes");
+    sh("echo here > /dev/shm/segment && grep -q here /dev/shm/segment")?;
+    ensure!(
+        !memory.0.join("segment").exists(),
+        "memory of the guest is on the host"
     );
 
     paused_while_it_logs(containerd, &id, sh)?;
@@ -277,6 +293,36 @@ impl Drop for LoopDevice {
         let _ = Command::new("losetup")
             .args(["--detach", &self.node])
             .status();
+    }
+}
+
+/// Kubelet's memory for an `emptyDir` with `medium: Memory`, until this is dropped.
+struct Memory(PathBuf);
+
+impl Memory {
+    const BYTES: u64 = 3 << 20;
+
+    fn make(containerd: &Containerd) -> Result<Self> {
+        let folder = containerd.dir().join("kubernetes.io~empty-dir/memory");
+        fs::create_dir_all(&folder)?;
+        let mut command = Command::new("mount");
+        command.args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={}", Self::BYTES),
+            "tmpfs",
+        ]);
+        command.arg(&folder);
+        let made = output(command, limit::COMMAND)?;
+        ensure!(made.status.success(), "mount: {made:?}");
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 

@@ -204,10 +204,7 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
             "stub guest has nothing to do",
         ],
     )?;
-    let told = containerd.dir().join(format!("{id}.txt"));
-    let told = limit::until("what the guest was told", limit::COMMAND, || {
-        Ok(fs::read_to_string(&told).ok())
-    })?;
+    let told = bench::told(containerd, &id)?;
     // A card with the pod's address, the way out, and the files that CRI gives every container.
     for part in [
         &format!("address: \"{address}\" mask: \"24\""),

@@ -1,6 +1,7 @@
 //! The `mounts` of an OCI specification: files and directories that the host shares, at the places where a
-//! container engine wants them. The guest is a whole system, so what it makes for itself (`/proc`, `/dev`
-//! and the like) is passed over, and what would take its own parts away is refused.
+//! container engine wants them, and memory. The guest is a whole system, so what it makes for itself (`/proc`, `/dev`
+//! and the like) is passed over, and what would take its own parts away is refused. Where it has memory already, that
+//! gets the size that is asked for.
 //!
 //! A mount is there before systemd goes on. systemd takes it off at the end, as it does with every mount;
 //! asking twice changes nothing. Sources are told in [`super::source`].
@@ -46,10 +47,19 @@ const GUESTS_OWN: [&str; 14] = [
     "fusectl",
 ];
 
-/// Where a guest has memory of its own.
-const GUESTS_MEMORY: [&str; 6] = ["/dev", "/dev/shm", "/run", "/run/lock", "/tmp", "/sys"];
+/// Where a guest has memory of its own, of which an engine's word means nothing to it.
+const GUESTS_MEMORY: [&str; 4] = ["/dev", "/run", "/run/lock", "/sys"];
 
-/// What Kubernetes wants in a tree that is otherwise the guest's own: a container's last words.
+/// Where programs share memory: the guest's own, which may be given another size.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// What engines say of that place when nobody asked for anything (containerd's `defaultMounts` of `pkg/oci/mounts.go`).
+const ENGINES_SIZE: &str = "size=65536k";
+
+/// The memory of a pod's containers in a Kata guest, which both Kata shims bind to that place.
+const PODS_MEMORY: &str = "/run/kata-containers/sandbox/shm";
+
+/// What Kubernetes wants in a tree that is otherwise the guest's own, beside shared memory: a container's last words.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// Trees in which nothing of the host's is mounted.
@@ -118,7 +128,14 @@ pub enum Mount {
     /// What the host shares.
     Bind(Bind),
     /// Memory.
-    Memory(Share),
+    Memory(Memory),
+}
+
+/// Memory at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    destination: PathBuf,
+    options: MountOptions,
 }
 
 /// A file or directory at one more place.
@@ -204,45 +221,39 @@ impl Mount {
         // The word counts and not the kind: to a Kata shim a folder for a pod is of the kind `local`.
         let mut words = raw.options.iter().flat_map(|word| word.split(','));
         let bound = words.any(|word| matches!(word, "bind" | "rbind"));
-        let is_bind = raw.kind == "bind" || (bound && raw.kind != "tmpfs");
-        let own = raw.kind == "tmpfs" || is_bind;
+        let is_memory = raw.kind == "tmpfs";
+        let is_bind = raw.kind == "bind" || (bound && !is_memory);
         if GUESTS_OWN.contains(&raw.kind.as_str()) {
             return Ok(None);
         }
         let destination = plain(&raw.destination)?;
-        let memory = GUESTS_MEMORY
-            .iter()
-            .any(|place| destination == Path::new(place));
-        // A Kata shim binds its own memory to `/dev/shm`.
-        let shm = destination == Path::new("/dev/shm");
-        if (raw.kind == "tmpfs" && memory) || (is_bind && shm) {
-            return Ok(None);
-        }
-        if is_bind {
-            return Bind::parse(raw, destination).map(Self::Bind).map(Some);
-        }
-        if !own {
+        if !is_bind && !is_memory {
             return Err(SpecError::MountKind {
                 kind: raw.kind,
                 path: raw.destination,
             });
         }
-        let share = Share::try_from(RawStorage {
-            driver: "ephemeral".to_owned(),
-            source: raw.kind.clone(),
-            fstype: raw.kind,
-            options: raw.options,
-            mount_point: raw.destination,
-            ..RawStorage::default()
-        })?;
-        Ok(Some(Self::Memory(share)))
+        let at = |place: &&str| destination == Path::new(place);
+        let nothing_asked = at(&SHARED_MEMORY) && is_engines(&raw, is_bind);
+        if nothing_asked || (is_memory && GUESTS_MEMORY.iter().any(at)) {
+            return Ok(None);
+        }
+        if is_bind {
+            return Bind::parse(raw, destination).map(Self::Bind).map(Some);
+        }
+        allowed(&raw.destination, &destination)?;
+        let options = MountOptions::parse(&raw.options);
+        Ok(Some(Self::Memory(Memory {
+            destination,
+            options,
+        })))
     }
 
     /// Where it goes.
     pub fn destination(&self) -> &Path {
         match self {
             Self::Bind(bind) => &bind.destination,
-            Self::Memory(share) => share.mount_point.as_path(),
+            Self::Memory(memory) => &memory.destination,
         }
     }
 
@@ -250,19 +261,14 @@ impl Mount {
     pub fn bring_up(&self, shared: &Path) -> Result<(), ShareError> {
         match self {
             Self::Bind(bind) => bind.bring_up(shared),
-            Self::Memory(share) => share::bring_up(share, shared),
+            Self::Memory(memory) => memory.bring_up(shared),
         }
     }
 }
 
 impl Bind {
     fn parse(raw: RawMount, destination: PathBuf) -> Result<Self, SpecError> {
-        if let Some(reason) = forbidden(&destination) {
-            return Err(SpecError::Destination {
-                path: raw.destination,
-                reason,
-            });
-        }
+        allowed(&raw.destination, &destination)?;
         let mut options = Vec::new();
         let (mut recursive, mut propagation) = (false, None);
         for word in raw.options.iter().flat_map(|word| word.split(',')) {
@@ -298,7 +304,7 @@ impl Bind {
         let open = open_source(self.source.as_path(), shared)?;
         let from = by_descriptor(&open);
         let original = fs::metadata(&from).map_err(failed)?;
-        let place = self.place(original.is_dir())?;
+        let place = place(&self.destination, original.is_dir())?;
         let same = fs::metadata(&place)
             .is_ok_and(|there| (there.dev(), there.ino()) == (original.dev(), original.ino()));
         if same && mount::mounted_at(&place).map_err(failed)?.is_some() {
@@ -311,47 +317,80 @@ impl Bind {
         info!(mount_point = %place.display(), "the host's mount is in place");
         Ok(())
     }
+}
 
-    /// The place itself, without links on the way, with something there to mount on.
-    fn place(&self, is_directory: bool) -> Result<PathBuf, ShareError> {
+impl Memory {
+    /// Mounts it. The guest's own memory gets the size and the flags.
+    fn bring_up(&self, shared: &Path) -> Result<(), ShareError> {
+        let place = place(&self.destination, true)?;
         let failed = |source| ShareError::Mount {
             mount_point: self.destination.clone(),
             source,
         };
-        let elsewhere = |leads_to| ShareError::Elsewhere {
-            mount_point: self.destination.clone(),
-            leads_to,
+        let there = mount::mounted_at(&place).map_err(failed)?;
+        let memory = Share {
+            kind: Kind::Ephemeral {
+                filesystem: "tmpfs",
+            },
+            mount_point: MountPoint(place),
+            options: self.options.clone(),
+            group: None,
         };
-        let (Some(parent), Some(name)) = (self.destination.parent(), self.destination.file_name())
-        else {
-            return Err(failed(io::ErrorKind::InvalidFilename.into()));
-        };
-        let parent = real(parent).map_err(failed)?;
-        let place = parent.join(name);
-        if forbidden(&place).is_some() {
-            return Err(elsewhere(place));
+        match there {
+            Some(there) if there.filesystem == "tmpfs" => share::update_ephemeral(&memory),
+            _ => share::bring_up(&memory, shared),
         }
-        let is_link = fs::symlink_metadata(&place).is_ok_and(|there| there.is_symlink());
-        if is_link {
-            let in_etc = place.starts_with(ETC) && !is_directory;
-            match fs::canonicalize(&place) {
-                Ok(target) if forbidden(&target).is_none() => return Ok(target),
-                // Nobody but the link leads to that file.
-                Ok(target) if in_etc && target.starts_with(STORE) => return Ok(target),
-                // Another program's file, that is made anew or not made yet: the link is covered, not followed.
-                _ if in_etc => return Ok(place),
-                Ok(target) => return Err(elsewhere(target)),
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        if is_directory {
-            file::make_directories(&place).map_err(failed)?;
-        } else {
-            file::make_directories(&parent).map_err(failed)?;
-            file::make_empty(&place).map_err(failed)?;
-        }
-        Ok(place)
     }
+}
+
+/// Whether this is what an engine says of the memory that programs share when nobody asked for any.
+fn is_engines(raw: &RawMount, is_bind: bool) -> bool {
+    if is_bind {
+        return raw.source == PODS_MEMORY;
+    }
+    let mut words = raw.options.iter().flat_map(|word| word.split(','));
+    let asks = |word: &str| word.starts_with("nr_") || word.starts_with("size=");
+    !words.any(|word| asks(word) && word != ENGINES_SIZE)
+}
+
+/// The place itself, without links on the way, with something there to mount on.
+fn place(destination: &Path, is_directory: bool) -> Result<PathBuf, ShareError> {
+    let failed = |source| ShareError::Mount {
+        mount_point: destination.to_owned(),
+        source,
+    };
+    let elsewhere = |leads_to| ShareError::Elsewhere {
+        mount_point: destination.to_owned(),
+        leads_to,
+    };
+    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
+        return Err(failed(io::ErrorKind::InvalidFilename.into()));
+    };
+    let parent = real(parent).map_err(failed)?;
+    let place = parent.join(name);
+    if forbidden(&place).is_some() {
+        return Err(elsewhere(place));
+    }
+    let is_link = fs::symlink_metadata(&place).is_ok_and(|there| there.is_symlink());
+    if is_link {
+        let in_etc = place.starts_with(ETC) && !is_directory;
+        match fs::canonicalize(&place) {
+            Ok(target) if forbidden(&target).is_none() => return Ok(target),
+            // Nobody but the link leads to that file.
+            Ok(target) if in_etc && target.starts_with(STORE) => return Ok(target),
+            // Another program's file, that is made anew or not made yet: the link is covered, not followed.
+            _ if in_etc => return Ok(place),
+            Ok(target) => return Err(elsewhere(target)),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if is_directory {
+        file::make_directories(&place).map_err(failed)?;
+    } else {
+        file::make_directories(&parent).map_err(failed)?;
+        file::make_empty(&place).map_err(failed)?;
+    }
+    Ok(place)
 }
 
 /// The path in its plain form.
@@ -365,9 +404,21 @@ fn plain(text: &str) -> Result<PathBuf, SpecError> {
     }
 }
 
+/// Refuses a place where nothing of the host's may be.
+fn allowed(text: &str, destination: &Path) -> Result<(), SpecError> {
+    match forbidden(destination) {
+        Some(reason) => Err(SpecError::Destination {
+            path: text.to_owned(),
+            reason,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Why nothing of the host's may be there, if it may not.
 fn forbidden(place: &Path) -> Option<&'static str> {
-    if place == Path::new(TERMINATION_LOG) {
+    let wanted = [TERMINATION_LOG, SHARED_MEMORY];
+    if wanted.iter().any(|each| place == Path::new(each)) {
         return None;
     }
     if TREES.iter().any(|tree| place.starts_with(tree)) {
@@ -425,10 +476,40 @@ mod tests {
             raw("sysfs", "/sys", &["ro"]),
             raw("cgroup", "/sys/fs/cgroup", &["ro"]),
             raw("tmpfs", "/dev/shm", &[]),
-            raw("bind", "/dev/shm", &["rbind"]),
-            raw("tmpfs", "/run", &[]),
+            raw("tmpfs", "/dev/shm", &["noexec", "mode=1777", "size=65536k"]),
+            raw("tmpfs", "/run", &["size=65536k"]),
+            RawMount {
+                source: PODS_MEMORY.to_owned(),
+                ..raw("bind", "/dev/shm", &["rbind"])
+            },
         ];
         assert_eq!(parse(own.to_vec()).unwrap(), []);
+    }
+
+    #[test]
+    fn memory_that_somebody_asked_for_is_taken() {
+        let all = [
+            raw("tmpfs", "/scratch", &["size=1m", "mode=0700,ro"]),
+            raw("tmpfs", "/tmp", &[]),
+            raw("tmpfs", "/run/app", &[]),
+            raw("tmpfs", "/dev/shm", &["noexec", "mode=1777", "size=1g"]),
+            raw("bind", "/dev/shm", &["rbind"]),
+        ];
+        let taken = parse(all.to_vec()).unwrap();
+        let places: Vec<_> = taken.iter().map(Mount::destination).collect();
+        let wanted = ["/scratch", "/tmp", "/run/app", "/dev/shm", "/dev/shm"];
+        assert_eq!(places, wanted.map(Path::new));
+        let Mount::Memory(memory) = &taken[0] else {
+            panic!("memory is wanted")
+        };
+        assert_eq!(memory.options.data, "size=1m,mode=0700");
+        assert!(memory.options.read_only());
+        // A pod's own, and not the one that every container of a pod has.
+        assert!(matches!(taken[4], Mount::Bind(_)));
+        for place in ["/etc", "/run/systemd", "/dev/sda", "relative"] {
+            let refused = parse(vec![raw("tmpfs", place, &[])]).unwrap_err();
+            assert!(matches!(refused, SpecError::Destination { .. }), "{place}");
+        }
     }
 
     #[test]
@@ -452,8 +533,6 @@ mod tests {
         assert_eq!((bind.flags, bind.recursive), (flags, true));
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         assert_eq!(bind.propagation, Some(private));
-        let memory = parse(vec![raw("tmpfs", "/scratch", &["size=1m"])]).unwrap();
-        assert!(matches!(memory[..], [Mount::Memory(_)]));
     }
 
     #[test]
@@ -482,6 +561,8 @@ mod tests {
             assert!(matches!(error, SpecError::Destination { .. }), "{error}");
             assert!(error.to_string().contains(&format!("{place:?}")), "{error}");
         }
+        let odd = parse(vec![raw("nfs", "/dev/shm", &[])]).unwrap_err();
+        assert!(matches!(odd, SpecError::MountKind { .. }));
         let odd = parse(vec![raw("nfs", "/mnt", &[])]).unwrap_err();
         assert_eq!(
             odd.to_string(),

@@ -8,7 +8,7 @@ use seed_protocol::{
     paths,
 };
 
-use crate::spec::{BlockDevice, DeviceOwner, EnvVar, SharedMount, VmSpec, VolumeSpec};
+use crate::spec::{BlockDevice, DeviceOwner, EnvVar, MemoryMount, SharedMount, VmSpec, VolumeSpec};
 
 /// The order that a guest gets: environment and volumes.
 pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
@@ -22,7 +22,7 @@ pub(super) fn container(spec: &VmSpec) -> CreateContainerRequest {
         Version: "1.2.0".into(),
         Process: Some(process).into(),
         Hostname: spec.hostname.clone(),
-        Mounts: spec.shared.iter().map(mount).collect(),
+        Mounts: mounts(spec),
         Linux: Some(oci::Linux {
             Devices: spec.devices.iter().filter_map(owned).collect(),
             ..Default::default()
@@ -56,7 +56,30 @@ fn share(spec: &VmSpec) -> Option<Storage> {
     })
 }
 
-fn mount(shared: &SharedMount) -> oci::Mount {
+/// All mounts, outer ones before what is in them.
+fn mounts(spec: &VmSpec) -> Vec<oci::Mount> {
+    let shared = spec
+        .shared
+        .iter()
+        .map(|one| (&one.destination, shared(one)));
+    let memory = spec.memory_mounts.iter();
+    let memory = memory.map(|one| (&one.destination, self::memory(one)));
+    let mut all: Vec<_> = shared.chain(memory).collect();
+    all.sort_by_key(|(destination, _)| *destination);
+    all.into_iter().map(|(_, mount)| mount).collect()
+}
+
+fn memory(memory: &MemoryMount) -> oci::Mount {
+    oci::Mount {
+        destination: memory.destination.to_string_lossy().into_owned(),
+        source: "tmpfs".into(),
+        type_: "tmpfs".into(),
+        options: memory.options.clone(),
+        ..Default::default()
+    }
+}
+
+fn shared(shared: &SharedMount) -> oci::Mount {
     oci::Mount {
         destination: shared.destination.to_string_lossy().into_owned(),
         source: format!("{}/{}", paths::SHARE_DIR, shared.name),
@@ -150,6 +173,29 @@ mod tests {
             ("/dev/raw", 1000, 2000)
         );
         assert_eq!(told.FileMode, 0o640);
+    }
+
+    #[test]
+    fn memory_and_what_is_in_it_travel_in_their_order() {
+        let mut spec = sample();
+        spec.shared = vec![SharedMount {
+            destination: "/scratch/hosts".into(),
+            ..SharedMount::sample()
+        }];
+        spec.memory_mounts = vec![MemoryMount {
+            destination: "/scratch".into(),
+            options: vec!["size=1m".into(), "ro".into()],
+        }];
+        let request = container(&spec);
+        let [memory, shared] = request.OCI.Mounts.as_slice() else {
+            panic!("two mounts are wanted")
+        };
+        assert_eq!(
+            (memory.type_.as_str(), memory.destination.as_str()),
+            ("tmpfs", "/scratch")
+        );
+        assert_eq!(memory.options, ["size=1m", "ro"]);
+        assert_eq!(shared.destination, "/scratch/hosts");
     }
 
     #[test]

@@ -14,12 +14,12 @@ use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, DeviceError, InsideError, KernelFormat, Network, PodSpec, Sizing, VmSpec, VolumeError,
-    accel,
+    Cpu, DeviceError, InsideError, KernelFormat, MemoryError, Network, PodSpec, Sizing, VmSpec,
+    VolumeError, accel,
     annotations::{PREFIX, within},
     bootspec::{self, FILE},
     bundle::Mount,
-    cri, devices, environment, inside, shares, sizing, volumes,
+    cri, devices, environment, inside, memory, shares, sizing, volumes,
 };
 use crate::{
     cgroup::{self, GroupName, Placement},
@@ -40,9 +40,14 @@ const MACHINE_ID_BYTES: usize = " systemd.machine_id=".len() + 32;
 /// here: 2048 slots of 2 KiB are enough (kernel/dma/swiotlb.c).
 const SMALL_SWIOTLB: &str = "swiotlb=2048";
 
-/// Mount types that every OCI document carries for a container. A guest mounts these by itself.
-const GUESTS_OWN: [&str; 7] = [
-    "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2",
+/// Mount types that every OCI document carries for a container, and the place of each. A guest mounts these by itself.
+const GUESTS_OWN: [(&str, &str); 6] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devpts", "/dev/pts"),
+    ("mqueue", "/dev/mqueue"),
+    ("cgroup", "/sys/fs/cgroup"),
+    ("cgroup2", "/sys/fs/cgroup"),
 ];
 
 /// Why there is no spec.
@@ -139,8 +144,11 @@ pub enum SpecError {
     /// The machine would start larger than it may grow.
     #[error("max_vcpus or max_memory_mib: {0}")]
     Growth(String),
+    /// Memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A mount that no guest could see.
-    #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images, and files and folders of the host as bind mounts", destination.display())]
+    #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images, files and folders of the host as bind mounts, and memory as tmpfs", destination.display())]
     Mount {
         /// Its type.
         kind: String,
@@ -305,6 +313,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         forwards: annotations.publish,
         nics: nics.to_vec(),
         shared: shares::from_mounts(&bundle.mounts),
+        memory_mounts: memory::from_mounts(&bundle.mounts)?,
         beacon_port,
         hostname: hostname(bundle, pod, &boot, id),
         dns: match network {
@@ -407,9 +416,14 @@ fn hostname(bundle: &Bundle, pod: &PodSpec, boot: &BootSpec, id: &ContainerId) -
     boot.seed.name.clone().unwrap_or_else(|| id.to_string())
 }
 
+/// Each is one that a guest can have, or has by itself.
 fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
     for mount in mounts {
-        let known = GUESTS_OWN.contains(&mount.kind.as_str())
+        let is_there = |(kind, place): &(&str, &str)| {
+            mount.kind == *kind && mount.destination.starts_with(place)
+        };
+        let known = GUESTS_OWN.iter().any(is_there)
+            || memory::is_memory(mount)
             || matches!(mount.kind.as_str(), "ext4" | "xfs" | "btrfs")
             || shares::is_bind(mount);
         if !known {
@@ -420,4 +434,49 @@ fn check_mounts(mounts: &[Mount]) -> Result<(), SpecError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(kind: &str, destination: &str, options: &[&str]) -> Result<(), SpecError> {
+        check_mounts(&[Mount {
+            destination: destination.into(),
+            kind: kind.into(),
+            source: "/somewhere".into(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+        }])
+    }
+
+    #[test]
+    fn a_mount_is_one_that_a_guest_has_or_can_be_given() {
+        for (kind, destination) in [
+            ("proc", "/proc"),
+            ("sysfs", "/sys"),
+            ("devpts", "/dev/pts"),
+            ("mqueue", "/dev/mqueue"),
+            ("cgroup", "/sys/fs/cgroup"),
+            ("cgroup", "/sys/fs/cgroup/memory"),
+            ("cgroup2", "/sys/fs/cgroup"),
+            ("tmpfs", "/scratch"),
+            ("ext4", "/srv"),
+            ("bind", "/srv"),
+        ] {
+            checked(kind, destination, &[]).unwrap();
+        }
+        checked("none", "/srv", &["rbind"]).unwrap();
+        for (kind, destination) in [
+            ("nfs", "/srv"),
+            ("hugetlbfs", "/dev/hugepages"),
+            ("proc", "/host/proc"),
+            ("cgroup", "/host/cgroup"),
+            ("mqueue", "/mq"),
+            ("", "/srv"),
+        ] {
+            let text = checked(kind, destination, &[]).unwrap_err().to_string();
+            let begins = format!("mount of type {kind:?} at {destination} is not supported: ");
+            assert!(text.starts_with(&begins), "{text}");
+        }
+    }
 }

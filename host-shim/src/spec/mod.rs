@@ -18,6 +18,7 @@ mod environment;
 mod forward;
 mod inside;
 mod kata;
+mod memory;
 mod resources;
 mod shares;
 mod sizing;
@@ -39,6 +40,7 @@ pub use environment::host_address;
 pub use forward::{Carried, Forward};
 pub use inside::{InsideError, resolve as resolve_inside};
 pub use kata::{KNOWN as KATA_ANNOTATIONS, PREFIX as KATA_PREFIX};
+pub use memory::{MemoryError, MemoryMount};
 pub use resources::Resources;
 pub use shares::SharedMount;
 pub use sizing::{MEMORY_STEP_MIB, Sizing};
@@ -237,6 +239,8 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     /// Files and folders of the host beside the root, shared as [`seed_protocol::paths::SHARE_TAG`].
     pub shared: Vec<SharedMount>,
+    /// Memory at places of the guest.
+    pub memory_mounts: Vec<MemoryMount>,
     /// The host port of the beacon.
     pub beacon_port: u32,
     /// The guest's host name.
@@ -339,6 +343,7 @@ pub(crate) mod tests {
             forwards: Vec::new(),
             nics: Vec::new(),
             shared: Vec::new(),
+            memory_mounts: Vec::new(),
             beacon_port: 1030,
             hostname: "demo".into(),
             dns: Vec::new(),

@@ -4,10 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::bundle::Mount;
-
-/// The guest has its own.
-const GUESTS_MEMORY: &str = "/dev/shm";
+use super::{bundle::Mount, memory};
 
 /// How much of a source's name is kept in the share, so that a person sees what is what.
 const MAX_NAME_CHARS: usize = 64;
@@ -44,15 +41,15 @@ impl SharedMount {
     }
 }
 
-/// Whether an entry is one of these.
+/// Whether an entry is a bind.
 pub(super) fn is_bind(mount: &Mount) -> bool {
     let bind = |option: &String| option == "bind" || option == "rbind";
-    mount.kind == "bind" || mount.options.iter().any(bind)
+    mount.kind == "bind" || (mount.options.iter().any(bind) && !memory::is_memory(mount))
 }
 
 /// All of them, in their order.
 pub(super) fn from_mounts(mounts: &[Mount]) -> Vec<SharedMount> {
-    let wanted = |mount: &&Mount| is_bind(mount) && mount.destination != Path::new(GUESTS_MEMORY);
+    let wanted = |mount: &&Mount| is_bind(mount) && !memory::is_shared_memory(mount);
     mounts
         .iter()
         .filter(wanted)
