@@ -4,6 +4,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`config`], [`paths`], [`names`] | the configuration file, every path on the host, validated names |
+//! | [`apart`] | work on files whose server may be gone |
 //! | [`access`] | who besides root may look at instances |
 //! | [`spec`] | OCI bundle, annotations and `boot.json` -> one immutable `VmSpec` |
 //! | [`net`] | a pod's network: its namespace, and the wires from its links to the guest's cards |
@@ -29,6 +30,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod apart;
 pub mod cgroup;
 pub mod config;
 pub mod containerd;

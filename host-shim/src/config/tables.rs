@@ -41,6 +41,8 @@ impl Default for Programs {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Files of the host at Create: its root and what it shares, which may be on a mount whose server is gone.
+    pub create_seconds: u64,
     /// A daemon's socket after its start.
     pub daemon_seconds: u64,
     /// From the VMM's start to the agent's hello. Under TCG on a busy machine a minute is possible.
@@ -58,6 +60,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            create_seconds: 60,
             daemon_seconds: 15,
             hello_seconds: 180,
             provision_seconds: 180,
@@ -69,6 +72,10 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// [`Limits::create_seconds`].
+    pub fn create(&self) -> Duration {
+        Duration::from_secs(self.create_seconds)
+    }
     /// [`Limits::daemon_seconds`].
     pub fn daemon(&self) -> Duration {
         Duration::from_secs(self.daemon_seconds)
@@ -94,8 +101,9 @@ impl Limits {
         Duration::from_secs(self.exec_reader_seconds)
     }
 
-    pub(super) fn named(&self) -> [(&'static str, u64); 6] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 7] {
         [
+            ("limits.create_seconds", self.create_seconds),
             ("limits.daemon_seconds", self.daemon_seconds),
             ("limits.hello_seconds", self.hello_seconds),
             ("limits.provision_seconds", self.provision_seconds),

@@ -7,6 +7,7 @@ use super::state_file::StateFileError;
 use crate::{
     access::AccessError,
     agent::AgentError,
+    apart::ApartError,
     cgroup::GroupError,
     logs::fifo::OutputError,
     management::ServeError,
@@ -45,6 +46,9 @@ pub enum TaskError {
     /// The wires to it.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Files of the host that do not answer.
+    #[error(transparent)]
+    Apart(#[from] ApartError),
     /// What is shared beside the root.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -124,7 +128,8 @@ impl From<TaskError> for ttrpc::Error {
             | TaskError::Vmm(VmmError::Program(_) | VmmError::Unsupported { .. }) => {
                 status::failed_precondition(text)
             }
-            TaskError::Freeze(FreezeError::Silent(_)) => status::deadline(text),
+            TaskError::Freeze(FreezeError::Silent(_))
+            | TaskError::Apart(ApartError::Late { .. }) => status::deadline(text),
             TaskError::Unsupported(method) => status::unimplemented(method),
             // The guest's own refusal is the answer; its silence is ours to name.
             TaskError::Agent(error) => match error.code() {
@@ -132,6 +137,7 @@ impl From<TaskError> for ttrpc::Error {
                 None => status::unavailable(text),
             },
             TaskError::Tpm(_)
+            | TaskError::Apart(_)
             | TaskError::Group(_)
             | TaskError::Grow(_)
             | TaskError::Vmm(_)

@@ -3,9 +3,9 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirBuilder},
+    fs,
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -15,32 +15,27 @@ use super::{
     TaskError,
     events::{Publisher, TaskObserver},
     instance::Instance,
+    prepare::{Order, Prepared, RunFolder},
     process::{Exec, ExecPhase},
     restart::Restarter,
 };
 use crate::{
-    access,
+    access, apart,
     config::Config,
     logs::fifo::Output,
     management,
     names::{ContainerId, ExecId, Namespace},
     net,
     paths::{InstancePaths, Paths},
-    rootfs::{RootMount, Rootfs},
+    rootfs::RootMount,
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
-    share::Share,
-    spec::{self, Bundle, Cpu, Inputs, PodSpec},
+    spec::{self, Bundle, PodSpec},
     tpm::StateDir,
     vmm::Vmm,
-    writes::InMemory,
 };
 
 /// More execs than this at once are refused.
 const MAX_EXECS: usize = 512;
-
-/// Where memory for writes to the root is mounted until the root is whole: in the bundle, which is there and goes as a
-/// whole, so that a Create that fails leaves no folder of ours.
-const WRITES: &str = "writes";
 
 /// Where streams of a process go: paths of FIFOs, or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,7 +113,7 @@ impl Task {
             publisher,
             host_mounts,
             host_network,
-            host_address,
+            ..
         } = environment;
         let Request {
             id,
@@ -147,28 +142,29 @@ impl Task {
             None => None,
         };
         let tpm = StateDir::lock(&paths)?;
-        let at = bundle.path.join(WRITES);
-        let writes = spec::root_writes(&bundle, config)?.map(|mib| InMemory { at: &at, mib });
-        let rootfs = Rootfs::mount(&bundle.root, &mounts, writes)?;
-        let spec = spec::build(&Inputs {
-            namespace,
-            id: &id,
-            paths: &paths,
-            bundle: &bundle,
-            rootfs: rootfs.path(),
-            pod: &pod,
-            config,
-            cpu: Cpu::look(),
-            host_address: *host_address,
-            nics: wires.as_ref().map(net::Wires::nics).unwrap_or_default(),
-        })?;
-        vmm.check(&spec)?;
-        let group = config.group.as_deref().map(access::group).transpose()?;
-        let folder = RunFolder::make(&paths)?;
-        let share = match spec.shared.as_slice() {
-            [] => None,
-            shared => Some(Share::make(&paths.share_dir(), shared)?),
+        let order = Order {
+            environment: environment.clone(),
+            id: id.clone(),
+            paths: paths.clone(),
+            bundle,
+            mounts,
+            pod,
+            nics: wires
+                .as_ref()
+                .map(net::Wires::nics)
+                .unwrap_or_default()
+                .to_vec(),
         };
+        let prepared = apart::run(config.limits.create(), move |progress| {
+            order.carry_out(progress)
+        });
+        let Prepared {
+            folder,
+            rootfs,
+            spec,
+            share,
+        } = prepared.await?;
+        let group = config.group.as_deref().map(access::group).transpose()?;
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         if let Some(name) = &kept {
             let path = paths.kept_name();
@@ -201,7 +197,7 @@ impl Task {
             namespace: namespace.clone(),
             id: id.clone(),
             paths: paths.clone(),
-            pod: spec::pod(&bundle.annotations),
+            pod: spec::pod(&sandbox.spec().annotations),
             begun: Arc::default(),
             host_mounts: Arc::clone(host_mounts),
         };
@@ -310,7 +306,7 @@ impl Task {
         if let Some(server) = server {
             server.stop().await;
         }
-        drop(RunFolder(Some(&self.paths)));
+        drop(RunFolder::left(&self.paths));
         Ok(ended)
     }
 }
@@ -337,34 +333,6 @@ impl Folder {
         let number = |of: fs::Metadata| (of.dev(), of.ino());
         let ours = self.open.metadata().map(number);
         matches!((ours, fs::metadata(&self.path).map(number)), (Ok(ours), Ok(there)) if ours == there)
-    }
-}
-
-/// An instance's folder for what runs. Dropping this removes what is a task's in it.
-struct RunFolder<'p>(Option<&'p InstancePaths>);
-
-impl<'p> RunFolder<'p> {
-    fn make(paths: &'p InstancePaths) -> Result<Self, TaskError> {
-        let path = paths.run_dir();
-        let made = DirBuilder::new().recursive(true).mode(0o711).create(path);
-        made.map_err(|source| TaskError::File {
-            what: path.display().to_string(),
-            source,
-        })?;
-        Ok(Self(Some(paths)))
-    }
-
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for RunFolder<'_> {
-    fn drop(&mut self) {
-        let Some(paths) = self.0 else { return };
-        let _ = fs::remove_file(paths.kept_name());
-        // `seed run` keeps its own files there; containerd's instances have none, and leave no folder.
-        let _ = fs::remove_dir(paths.run_dir());
     }
 }
 

@@ -89,18 +89,17 @@ impl Bench {
             .map(|response| response.exit_status)
     }
 
-    pub(crate) async fn state(&self, id: &str) -> Status {
+    pub(crate) async fn try_state(&self, id: &str) -> ttrpc::Result<Status> {
         let request = StateRequest {
             id: id.into(),
             ..Default::default()
         };
-        self.client
-            .state(soon(), &request)
-            .await
-            .unwrap()
-            .status
-            .enum_value()
-            .unwrap()
+        let response = self.client.state(soon(), &request).await?;
+        Ok(response.status.enum_value().unwrap())
+    }
+
+    pub(crate) async fn state(&self, id: &str) -> Status {
+        self.try_state(id).await.unwrap()
     }
 
     pub(crate) async fn stats(&self, id: &str) -> ttrpc::Result<Metrics> {

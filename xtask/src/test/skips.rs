@@ -38,6 +38,7 @@ const EXPECTED_SKIPS: &[(&str, &str)] = &[
         "containers often see the tree and may not change it",
     ),
     ("there is no IPv6", "containers often run without it"),
+    ("there is no FUSE", "containers often run without it"),
     (
         "tpm2-openssl",
         "the set-up installs it on Debian; elsewhere it may be where OpenSSL does not look",
