@@ -71,7 +71,7 @@ pub(crate) fn stubs(
 }
 
 /// What the guest of a stub was told, as text.
-pub(crate) fn told(containerd: &Containerd, id: &str) -> Result<String> {
+pub(crate) fn orders(containerd: &Containerd, id: &str) -> Result<String> {
     let told = containerd.dir().join(format!("{id}.txt"));
     limit::until("what the guest was told", limit::COMMAND, || {
         Ok(fs::read_to_string(&told).ok())

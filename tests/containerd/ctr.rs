@@ -24,7 +24,7 @@ use crate::{
 
 type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     ("run_exec_pause_kill_and_remove", whole_life),
     ("memory_is_mounted_and_an_unknown_kind_refused", mounts),
     ("foreground_run_shows_the_journal", foreground),
@@ -142,7 +142,7 @@ fn mounts(containerd: &mut Containerd) -> Result<()> {
     let ran = run(memory, "memory")?;
     ensure!(ran.status.success(), "{ran:?}");
     wait_status(containerd, "memory", "RUNNING")?;
-    let told = bench::told(containerd, "memory")?;
+    let told = bench::orders(containerd, "memory")?;
     let wanted = "destination: \"/scratch\" source: \"tmpfs\" type: \"tmpfs\" options: \"size=1m\" \
                   options: \"mode=0700\" options: \"ro\"";
     ensure!(told.contains(wanted), "no {wanted} in {told}");

@@ -204,7 +204,7 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
             "stub guest has nothing to do",
         ],
     )?;
-    let told = bench::told(containerd, &id)?;
+    let told = bench::orders(containerd, &id)?;
     // A card with the pod's address, the way out, and the files that CRI gives every container.
     for part in [
         &format!("address: \"{address}\" mask: \"24\""),
