@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    process::Output,
+    process::{Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -131,7 +131,22 @@ fn runs(bench: &Bench) -> Result<()> {
         "{}",
         said(&failed)
     );
-    fails(bench, &["exec", "j", "--", "nonesuch"], 127)
+    fails(bench, &["exec", "j", "--", "nonesuch"], 127)?;
+    // Output that cannot be written is no success.
+    for json in [&["--json"][..], &[]] {
+        let words = [&["exec", "j", "-i"][..], json, &["--", "cat"]].concat();
+        let mut seed = bench.command(&words, &[]);
+        seed.stdin(File::open(&input)?)
+            .stdout(File::create("/dev/full")?);
+        let mut run = seed.stderr(Stdio::piped()).spawn()?;
+        limit::until("the end of `seed exec`", limit::COMMAND, || {
+            Ok(run.try_wait()?)
+        })?;
+        let ended = run.wait_with_output()?;
+        ensure!(ended.status.code() == Some(125), "{}", said(&ended));
+        ensure!(said(&ended).contains("some of its output is lost: No space left"));
+    }
+    Ok(())
 }
 
 fn doctor(bench: &Bench) -> Result<()> {

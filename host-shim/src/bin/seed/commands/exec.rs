@@ -3,12 +3,14 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use seed_shim::{
     containerd::exec::{Command, Session},
     data::{Pieces, json_line},
+    text::chain,
 };
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,7 +19,6 @@ use super::Context;
 use crate::{
     cli::ExecArgs,
     error::{CliError, EXEC_FAILED},
-    output,
 };
 
 pub(super) async fn exec(context: &Context<'_>, args: ExecArgs) -> Result<ExitCode, CliError> {
@@ -51,13 +52,14 @@ pub(super) async fn exec(context: &Context<'_>, args: ExecArgs) -> Result<ExitCo
     let folder = instance.paths().run_dir().join("exec");
     let mut signals = Signals::new()?;
     let json = context.global.json;
+    let lost = Lost::default();
     let session = Session::start(
         task,
         instance.id().as_str(),
         &folder,
         &command,
-        sink(json, "stdout", io::stdout()),
-        sink(json, "stderr", io::stderr()),
+        sink(json, "stdout", io::stdout(), &lost),
+        sink(json, "stderr", io::stderr(), &lost),
     )
     .await?;
     let raw = if terminal { RawMode::enter() } else { None };
@@ -66,27 +68,48 @@ pub(super) async fn exec(context: &Context<'_>, args: ExecArgs) -> Result<ExitCo
     // Exit statuses are bytes; systemd and Kata keep to that.
     let status = u8::try_from(status? & 0xff).unwrap_or(EXEC_FAILED);
     if json {
-        output::print_json(&json!({ "status": status })).map_err(failed)?;
+        let line = json_line(&json!({ "status": status }));
+        put(&mut io::stdout(), line.as_bytes(), &lost);
     }
-    Ok(ExitCode::from(status))
+    match lost.get() {
+        None => Ok(ExitCode::from(status)),
+        Some(error) => {
+            let what = format!(
+                "the command ended with status {status}, and some of its output is lost: {}",
+                chain(error)
+            );
+            let remedy = "Mend that where its output goes, and run it again.";
+            Err(failed(CliError::new(what, remedy)))
+        }
+    }
+}
+
+/// Why output did not reach somebody who still reads: the first time.
+type Lost = Arc<OnceLock<io::Error>>;
+
+/// Writes. Whoever read us may be gone: the command goes on, and is read on.
+fn put(to: &mut impl Write, bytes: &[u8], lost: &Lost) {
+    match to.write_all(bytes).and_then(|()| to.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => drop(lost.set(error)),
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// Where the pieces of a stream go: as they are to this stream of ours, or as documents to standard output.
-fn sink(
+fn sink<W: Write + Send + 'static>(
     json: bool,
     stream: &'static str,
-    mut to: impl Write + Send + 'static,
-) -> impl FnMut(&[u8]) + Send + 'static {
-    let mut pieces = Pieces::default();
+    mut to: W,
+    lost: &Lost,
+) -> impl FnMut(&[u8]) + Send + use<W> {
+    let (mut pieces, lost) = (Pieces::default(), Arc::clone(lost));
     move |data: &[u8]| {
-        // Whoever read us may be gone; the command goes on, and is read on.
-        let _ = if json {
-            let document = pieces.add(data).map(|piece| json!({ stream: piece }));
-            let line = document.map(|document| json_line(&document));
-            io::stdout().write_all(line.unwrap_or_default().as_bytes())
-        } else {
-            to.write_all(data).and_then(|()| to.flush())
-        };
+        if !json {
+            put(&mut to, data, &lost);
+        } else if let Some(piece) = pieces.add(data) {
+            let line = json_line(&json!({ stream: piece }));
+            put(&mut io::stdout(), line.as_bytes(), &lost);
+        }
     }
 }
 
