@@ -106,8 +106,7 @@ pub(super) fn supervise(running: Running, spec: &VmSpec) -> Result<Machine, VmmE
         cause: None,
         group,
         console: spec.paths.console_log(),
-        again: None,
-        told: None,
+        room: Room::default(),
     };
     tokio::spawn(supervisor.run(controls, heard, spoke));
     Ok(Machine {
@@ -155,10 +154,38 @@ struct Supervisor {
     console: PathBuf,
     /// Where all of them run. Let go of before the end is told: who starts the machine again makes it again.
     group: Option<Arc<Group>>,
-    /// When a machine that stopped for lack of room on the host is let run again.
+    room: Room,
+}
+
+/// A machine that stops for lack of room on the host, and is let run again.
+#[derive(Debug, Default)]
+struct Room {
+    /// When it is.
     again: Option<Instant>,
-    /// When that was last told.
+    /// Somebody has ordered it to stand still: it is not let run for this.
+    held: bool,
+    /// When the lack was last told.
     told: Option<Instant>,
+}
+
+impl Room {
+    /// Whoever orders a pause, or its end, means it.
+    fn ordered(&mut self, pause: bool) {
+        (self.again, self.held) = (None, pause);
+    }
+
+    /// A write did not fit. Whether that is to be told.
+    fn lacks(&mut self, now: Instant) -> bool {
+        // The write may have been under way when the pause was ordered.
+        if !self.held {
+            self.again = Some(now + NO_ROOM);
+        }
+        let tell = self.told.is_none_or(|told| now - told >= TELL);
+        if tell {
+            self.told = Some(now);
+        }
+        tell
+    }
 }
 
 impl Supervisor {
@@ -168,12 +195,16 @@ impl Supervisor {
         mut heard: mpsc::UnboundedReceiver<Heard>,
         mut spoke: oneshot::Receiver<()>,
     ) {
-        let mut spoken = false;
+        let (mut spoken, mut ordered) = (false, true);
         let first = loop {
-            let again = self.again.unwrap_or_else(Instant::now);
+            let again = self.room.again;
             tokio::select! {
-                () = sleep_until(again), if self.again.is_some() => self.control(Control::Resume),
-                control = controls.recv() => self.control(control.unwrap_or(Control::Kill)),
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => self.control(Control::Resume),
+                control = controls.recv(), if ordered => {
+                    // Nobody is left to order anything: that is the last order.
+                    ordered = control.is_some();
+                    self.control(control.unwrap_or(Control::Kill));
+                }
                 Some(heard) = heard.recv() => self.hear(heard),
                 spoke = &mut spoke, if !spoken => {
                     spoken = true;
@@ -217,9 +248,8 @@ impl Supervisor {
     }
 
     fn control(&mut self, control: Control) {
-        // Whoever orders a pause means it.
         if matches!(control, Control::Pause | Control::Resume) {
-            self.again = None;
+            self.room.ordered(matches!(control, Control::Pause));
         }
         let order = match control {
             Control::PowerButton => Order::PowerButton,
@@ -249,9 +279,7 @@ impl Supervisor {
             Heard::Paused => drop(self.events.send(VmEvent::Paused)),
             Heard::Resumed => drop(self.events.send(VmEvent::Resumed)),
             Heard::NoRoom => {
-                self.again = Some(Instant::now() + NO_ROOM);
-                if self.told.is_none_or(|told| told.elapsed() >= TELL) {
-                    self.told = Some(Instant::now());
+                if self.room.lacks(Instant::now()) {
                     tracing::warn!(
                         "the host's disk is full: the guest stands still until there is room"
                     );
@@ -303,5 +331,29 @@ impl Supervisor {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_lacks_room_is_let_run_again_unless_it_was_paused() {
+        let now = Instant::now();
+        let mut room = Room::default();
+        assert!(room.lacks(now), "it is told");
+        assert_eq!(room.again, Some(now + NO_ROOM));
+        assert!(!room.lacks(now + NO_ROOM), "and not again at once");
+        assert!(room.lacks(now + TELL));
+        room.ordered(true);
+        assert_eq!(room.again, None);
+        // Of a write that was under way.
+        room.lacks(now + TELL);
+        assert_eq!(room.again, None, "a pause is a pause");
+        room.ordered(false);
+        assert_eq!(room.again, None);
+        room.lacks(now + TELL);
+        assert_eq!(room.again, Some(now + TELL + NO_ROOM));
     }
 }
