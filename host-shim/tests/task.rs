@@ -635,6 +635,27 @@ async fn a_task_that_has_ended_says_so_when_it_is_started() {
     bench.stop().await;
 }
 
+#[tokio::test]
+async fn a_part_of_an_output_is_no_success() {
+    let bench = Bench::new(Guest::Good).await;
+    bench.running("demo").await;
+    let request = ExecProcessRequest {
+        id: "demo".into(),
+        exec_id: "one".into(),
+        spec: Some(Any {
+            value: br#"{"args": ["torn"], "cwd": "/"}"#.to_vec(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    bench.client.exec(soon(), &request).await.unwrap();
+    bench.start("demo", "one").await.unwrap();
+    let ended = bench.wait("demo", "one").await.unwrap();
+    assert_eq!(ended.exit_status, 137);
+    bench.stop().await;
+}
+
 /// An exec whose start the guest holds up, and what that guest was told and is let go by.
 async fn held(bench: &Bench) -> (Arc<Mutex<stub::agent::Told>>, Arc<Notify>) {
     bench.running("demo").await;

@@ -256,15 +256,16 @@ impl Exec {
             let output = self.pump_output(agent, Stream::Stdout, &mut stdout);
             // A terminal has one output; asking for the other would wait for nothing.
             if self.stdio.terminal {
-                output.await;
+                output.await
             } else {
                 let errors = self.pump_output(agent, Stream::Stderr, &mut stderr);
-                tokio::join!(output, errors);
+                tokio::join!(output, errors) == (true, true)
             }
         };
         let status = async {
-            outputs.await;
-            again(|| agent.wait(&self.container, &self.id)).await
+            let whole = outputs.await;
+            let status = again(|| agent.wait(&self.container, &self.id)).await?;
+            Ok::<_, AgentError>((status, whole))
         };
         tokio::pin!(status);
         let waited = tokio::select! {
@@ -284,7 +285,9 @@ impl Exec {
         };
         input.abort();
         match waited {
-            Some(Ok(status)) => Ended {
+            // A part of an output is no success, whatever the process says of itself.
+            Some(Ok((0, false))) => lost("its output was not seen to its end"),
+            Some(Ok((status, _))) => Ended {
                 exit: Exit {
                     status: u32::try_from(status).unwrap_or(LOST),
                     reason: "the process ended".into(),
@@ -308,16 +311,17 @@ impl Exec {
         }
     }
 
-    async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<Outlet>) {
+    /// Whether it came to the output's end.
+    async fn pump_output(&self, agent: &Agent, stream: Stream, to: &mut Option<Outlet>) -> bool {
         let mut position = 0;
         loop {
             let read = || agent.read(&self.container, &self.id, stream, position, CHUNK_BYTES);
             let data = match again(read).await {
-                Ok(data) if data.is_empty() => return,
+                Ok(data) if data.is_empty() => return true,
                 Ok(data) => data,
                 Err(error) => {
                     tracing::warn!(exec_id = %self.id, ?stream, %error, "exec's output ends early");
-                    return;
+                    return false;
                 }
             };
             position += data.len() as u64;

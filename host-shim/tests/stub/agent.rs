@@ -346,7 +346,9 @@ impl AgentService for Agent {
         if command == "flood" {
             self.flood.lock().unwrap().get_or_insert(Instant::now());
         }
-        let known = ["cat", "sleep", "held", "size", "false", "hog", "flood"];
+        let known = [
+            "cat", "sleep", "held", "torn", "size", "false", "hog", "flood",
+        ];
         if !known.contains(&command.as_str()) {
             return Err(status::invalid(format!(
                 "exec: {command:?}: executable file not found"
@@ -443,6 +445,10 @@ impl AgentService for Agent {
         request: ReadStreamRequest,
     ) -> ttrpc::Result<ReadStreamResponse> {
         let most = usize::try_from(request.len).unwrap();
+        let is_torn = |process: &mut Process| Some(process.command == "torn");
+        if self.when(&request.exec_id, is_torn).await? {
+            return Err(status::internal("its pipe broke"));
+        }
         let data = self
             .when(&request.exec_id, |process| {
                 let count = process.input.len().min(most);
