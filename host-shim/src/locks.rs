@@ -5,8 +5,11 @@
 //! descriptor, and a child that another thread has just started has a copy until it has become its program.
 
 use std::{
-    fs::File,
-    io, thread,
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,9 +22,23 @@ use rustix::{
 const GOING: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How often the folder of a lock may be gone while the lock is made in it.
+const TRIES: usize = 1000;
+
 /// Locks an open file or folder by flock(2); false where somebody else has it. Locking twice is locking once.
 pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+    is_ours(flock(file, FlockOperation::NonBlockingLockExclusive))
+}
+
+/// The same after a wait for one that goes, as [`take`] has it.
+pub(crate) fn exclusive(file: &File) -> io::Result<bool> {
+    is_ours(take(|| {
+        flock(file, FlockOperation::NonBlockingLockExclusive)
+    }))
+}
+
+fn is_ours(locked: Result<(), Errno>) -> io::Result<bool> {
+    match locked {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
@@ -56,6 +73,43 @@ pub(crate) fn take(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(),
                 thread::sleep(LOOK_AGAIN);
             }
             result => return result,
+        }
+    }
+}
+
+/// Opens and locks a file that goes, and its folder with it, when whoever has locked it needs neither any more; the folder is made
+/// with mode 0700 where it is missing. None where `lock` says that somebody else has it.
+pub(crate) fn in_its_folder(
+    path: &Path,
+    open: impl Fn() -> io::Result<File>,
+    lock: impl Fn(&File) -> io::Result<bool>,
+) -> io::Result<Option<Held>> {
+    let mut tries = 0..TRIES;
+    loop {
+        let made = path.parent().map_or(Ok(()), |dir| {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)
+        });
+        let file = match made.and_then(|()| open()) {
+            Ok(file) => file,
+            // The last one that had it took the folder with it, before or while it was made.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                ) && tries.next().is_some() =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if !lock(&file)? {
+            return Ok(None);
+        }
+        let file = Held(file);
+        // Whoever had it before may have removed it meanwhile: what is locked then has no name, and the next one makes another.
+        let (ours, there) = (file.0.metadata()?, fs::metadata(path));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(Some(file));
         }
     }
 }

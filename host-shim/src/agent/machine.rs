@@ -16,8 +16,11 @@ use crate::{
     vmm::console::plain,
 };
 
-/// More disks, links or lines of memory statistics than these are not taken from a guest.
+/// More disks or lines of memory statistics than these are not taken from a guest.
 const MAX_ENTRIES: usize = 256;
+
+/// Nor more links than these: a guest names them as it likes, and each name becomes a series of the metrics.
+const MAX_LINKS: usize = 32;
 
 /// `IFNAMSIZ` less the final zero byte; and no line of `memory.stat` is longer than the second.
 const LINK_NAME_CHARS: usize = 15;
@@ -95,7 +98,7 @@ fn usage(response: StatsContainerResponse) -> GuestUsage {
         links: response
             .network_stats
             .into_iter()
-            .take(MAX_ENTRIES)
+            .take(MAX_LINKS)
             .map(link)
             .collect(),
     }
@@ -204,7 +207,7 @@ mod tests {
             ..Default::default()
         };
         let usage = usage(response);
-        assert_eq!(usage.links.len(), MAX_ENTRIES);
+        assert_eq!(usage.links.len(), MAX_LINKS);
         assert_eq!(usage.links[0].name, "avery long name");
     }
 }

@@ -199,7 +199,8 @@ impl Machine {
                 self.go(Running, vec![Action::Started])
             }
             (Booting | Provisioning, Event::GuestFailed(reason)) => {
-                self.end(failed(reason), Ending, vec![Action::Disarm, Action::KillVm])
+                let actions = vec![Action::Disarm, self.kill_unready()];
+                self.end(failed(reason), Ending, actions)
             }
             (Booting, Event::Deadline(Timer::Hello, what)) => {
                 self.end(failed(what), Ending, vec![Action::KillVm])
@@ -215,7 +216,8 @@ impl Machine {
             }
             (Booting | Provisioning, Event::Kill(_)) => {
                 let exit = killed("killed before the guest was ready");
-                self.end(exit, Ending, vec![Action::Disarm, Action::KillVm])
+                let actions = vec![Action::Disarm, self.kill_unready()];
+                self.end(exit, Ending, actions)
             }
             (Running, Event::Kill(Kill::Terminate)) => self.go(
                 PoweringOff,
@@ -257,6 +259,14 @@ impl Machine {
                 | Event::VmEnded(_)
                 | Event::CleanedUp,
             ) => Vec::new(),
+        }
+    }
+
+    /// A journal that is read since the hello says more of why.
+    fn kill_unready(&self) -> Action {
+        match self.phase {
+            Phase::Provisioning => Action::DrainAndKill,
+            _ => Action::KillVm,
         }
     }
 
@@ -352,6 +362,17 @@ mod tests {
         let actions = run(&mut machine, &events);
         assert!(actions.contains(&Action::StartFailed("the guest never said hello".into())));
         assert_eq!(exit_of(&actions).unwrap().status, START_FAILED);
+    }
+
+    #[test]
+    fn what_a_guest_that_cannot_go_on_still_has_to_say_is_read_since_its_hello() {
+        let failed = || Event::GuestFailed("no volume".into());
+        let mut machine = Machine::default();
+        run(&mut machine, &[Event::Start, Event::Launched]);
+        let mut later = machine.clone();
+        assert_eq!(machine.on(failed()), [Action::Disarm, Action::KillVm]);
+        later.on(Event::Hello);
+        assert_eq!(later.on(failed()), [Action::Disarm, Action::DrainAndKill]);
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Backend for Instance {
     async fn status(&self, after_revision: u64, wait: Duration) -> InstanceStatus {
         let until = Instant::now() + wait;
         let mut view = self.sandbox.view();
-        while view.revision == after_revision && Instant::now() < until {
+        // After its end nothing changes any more, and whoever asks is in the way of the shim's own end.
+        while view.revision == after_revision
+            && view.phase != Phase::Stopped
+            && Instant::now() < until
+        {
             let left = until.saturating_duration_since(Instant::now()).min(FIGURES);
             if let Ok(changed) = timeout(left, self.sandbox.changed(after_revision)).await {
                 view = changed;

@@ -2,13 +2,12 @@
 //! kept beside it, because both belong to the same identity.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, OpenOptions, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 use super::owner;
@@ -59,22 +58,16 @@ impl StateDir {
             move |source| StateDirError::Io { path, source }
         };
         let is_new = !path.exists();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(io(&path))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
         let lock_path = paths.tpm_lock();
-        let mut options = OpenOptions::new();
-        let options = options.create(true).truncate(false).write(true).mode(0o600);
-        let lock = owner::open_plain(options, &lock_path).map_err(io(&lock_path))?;
-        match locks::take(|| flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::InUse(path)),
-            Err(error) => return Err(io(&lock_path)(error.into())),
-        }
-        let lock = Held(lock);
+        let open = || {
+            let mut options = OpenOptions::new();
+            let options = options.create(true).truncate(false).write(true).mode(0o600);
+            owner::open_plain(options, &lock_path)
+        };
+        let lock = locks::in_its_folder(&lock_path, open, locks::exclusive);
+        let lock = lock.map_err(io(&lock_path))?;
+        let lock = lock.ok_or_else(|| StateDirError::InUse(path.clone()))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
         // A shim that was killed could not.
         owner::take_back(&path).map_err(io(&path))?;
         let machine_id = machine_id(&paths.machine_id())?;
@@ -180,6 +173,8 @@ pub(super) fn machine_id(path: &Path) -> Result<String, StateDirError> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::{
         config::Config,
@@ -241,6 +236,25 @@ pub(super) mod tests {
         fs::hard_link(&other, id.with_extension("new")).unwrap();
         assert_eq!(machine_id(&id).unwrap().len(), 32);
         assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_folder_that_goes_while_others_want_it_is_one_s_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        let holders = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..30 {
+                        let held = StateDir::lock(&paths).unwrap();
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                        holders.fetch_sub(1, Ordering::SeqCst);
+                        drop(held);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! said by locks on files in the run folder; an instance gets the same ones at each start unless another has them.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -28,9 +28,6 @@ const KVM: &str = "/dev/kvm";
 
 /// The first port that anybody may listen on (ip(7)).
 const FIRST_FREE_PORT: u16 = 1024;
-
-/// How often the folder of locks may be gone while a lock in it is made.
-const TRIES: usize = 1000;
 
 /// Why there is no user for a machine.
 #[derive(Debug, Error)]
@@ -215,34 +212,7 @@ pub(crate) fn sweep(dir: &Path) {
 fn lock(path: &Path) -> io::Result<Option<Held>> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
-    let mut tries = 0..TRIES;
-    loop {
-        let made = path.parent().map_or(Ok(()), |dir| {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)
-        });
-        let file = match made.and_then(|()| options.open(path)) {
-            Ok(file) => file,
-            // The last one that had a number took the folder with it, before or while it was made.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-                ) && tries.next().is_some() =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if !locks::try_exclusive(&file)? {
-            return Ok(None);
-        }
-        let file = Held(file);
-        // Whoever had it before may have removed it meanwhile.
-        let (ours, there) = (file.0.metadata()?, fs::metadata(path));
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(Some(file));
-        }
-    }
+    locks::in_its_folder(path, || options.open(path), locks::try_exclusive)
 }
 
 /// What keeps QEMU root, if a guest's processor is run by KVM; none where another user can be let in.
