@@ -5,7 +5,8 @@
 //! ```text
 //! the stream is gone          /run was flushed into /var: find the same entry among the copies, go on after it
 //! the number is not yet given, a killed VM's disk lost what was shipped, or a snapshot was restored: numbers are
-//! or is another entry now     issued again. Go on after the last entry of the boot that the caller knows
+//! or is another entry now     issued again. Go on after the last entry of the boot that the caller knows, or where that is
+//!                             gone, too, behind the numbers that are missing in its place
 //! this part is used up and a  a remnant and what follows it, /run at boot (the caller has everything of /var), or
 //! later one exists            journald lost its state
 //! ```
@@ -347,10 +348,45 @@ fn issued_again(position: &Position, of_stream: &[&Part], slots: &Slots) -> Opti
             by_time = Some(Start::anew(part, survey.by_time));
         }
     }
-    by_time.or_else(|| {
+    // The mark's file is gone. It was where numbers are missing, if they are; by the time it cannot be told after a clock that was off.
+    let by_hole = linked().rev().find_map(|part| {
+        Some(Start::anew(
+            part,
+            before_hole(position.seqnum, part, slots)?,
+        ))
+    });
+    by_hole.or(by_time).or_else(|| {
         let first = of_stream.first()?;
         Some(Start::anew(first, first.floor))
     })
+}
+
+/// The last number before the last hole that begins below `seqnum` between a part's files. journald deletes the file that is the
+/// oldest by its clock: one that was written under a clock that was set back goes before its time.
+fn before_hole(seqnum: u64, part: &Part, slots: &Slots) -> Option<u64> {
+    let of_part = slots.slots.iter().filter(|slot| slot.key() == part.key);
+    let mut spans: Vec<_> = of_part
+        .map(|slot| &slot.header)
+        .filter_map(|header| match header.n_entries {
+            // It has its number from the one before it.
+            0 => Some((header.tail_seqnum.checked_add(1)?, header.tail_seqnum)),
+            _ if header.is_witness() => Some((header.head_seqnum, header.tail_seqnum)),
+            _ => None,
+        })
+        .filter(|(_, tail)| *tail > 0)
+        .collect();
+    spans.sort_unstable();
+    let (mut end, mut before) = (spans.first()?.1, None);
+    for (head, tail) in spans {
+        if end >= seqnum {
+            break;
+        }
+        if head > end.saturating_add(1) {
+            before = Some(end);
+        }
+        end = end.max(tail);
+    }
+    before.filter(|end| part.spans(*end))
 }
 
 fn vanished(position: &Position, all: &[Part], slots: &Slots) -> Start {

@@ -384,6 +384,41 @@ fn a_killed_machine_whose_clock_was_set_back_doubles_nothing() {
 }
 
 #[test]
+fn a_boot_under_a_wrong_clock_that_is_deleted_doubles_and_hides_nothing() {
+    // What its clock said was earlier or later than all that is there, and so its file was the first to be deleted.
+    for off in [2, 9] {
+        let mut machine = Machine::new();
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        (1..=30).for_each(|number| append(&mut writer, number, 5, number));
+        writer.archive(&machine.path("var", "system@1.journal"));
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        (1..=30).for_each(|number| append(&mut writer, 30 + number, off, number));
+        let mut position = Position::START;
+        let all = [expected(5, 1..=30), expected(off, 1..=30)].concat();
+        assert_eq!(read(&mut machine.journal(), &mut position).0, all);
+        // The machine is killed: its last numbers are issued again. The next boot's first entries are in /run.
+        drop(writer);
+        fs::remove_file(machine.path("var", "system.journal")).unwrap();
+        let mut writer = machine.create("var", "system.journal", PERSISTENT);
+        writer.number_from(55);
+        let mut volatile = machine.create("run", "system.journal", VOLATILE);
+        (1..=5).for_each(|number| append(&mut volatile, number, 6, number));
+        let mut early = position;
+        let mut journal = machine.journal().in_boot([6; 16]);
+        let (got, outcomes) = read(&mut journal, &mut early);
+        assert_eq!((got, gaps(&outcomes)), (expected(6, 1..=5), vec![]));
+        assert!(was_reset(&outcomes));
+        fs::remove_file(machine.path("run", "system.journal")).unwrap();
+        (1..=20).for_each(|number| append(&mut writer, 55 + number, 6, number));
+        let (got, outcomes) = read(&mut journal, &mut early);
+        assert_eq!((got, gaps(&outcomes)), (expected(6, 6..=20), vec![]));
+        let (got, outcomes) = read(&mut journal, &mut position);
+        assert_eq!((got, gaps(&outcomes)), (expected(6, 1..=20), vec![]));
+        assert!(was_reset(&outcomes));
+    }
+}
+
+#[test]
 fn callers_whose_journal_went_back_do_not_hold_up_each_other() {
     let mut machine = Machine::new();
     let mut writer = machine.create("var", "system.journal", PERSISTENT);
