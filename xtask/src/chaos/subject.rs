@@ -426,10 +426,10 @@ impl Subject {
         ))
     }
 
-    /// Its processes on the host are those that it names, each once.
+    /// Its processes on the host are those that it names, each once, and none is missing.
     fn nothing_twice(&self, lab: &Lab) -> Result<()> {
         ensure!(
-            self.processes.len() == HELPERS + 1 || self.processes.len() == HELPERS,
+            self.processes.len() == HELPERS + 1,
             "{} has {:?}",
             self.name,
             self.processes
