@@ -33,10 +33,9 @@ pub(super) fn check(places: &Places, document: &str, text: &str) -> Result<()> {
             seed(places, words).with_context(|| format!("{document}: `{span}`"))?;
         }
     }
-    let folder = Path::new(document).parent().unwrap_or(Path::new(""));
+    let own = places.root.join(document);
     for link in links(&prose) {
-        let file = link.split('#').next().unwrap_or_default();
-        let there = file.is_empty() || places.root.join(folder).join(file).exists();
+        let there = leads(&own, link)?;
         ensure!(there, "{document}: the link to {link} leads nowhere");
     }
     let wanted = messages(&prose);
@@ -136,6 +135,37 @@ fn links(prose: &str) -> Vec<&str> {
         .filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
         .filter(|target| !target.contains("://"))
         .collect()
+}
+
+/// Whether a link in a document leads to a file, and to a heading of it where it names one.
+fn leads(document: &Path, link: &str) -> Result<bool> {
+    let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+    let folder = document.parent().unwrap_or(Path::new(""));
+    let path = if file.is_empty() {
+        document.to_owned()
+    } else {
+        folder.join(file)
+    };
+    if heading.is_empty() {
+        return Ok(path.exists());
+    }
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Ok(false);
+    };
+    let text = without_blocks(&text);
+    let mut headings = text.lines().filter(|line| line.starts_with('#'));
+    Ok(headings.any(|line| anchor(line) == heading))
+}
+
+/// What a heading is called in links: its letters in lower case, digits and underscores, with hyphens for blanks.
+fn anchor(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    words
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
 }
 
 /// The first cells of tables of messages; `…` stands for what differs.
@@ -250,6 +280,32 @@ mod tests {
         assert!(wanted.len() > 5, "{wanted:?}");
         let unsaid: Vec<_> = wanted.iter().filter(|text| !says(&said, text)).collect();
         assert!(unsaid.is_empty(), "{unsaid:?}");
+    }
+
+    #[test]
+    fn a_link_leads_to_a_heading_that_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let leads = |document: &str, link: &str| leads(&root.join(document), link).expect("read");
+        assert!(leads("README.md", "#try-it") && leads("README.md", "LICENSE"));
+        assert!(leads("docs/operator.md", "#the-pods-control-group"));
+        assert!(leads(
+            "docs/operator.md",
+            "../ARCHITECTURE.md#what-survives-what"
+        ));
+        assert!(!leads("README.md", "#try-this") && !leads("docs/operator.md", "README.md"));
+    }
+
+    #[test]
+    fn links_of_every_document_lead_somewhere() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for document in super::super::DOCUMENTS {
+            let own = root.join(document);
+            let text = fs::read_to_string(&own).expect("a document");
+            let prose = without_blocks(&text);
+            for link in links(&prose) {
+                assert!(leads(&own, link).expect("read"), "{document}: {link}");
+            }
+        }
     }
 
     #[test]
