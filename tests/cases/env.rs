@@ -1,7 +1,9 @@
-//! `/run/seed/env`: the same values through systemd and through a shell.
+//! `/run/seed/env`: the same values through systemd and through a shell, and in no log.
 
-use anyhow::{Result, ensure};
-use seed_tests::Instance;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use seed_tests::{Instance, limit};
 
 /// Names and values that break careless quoting.
 pub(crate) const NASTY: [(&str, &str); 8] = [
@@ -14,6 +16,9 @@ pub(crate) const NASTY: [(&str, &str); 8] = [
     ("T_EMPTY", ""),
     ("T_UTF8", "grüße 種"),
 ];
+
+/// Of these values, what is written the same in every log.
+const PARTS: [&str; 2] = ["still=a value", "grüße"];
 
 /// `printenv -0` of every name: NUL ends each value, so nothing hides.
 fn printenv() -> String {
@@ -65,5 +70,37 @@ pub(crate) fn values_reach_a_shell_unchanged(instance: &Instance<'_>) -> Result<
     );
     let mode = instance.sh("stat -c '%a %U' /run/seed/env")?;
     ensure!(mode == "600 root", "/run/seed/env is {mode}");
+    Ok(())
+}
+
+/// What was given is nobody's to read later: neither in the guest's journal, nor on its console, nor in the shim's log.
+pub(crate) fn values_are_in_no_log(instance: &Instance<'_>) -> Result<()> {
+    for part in PARTS {
+        let given = NASTY.iter().any(|(_, value)| value.contains(part));
+        ensure!(given, "no value has {part:?}");
+    }
+    let words = ["logs", instance.name(), "--lines", "all", "--json"];
+    let journal = instance.lab().seed_ok(&words, limit::COMMAND)?;
+    let read = |file: &str| {
+        let path = instance.run_dir().join(file);
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        anyhow::Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let console = read("vm/console.log")?;
+    ensure!(
+        journal.contains("seed-agent") && !console.is_empty(),
+        "the logs do not have the boot"
+    );
+    let logs = [
+        ("journal", journal),
+        ("console", console),
+        ("shim's log", read("bundle/log")?),
+    ];
+    for (name, text) in logs {
+        let told = text
+            .lines()
+            .find(|line| PARTS.iter().any(|part| line.contains(part)));
+        ensure!(told.is_none(), "the {name} has a value: {told:?}");
+    }
     Ok(())
 }

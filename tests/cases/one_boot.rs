@@ -10,7 +10,7 @@ use crate::{env, exec, identity, journal, lifecycle, secrets, smoke, storage, tr
 type Case = fn(&Instance<'_>) -> anyhow::Result<()>;
 
 /// In the order of the instance's life.
-const CASES: [(&str, Case); 19] = [
+const CASES: [(&str, Case); 20] = [
     (
         "smoke: the boot names every stage in order",
         smoke::the_boot_names_every_stage,
@@ -23,6 +23,7 @@ const CASES: [(&str, Case); 19] = [
         "env: values reach a shell unchanged",
         env::values_reach_a_shell_unchanged,
     ),
+    ("env: values are in no log", env::values_are_in_no_log),
     (
         "storage: a new volume is made and owned",
         storage::a_new_volume_is_made_and_owned,
