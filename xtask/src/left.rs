@@ -31,16 +31,27 @@ pub(crate) fn mounts_below(folder: &Path) -> Result<Vec<String>> {
     for process in processes()? {
         // Processes come and go meanwhile.
         let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-        found.extend(
-            points
-                .filter(|point| Path::new(point).starts_with(folder))
-                .map(str::to_owned),
-        );
+        found.extend(points_below(&text, folder));
     }
     found.sort();
     found.dedup();
     Ok(found)
+}
+
+/// Mount points below a folder in this process's own namespace, each as often as something is mounted there.
+pub(crate) fn own_mounts_below(folder: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let mut found: Vec<_> = points_below(&text, folder).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The fifth field of a line of `mountinfo` (proc_pid_mountinfo(5)).
+fn points_below(mountinfo: &str, folder: &Path) -> impl Iterator<Item = String> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .filter(move |point| Path::new(point).starts_with(folder))
+        .map(str::to_owned)
 }
 
 /// Processes with this text in their command line or their working directory: pid and command line, by pid. A zombie
@@ -119,5 +130,11 @@ mod tests {
                 .contains(&"/proc".to_owned())
         );
         assert!(mounts_below(Path::new("/pro")).expect("procfs").is_empty());
+        let own = own_mounts_below(Path::new("/proc")).expect("procfs");
+        assert!(own.contains(&"/proc".to_owned()), "{own:?}");
+        let text =
+            "1 2 0:3 / /a rw - x x rw\n4 1 0:5 / /a/b rw - x x rw\n6 4 0:7 / /a/b rw - x x rw\n";
+        let twice: Vec<_> = points_below(text, Path::new("/a/b")).collect();
+        assert_eq!(twice, ["/a/b", "/a/b"]);
     }
 }

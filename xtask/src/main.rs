@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup | build | image | env | demo | test | bench | fuzz | chaos | release`.
+//! Developer commands: `cargo xtask setup | build | image | env | demo | test | bench | fuzz | chaos | release | documents`.
 //!
 //! Only parses the command line; each command is a module of its own.
 

@@ -160,16 +160,13 @@ pub(crate) fn torment(places: &Places, guest: PathBuf, options: &Options) -> Res
     let clock = Clock::make(&mut lab)?;
     let mut counts = BTreeMap::new();
     let result = Containerd::start(places, &lab, seed).and_then(|containerd| {
-        all(
-            &Host {
-                lab: &lab,
-                clock,
-                containerd,
-            },
-            options,
-            start,
-            &mut counts,
-        )
+        let host = Host {
+            lab: &lab,
+            clock,
+            containerd,
+            mounts: left::own_mounts_below(lab.dir())?,
+        };
+        all(&host, options, start, &mut counts)
     });
     if let Err(error) = result {
         let evidence = keep_evidence(places, &lab, seed);
@@ -198,6 +195,8 @@ struct Host<'a> {
     lab: &'a Lab,
     clock: Clock,
     containerd: Arc<Containerd>,
+    /// What is mounted on the host itself for all of it; an instance's own mounts are its shim's.
+    mounts: Vec<String>,
 }
 
 /// Boots, torments, ends; nothing may be left.
@@ -280,7 +279,18 @@ fn one(host: &Host<'_>, subjects: &mut [Subject], event: &Event) -> Result<()> {
     over?;
     subject.check(lab, anew, event.fault.kills_shim())?;
     let mut others = before.iter_mut().chain(after);
-    others.try_for_each(|other| other.undisturbed(lab))
+    others.try_for_each(|other| other.undisturbed(lab))?;
+    nothing_mounted(host)
+}
+
+/// Nothing is mounted on the host that was not before the first instance, also not a second time.
+fn nothing_mounted(host: &Host<'_>) -> Result<()> {
+    let mut now = Vec::new();
+    let as_before = until("a host without mounts of instances", COMMAND, || {
+        now = left::own_mounts_below(host.lab.dir())?;
+        Ok((now == host.mounts).then_some(()))
+    });
+    as_before.with_context(|| format!("mounted were {:?}, now are {now:?}", host.mounts))
 }
 
 /// No process, mount, socket or folder, once the instances are removed.
