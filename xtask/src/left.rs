@@ -1,4 +1,4 @@
-//! What is left of instances on the host: processes, mounts, files. Only looks.
+//! What is left of instances on the host: processes, mounts, files, control groups. Only looks.
 
 use std::{
     fs,
@@ -44,6 +44,30 @@ pub(crate) fn own_mounts_below(folder: &Path) -> Result<Vec<String>> {
     let mut found: Vec<_> = points_below(&text, folder).collect();
     found.sort();
     Ok(found)
+}
+
+/// Control groups with this path that hold no process, in every tree of this host. One that holds some is in use, perhaps by
+/// another machine of that name.
+pub(crate) fn empty_groups(path: &Path) -> Result<Vec<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let groups = trees(&text).map(|tree| tree.join(path));
+    // One that is not there cannot be read.
+    let is_empty = |group: &PathBuf| {
+        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+    };
+    Ok(groups.filter(is_empty).collect())
+}
+
+/// Where trees of control groups are mounted, both versions.
+fn trees(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let kind = kind.split(' ').next()?;
+        let point = place.split(' ').nth(4)?;
+        ["cgroup", "cgroup2"]
+            .contains(&kind)
+            .then(|| PathBuf::from(point))
+    })
 }
 
 /// The fifth field of a line of `mountinfo` (proc_pid_mountinfo(5)).
@@ -120,6 +144,15 @@ mod tests {
         assert!(is_there(&descriptors(process::id()).expect("procfs")));
         drop(file);
         assert!(descriptors(0).is_err());
+    }
+
+    #[test]
+    fn control_groups_are_looked_for_in_every_tree() {
+        let text = "1 2 0:3 / /g/memory rw - cgroup memory rw\n4 1 0:5 / /g/unified rw shared:1 - cgroup2 cgroup2 rw\n6 4 0:7 / /g rw - tmpfs x rw\n";
+        let found: Vec<_> = trees(text).collect();
+        assert_eq!(found, ["/g/memory", "/g/unified"].map(PathBuf::from));
+        let none = empty_groups(Path::new("no/group/has/this/path")).expect("procfs");
+        assert!(none.is_empty(), "{none:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -267,8 +267,21 @@ impl Contained {
     /// Ends and removes the task, whatever its state.
     pub(super) fn clear(&self) -> Result<()> {
         self.remove()?;
-        self.wire.is_bare()?;
+        self.left_nothing()?;
         self.containerd.forget_events()
+    }
+
+    /// Nothing of a machine that is removed is on its network or in the tree of control groups.
+    fn left_nothing(&self) -> Result<()> {
+        self.wire.is_bare()?;
+        // As `ctr` names it, in its namespace.
+        let group = Path::new("default").join(&self.name);
+        let mut groups = Vec::new();
+        let gone = until("the end of a control group", COMMAND, || {
+            groups = left::empty_groups(&group)?;
+            Ok(groups.is_empty().then_some(()))
+        });
+        gone.with_context(|| format!("control groups are left: {groups:?}"))
     }
 
     /// Powers it off and removes the task.
@@ -285,7 +298,7 @@ impl Contained {
         let daemon = &self.containerd.daemon;
         daemon.ctr(&["containers", "rm", &self.name], COMMAND)?;
         self.stream.finish()?;
-        self.wire.is_bare()?;
+        self.left_nothing()?;
         fs::remove_file(&self.volume).context("remove a volume's image")?;
         self.wire.take_away()
     }
