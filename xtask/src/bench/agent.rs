@@ -25,8 +25,8 @@ use crate::{
 /// The column of the stock agent: a name that says that it was not measured beside ours ([`super::ONCE`]).
 const STOCK: &str = "kata-agent, measured once";
 /// What was measured, and how.
-const STOCK_WAS: &str = "Kata Containers 4.1.0 at commit 7c6ba40c, x86-64 with glibc, release, idle on a Unix socket, four cores; \
-                         size stripped; 5000 Version calls by a synchronous client";
+const STOCK_WAS: &str = "Kata Containers 4.1.0 at commit 7c6ba40c, x86-64 with glibc, release, idle on a Unix socket, four cores, \
+                         size stripped, 5000 Version calls by a synchronous client";
 
 /// The most that each row may be.
 const TARGETS: [(&str, f64); 8] = [
