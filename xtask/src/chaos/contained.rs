@@ -326,6 +326,11 @@ impl Contained {
         self.wire.carries(self.command())
     }
 
+    /// Cuts its pod's wire, or mends it.
+    pub(super) fn cut(&self, cut: bool) -> Result<()> {
+        self.wire.cut(cut)
+    }
+
     /// Runs a command in the guest, whose words are to follow.
     pub(super) fn command(&self) -> Command {
         let number = self.containerd.execs.fetch_add(1, Ordering::Relaxed);

@@ -76,7 +76,7 @@ fn hit(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Fault) -> Result<
     match fault {
         Fault::Kill(part) => kill(subject, part),
         Fault::Pause(part, seconds) => pause(subject.process(part)?, Duration::from_secs(seconds)),
-        Fault::LinkCut => pause(subject.process(Part::Helper("vsock"))?, LINK_CUT),
+        Fault::LinkCut => link_cut(subject),
         Fault::KillUnit(unit) => {
             let before = main_process(lab, subject, unit)?;
             // Over before the command's answer is, when it is the agent that dies.
@@ -154,6 +154,18 @@ fn pause(pid: u32, length: Duration) -> Result<Outcome> {
     lab::signal(pid, "CONT")?;
     ensure!(was_stopped, "process {pid} was not stopped");
     Ok(Outcome::Lives)
+}
+
+/// Connections of the host to the agent stand still, those on a pod's wire lose what is sent.
+fn link_cut(subject: &Subject) -> Result<Outcome> {
+    let vsock = subject.process(Part::Helper("vsock"))?;
+    let Ok(contained) = subject.contained() else {
+        return pause(vsock, LINK_CUT);
+    };
+    contained.cut(true)?;
+    let paused = pause(vsock, LINK_CUT);
+    contained.cut(false)?;
+    paused
 }
 
 /// Which process a service is.

@@ -41,7 +41,7 @@ pub(super) enum Fault {
     Kill(Part),
     /// SIGSTOP, and SIGCONT after so many seconds.
     Pause(Part, u64),
-    /// The guest's only connection to the host stands still for half a minute.
+    /// The guest's only connection to the host stands still for half a minute, and the network of one in a pod is cut.
     LinkCut,
     /// SIGKILL for a service's main process in the guest.
     KillUnit(&'static str),

@@ -119,6 +119,12 @@ impl Wire {
         Ok(())
     }
 
+    /// Takes its carrier, or gives it back; addresses stay.
+    pub(super) fn cut(&self, cut: bool) -> Result<()> {
+        let state = if cut { "down" } else { "up" };
+        ip(&format!("link set {} {state}", self.link)).map(drop)
+    }
+
     /// Removes it.
     pub(super) fn take_away(&self) -> Result<()> {
         // The link goes with its other end.
