@@ -31,6 +31,7 @@ pub mod words;
 
 pub use client::{Client, ClientError};
 pub use command::Command;
+pub(crate) use server::hidden;
 pub use server::{ServeError, Server, serve};
 
 /// The longest that one status call waits for a change.

@@ -133,11 +133,16 @@ pub async fn serve(
     })
 }
 
-/// Binds under another name first: the socket appears under its own name with its final mode.
-fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
+/// The name of the socket until it listens. One who is killed in that time leaves it.
+pub(crate) fn hidden(path: &Path) -> PathBuf {
     let mut hidden = path.as_os_str().to_owned();
     hidden.push("~");
-    let hidden = PathBuf::from(hidden);
+    PathBuf::from(hidden)
+}
+
+/// Binds under another name first: the socket appears under its own name with its final mode.
+fn bind(path: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
+    let hidden = hidden(path);
     match fs::remove_file(&hidden) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -3,7 +3,7 @@
 //! for taking that back from the user that its TPM ran as, and a second call finds nothing to do.
 //!
 //! A shim that lives is not ended here: it goes on for the other containers of its pod, or sees by itself that it is
-//! not needed any more. One that stands still sees nothing, and is killed.
+//! not needed any more. One that stands still or hangs sees nothing, and is killed.
 
 use std::{
     env, fs, io,
@@ -24,12 +24,14 @@ use rustix::{
 };
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::{runtime, time::timeout};
 
 use super::{cli::Target, state_file::Left};
 use crate::{
     cgroup,
     config::Config,
-    kept,
+    containerd::{shim::Address, task::TaskClient},
+    kept, management,
     names::ContainerId,
     net,
     paths::{InstancePaths, Paths},
@@ -52,6 +54,10 @@ const FREE_LIMIT: Duration = Duration::from_secs(4);
 
 /// How often it is looked.
 const GONE_POLL: Duration = Duration::from_millis(5);
+
+/// How long a shim may be silent until it counts as hung. What it is asked it answers from memory, and containerd has waited for it
+/// before: it calls this command for a shim that lives only when it has given that one up.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// How long a shim that was killed may take to hang up on who connects to it.
 const HANG_UP: Duration = Duration::from_millis(100);
@@ -102,7 +108,7 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     let until = begun + GONE_LIMIT;
     kill_all(pids.iter().flatten(), until);
     if let Some(socket) = &socket {
-        end_stopped(socket, until);
+        end_stuck(socket, SILENT, until);
     }
     for paths in &instances {
         if begun.elapsed() < RECLAIM_WITHIN {
@@ -169,11 +175,32 @@ pub(crate) fn listener(socket: &Path) -> Option<u32> {
     (pid != std::process::id()).then_some(pid)
 }
 
-/// Kills the shim that listens on this socket, if it is stopped: containerd has waited for its answer and given it up.
-fn end_stopped(socket: &Path, until: Instant) {
+/// Kills the shim that listens on this socket, if it is stopped or says nothing for so long.
+fn end_stuck(socket: &Path, silent: Duration, until: Instant) {
     let shim = listener(socket).map(shim_of);
-    let stopped = shim.iter().filter(|entry| sys::is_stopped(entry.pid));
-    kill(stopped, until);
+    let is_stuck = |entry: &&PidEntry| sys::is_stopped(entry.pid) || is_silent(socket, silent);
+    kill(shim.iter().filter(is_stuck), until);
+}
+
+/// Whether whoever listens on this socket leaves a call without an answer for so long. A refusal is an answer, and who hangs up
+/// is about to end.
+fn is_silent(socket: &Path, limit: Duration) -> bool {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return false };
+    let address = Address {
+        socket: socket.to_owned(),
+        version: 2,
+    };
+    let asked = runtime.block_on(async {
+        timeout(limit, async {
+            // Whatever is said, it is said.
+            if let Ok(client) = TaskClient::connect(&address).await {
+                let _ = client.state("").await;
+            }
+        })
+        .await
+    });
+    asked.is_err()
 }
 
 fn shim_of(pid: u32) -> PidEntry {
@@ -213,7 +240,9 @@ fn kill<'a>(pids: impl IntoIterator<Item = &'a PidEntry>, until: Instant) {
 }
 
 fn remove(paths: &InstancePaths) {
-    let _ = fs::remove_file(paths.management_socket());
+    let socket = paths.management_socket();
+    let _ = fs::remove_file(management::hidden(&socket));
+    let _ = fs::remove_file(socket);
     let _ = fs::remove_file(paths.kept_name());
     let _ = fs::remove_dir_all(paths.vm_dir());
     users::sweep(paths.users_dir());
@@ -276,6 +305,21 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_no_call_is_silent_and_who_hangs_up_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("task.sock");
+        assert!(!is_silent(&socket, Duration::from_secs(60)));
+        let server = UnixListener::bind(&socket).unwrap();
+        assert!(is_silent(&socket, Duration::from_millis(50)));
+        // First the one above is let in, then the one below.
+        let ends = std::thread::spawn(move || {
+            let _callers = [server.accept().unwrap(), server.accept().unwrap()];
+        });
+        assert!(!is_silent(&socket, Duration::from_secs(60)));
+        ends.join().unwrap();
+    }
+
+    #[test]
     fn what_a_dead_shim_left_is_removed_and_a_second_call_is_harmless() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = dir.path().join("bundle");
@@ -300,6 +344,7 @@ mod tests {
         fs::create_dir_all(app.vm_dir()).unwrap();
         fs::create_dir_all(paths.tpm_dir()).unwrap();
         fs::write(paths.kept_name(), "prod_web-0_app").unwrap();
+        fs::write(management::hidden(&app.management_socket()), "").unwrap();
         let kept = paths.clone().kept_as("prod_web-0_app");
         fs::create_dir_all(kept.tpm_dir()).unwrap();
         if sys::identity::can_switch() {
