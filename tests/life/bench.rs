@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, ensure};
-use seed_tests::{Lab, lab, limit, process, stub};
+use seed_tests::{Lab, lab, limit, parts, stub};
 use serde_json::Value;
 
 /// The stub's variable for a step that never comes.
@@ -101,20 +101,7 @@ impl Bench {
             let Some(status) = self.status(name)? else {
                 return Ok(None);
             };
-            let stages = status["stages"].as_array().into_iter().flatten();
-            if !stages.into_iter().any(|reached| reached["stage"] == stage) {
-                return Ok(None);
-            }
-            let all = status["processes"].as_array().into_iter().flatten();
-            let mut found: BTreeMap<String, u32> = all
-                .filter_map(|one| {
-                    let pid = u32::try_from(one["pid"].as_u64()?).ok()?;
-                    Some((one["name"].as_str()?.to_owned(), pid))
-                })
-                .collect();
-            let shim = found.get("qemu").and_then(|qemu| process::parent(*qemu));
-            found.extend(shim.map(|pid| ("shim".to_owned(), pid)));
-            Ok(Some(found))
+            Ok(parts::reached(&status, stage))
         })
     }
 
@@ -167,30 +154,6 @@ pub(crate) fn refused(output: &Output, with: &str) -> Result<()> {
     ensure!(!output.status.success(), "it did not fail: {text}");
     ensure!(text.contains(with), "{with:?} is not in: {text}");
     Ok(())
-}
-
-/// Sends a signal.
-pub(crate) fn signal(pid: u32, name: &str) -> Result<()> {
-    let status = Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .status()?;
-    ensure!(status.success(), "kill -{name} {pid}: {status}");
-    Ok(())
-}
-
-/// Kills a process, and waits until it has ended with all of its threads: before that its sockets and locks are held.
-pub(crate) fn kill(pid: u32) -> Result<()> {
-    signal(pid, "KILL")?;
-    limit::until(&format!("the end of {pid}"), limit::COMMAND, || {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A zombie waits only for its parent.
-        let is_zombie = stat
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" Z"));
-        Ok((threads == 0 || threads == 1 && is_zombie).then_some(()))
-    })
 }
 
 /// Files, and folders with nothing in them. The folder of sockets may stay.

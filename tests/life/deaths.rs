@@ -9,20 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use seed_tests::{Runner, limit};
+use seed_tests::{
+    Runner, limit,
+    parts::{PARTS, STARTING, kill, signal},
+};
 
-use super::bench::{Bench, DIE, HOLD, kill, refused, said, signal};
-
-/// Names in the status, and the stub that plays the part.
-const PARTS: [(&str, &str); 4] = [
-    ("swtpm", "stub-swtpm"),
-    ("virtiofsd", "stub-virtiofsd"),
-    ("vsock", "stub-vsock"),
-    ("qemu", "stub-qemu"),
-];
-
-/// Phases before the instance runs: what never comes, and the last stage that does.
-const STARTING: [(&str, &str); 2] = [("hello", "vmm"), ("orders", "hello")];
+use super::bench::{Bench, DIE, HOLD, refused, said};
 
 type Case = fn(&Bench) -> Result<()>;
 

@@ -1,16 +1,12 @@
 //! Full disks, as small tmpfs, under the log folder, the state folder and the run folder.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use anyhow::{Context, Result, ensure};
-use seed_tests::{Runner, limit};
+use anyhow::{Result, ensure};
+use seed_tests::{Runner, SmallDisk, limit};
 
 use super::bench::{Bench, refused, said};
+
+/// Of each disk.
+const SIZE: &str = "1m";
 
 pub(crate) fn run(runner: &mut Runner, bench: &Bench) {
     runner.case("life: a full disk under the logs", || logs(bench));
@@ -20,44 +16,9 @@ pub(crate) fn run(runner: &mut Runner, bench: &Bench) {
     });
 }
 
-/// A tmpfs, unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path)?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "small"])
-            .arg(path)
-            .status()?;
-        ensure!(status.success(), "mount: {status}");
-        Ok(Self(path.to_owned()))
-    }
-
-    /// Leaves no byte.
-    fn fill(&self) -> Result<()> {
-        let mut file = File::create(self.0.join("filler"))?;
-        for size in [4096, 1] {
-            while file.write_all(&vec![b'x'; size]).is_ok() {}
-        }
-        Ok(())
-    }
-
-    fn make_room(&self) -> Result<()> {
-        fs::remove_file(self.0.join("filler")).context("remove the filler")
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Detached: nobody may be hindered by what a failed case left in it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 /// The instance starts, runs and stops; its log has a gap, or goes on when there is room.
 fn logs(bench: &Bench) -> Result<()> {
-    let small = Small::mount(&bench.lab.state_dir().join("logs"))?;
+    let small = SmallDisk::mount(&bench.lab.state_dir().join("logs"), SIZE)?;
     small.fill()?;
     let output = bench.run("full", &[])?;
     ensure!(output.status.success(), "{}", said(&output));
@@ -77,7 +38,7 @@ fn logs(bench: &Bench) -> Result<()> {
 }
 
 fn state(bench: &Bench) -> Result<()> {
-    let small = Small::mount(&bench.lab.state_dir())?;
+    let small = SmallDisk::mount(&bench.lab.state_dir(), SIZE)?;
     small.fill()?;
     let output = bench.run("full", &[])?;
     refused(&output, "No space left on device")?;
@@ -92,7 +53,7 @@ fn state(bench: &Bench) -> Result<()> {
 }
 
 fn run_folder(bench: &Bench) -> Result<()> {
-    let small = Small::mount(&bench.lab.run_dir())?;
+    let small = SmallDisk::mount(&bench.lab.run_dir(), SIZE)?;
     small.fill()?;
     let output = bench.run("full", &[])?;
     refused(&output, "No space left on device")?;
