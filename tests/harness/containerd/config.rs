@@ -63,6 +63,11 @@ fn toml(containerd: &Containerd, shim: &str) -> String {
         None => (String::new(), STREAM_SERVER),
     };
     let own = of_runtime(containerd, runtime, shim);
+    let sandboxer = if containerd.version() >= SECOND {
+        sandboxer(runtime)
+    } else {
+        String::new()
+    };
     let cni = containerd.programs.cni();
     let limits = if containerd.options.own_limits {
         ""
@@ -100,8 +105,17 @@ runtime_type = "io.containerd.seed.v2"
 pod_annotations = ["seed.loom.farm/*", "io.katacontainers.*"]
 container_annotations = ["seed.loom.farm/*", "io.katacontainers.*"]
 {own}
-"#
+{sandboxer}"#
     )
+}
+
+/// A second runtime with the same shim, which is asked for its sandboxes: the first leaves them to containerd.
+fn sandboxer(plugin: &str) -> String {
+    let table = format!(
+        "plugins.{plugin:?}.containerd.runtimes.{}",
+        Containerd::SANDBOXER
+    );
+    format!("[{table}]\nruntime_type = \"io.containerd.seed.v2\"\nsandboxer = \"shim\"\n")
 }
 
 /// What is said of the runtime `seed` alone: who makes its sandboxes, and its options.

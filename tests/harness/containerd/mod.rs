@@ -156,6 +156,9 @@ pub struct Containerd {
 }
 
 impl Containerd {
+    /// The runtime for CRI whose shim makes the sandboxes (containerd 2).
+    pub const SANDBOXER: &str = "seed-sandboxer";
+
     /// Makes folders and configuration. [`Containerd::run`] starts it.
     pub fn make(programs: &Programs, version: Version, options: &Options) -> Result<Self> {
         // Short: Unix socket paths end at 108 bytes.

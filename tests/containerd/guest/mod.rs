@@ -1,13 +1,15 @@
-//! A guest that boots in a pod, under the newest containerd: its network, the host's files in it and their
-//! changes, exec, and its end.
+//! Guests that boot in pods, under the newest containerd: their network, the host's files in them and their
+//! changes, volumes, exec, and their end. One's pod is made as containerd makes them by itself, the other's by its shim.
+
+mod cards;
+mod files;
 
 use std::{
     env, fs,
-    io::Read,
-    net::TcpListener,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Child, Command},
+    thread,
     time::Duration,
 };
 
@@ -16,7 +18,7 @@ use seed_tests::{
     Containerd, Cri, Runner, Version,
     containerd::{Options, Programs, image::Image},
     cri::{
-        api::{Device, Mount},
+        api::{ContainerState, Device, Mount},
         stream::{self, Stream},
     },
     lab::{ACCEL_VARIABLE, GUEST_VARIABLE, output},
@@ -28,7 +30,10 @@ use crate::{
     pod,
 };
 
-const NAME: &str = "pods_a_guest_boots_in_a_pod";
+use cards::Cards;
+use files::{Files, mount};
+
+const NAME: &str = "pods_guests_boot_in_pods_of_both_kinds";
 
 /// Runs the case, or says why not.
 pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
@@ -53,7 +58,16 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
             root: &guest,
             entrypoint: &[INIT],
         })?;
-        let result = in_a_pod(&containerd);
+        // Each waits for its boot, so both at once.
+        let result = thread::scope(|scope| {
+            let other = scope.spawn(|| of_the_shim(&containerd));
+            let pod = in_a_pod(&containerd).context("in a pod");
+            let joined = other.join().map_err(|_| anyhow::anyhow!("it panicked"));
+            let of_the_shim = joined
+                .and_then(|result| result)
+                .context("in a sandbox of the shim");
+            pod::end(&containerd, &Cri::connect(&containerd)?, &pod?).and(of_the_shim)
+        });
         if result.is_err() {
             println_tail(&containerd);
         }
@@ -70,18 +84,58 @@ fn println_tail(containerd: &Containerd) {
     eprintln!("{}", bench::tail(&own.join("\n")));
 }
 
-fn in_a_pod(containerd: &Containerd) -> Result<()> {
+/// A shell line in a guest, which must succeed; its output without blanks at its ends.
+fn shell(cri: &Cri, id: &str, line: &str) -> Result<String> {
+    let result = cri.exec_sync(id, &["/bin/bash", "-c", line]);
+    let result = result.with_context(|| line.to_owned())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    ensure!(
+        result.exit_code == 0,
+        "{line}: {} {}",
+        result.exit_code,
+        text(&result.stderr)
+    );
+    Ok(text(&result.stdout))
+}
+
+/// A sandbox that containerd asks the shim for: it is made, its guest boots, runs commands and ends.
+fn of_the_shim(containerd: &Containerd) -> Result<()> {
+    let cri = Cri::connect(containerd)?;
+    let config = pod::sandbox(containerd, "asked")?;
+    let pod = cri.run_pod(&config, Containerd::SANDBOXER)?;
+    let id = cri.create(&pod, &pod::container("app"), &config)?;
+    cri.start(&id)?;
+    let sh = |line: &str| shell(&cri, &id, line);
+    limit::until("an exec in the guest", limit::BOOT, || Ok(sh("true").ok()))?;
+    let words =
+        sh("cat /proc/sys/kernel/hostname /etc/resolv.conf && ip -o address show dev eth0")?;
+    let address = cri.pod_status(&pod)?.network.ip.clone();
+    let address = format!("inet {address}/24");
+    bench::in_order(&words, &["asked\n", "search svc.test", &address])?;
+    ensure!(words.contains("nameserver 10.96.0.10"), "DNS: {words}");
+    let failed = cri.exec_sync(&id, &["/bin/bash", "-c", "exit 7"])?;
+    ensure!(failed.exit_code == 7, "{failed:?}");
+    cri.stop(&id, 380)?;
+    let status = cri.status(&id)?;
+    let ended = status.state.enum_value_or_default() == ContainerState::EXITED;
+    ensure!(ended && status.exit_code == 0, "{status:?}");
+    cri.stop_pod(&pod)?;
+    cri.remove_pod(&pod)
+}
+
+/// The pod with all that a pod can have; its id, when its container has ended.
+fn in_a_pod(containerd: &Containerd) -> Result<String> {
     let cri = Cri::connect(containerd)?;
     let config = pod::sandbox(containerd, "guest")?;
     // Before the pod, as kubelet does: where the host's mounts are private, none arrives at a shim that runs.
     let memory = Memory::make(containerd)?;
     let pod = cri.run_pod(&config, "seed")?;
-    let (config_map, claim) = volumes(containerd)?;
+    let cards = Cards::add(containerd, &pod)?;
+    let files = Files::make(containerd)?;
+    let folders = Folders::make(containerd)?;
     let mut container = pod::container("app");
-    container.mounts = vec![
-        mount("/etc/seed-map", &config_map, true),
-        mount("/srv/claim", &claim, false),
-    ];
+    container.mounts = files.mounts();
+    container.mounts.extend(folders.mounts());
     container.mounts.extend(many_binds(containerd)?);
     container.mounts.push(mount("/dev/shm", &memory.0, false));
     let disk = LoopDevice::make(&containerd.dir().join("raw.img"))?;
@@ -97,37 +151,9 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         .insert(TPM_SOCKET.to_owned(), tpm.socket.display().to_string());
     let id = cri.create(&pod, &container, &config)?;
     cri.start(&id)?;
-    let sh = |line: &str| -> Result<String> {
-        let result = cri.exec_sync(&id, &["/bin/bash", "-c", line])?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        ensure!(
-            result.exit_code == 0,
-            "{line}: {} {}",
-            result.exit_code,
-            text(&result.stderr)
-        );
-        Ok(text(&result.stdout))
-    };
+    let sh = |line: &str| shell(&cri, &id, line);
     limit::until("an exec in the guest", limit::BOOT, || Ok(sh("true").ok()))?;
-
-    // The host's files, and their change as Kubernetes makes it: a link that is replaced.
-    ensure!(sh("cat /etc/seed-map/key")? == "one", "the ConfigMap");
-    turn(&config_map, "two")?;
-    limit::until("the change of a ConfigMap", limit::COMMAND, || {
-        Ok((sh("cat /etc/seed-map/key")? == "two").then_some(()))
-    })?;
-    let written = cri.exec_sync(&id, &["/bin/bash", "-c", "echo x > /etc/seed-map/key"])?;
-    ensure!(written.exit_code != 0, "a ConfigMap was written to");
-    sh("echo from the guest > /srv/claim/file && sync")?;
-    ensure!(
-        fs::read_to_string(claim.join("file"))? == "from the guest\n",
-        "the claim"
-    );
-    ensure!(sh("cat /etc/hosts")?.contains("localhost"), "/etc/hosts");
-    ensure!(
-        sh("cat /proc/sys/kernel/hostname")? == "guest",
-        "the host name"
-    );
+    files.are_the_guests(sh)?;
 
     let listed = format!("cat $(seq -f {BINDS_AT}/%g/file -s ' ' 1 {BINDS})");
     let wanted: Vec<_> = (1..=BINDS).map(|number| number.to_string()).collect();
@@ -182,27 +208,7 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         Ok((cri.status(&id)?.reason == "OOMKilled").then_some(()))
     })?;
 
-    // The pod's address is the guest's, and TCP goes both ways over the wire.
-    let address = cri.pod_status(&pod)?.network.ip.clone();
-    let links = sh("ip -o addr show dev eth0")?;
-    ensure!(links.contains(&format!("inet {address}/24")), "{links}");
-    ensure!(links.contains("fd5e:"), "no IPv6: {links}");
-    ensure!(sh("cat /sys/class/net/eth0/mtu")? == "1450", "the MTU");
-    let gateway = address.rsplit_once('.').context("no IPv4")?.0.to_owned() + ".1";
-    let listener = TcpListener::bind((gateway.as_str(), 0))?;
-    let port = listener.local_addr()?.port();
-    let heard = std::thread::spawn(move || {
-        let mut text = String::new();
-        let (mut stream, peer) = listener.accept()?;
-        stream.read_to_string(&mut text)?;
-        std::io::Result::Ok((text, peer.ip().to_string()))
-    });
-    sh(&format!("echo over the wire > /dev/tcp/{gateway}/{port}"))?;
-    let (text, peer) = heard.join().ok().context("the listener failed")??;
-    ensure!(
-        text == "over the wire\n" && peer == address,
-        "{text:?} from {peer}"
-    );
+    cards.are_the_guests(sh)?;
 
     // What listens for the guest alone is reached by a forwarded port, both ways and as often as is wanted.
     sh("systemd-run --quiet systemd-socket-activate --accept --inetd --listen=127.0.0.1:7007 cat")?;
@@ -221,12 +227,63 @@ fn in_a_pod(containerd: &Containerd) -> Result<()> {
         stats.memory.working_set_bytes.value > 0 && stats.cpu.usage_core_nano_seconds.value > 0,
         "{stats:?}"
     );
+    // What it wrote last is on the host when it has ended, and nobody has asked for that.
+    folders.write(sh)?;
+    sh("echo -n the last word | dd of=/dev/raw seek=1 2>/dev/null")?;
     cri.stop(&id, 380)?;
     let status = cri.status(&id)?;
     ensure!(status.exit_code == 0, "{status:?}");
-    ensure!(claim.join("file").exists(), "the claim's file is gone");
-    ensure!(config_map.join("..data").exists(), "the ConfigMap is gone");
-    pod::end(containerd, &cri, &pod)
+    folders.have_it()?;
+    let raw = fs::read(containerd.dir().join("raw.img"))?;
+    let written = raw.starts_with(b"straight through") && raw[512..].starts_with(b"the last word");
+    ensure!(written, "the raw volume");
+    files.are_there()?;
+    Ok(pod)
+}
+
+/// Volumes that are folders of the host: a claim, and an `emptyDir`, in which everybody may write.
+struct Folders {
+    dir: PathBuf,
+}
+
+impl Folders {
+    const AT: [(&str, &str); 2] = [("/srv/claim", "root"), ("/srv/scratch", "nobody")];
+
+    fn make(containerd: &Containerd) -> Result<Self> {
+        let dir = containerd.dir().join("folders");
+        for (at, _) in Self::AT {
+            let folder = dir.join(at.trim_start_matches('/'));
+            fs::create_dir_all(&folder)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))?;
+        }
+        Ok(Self { dir })
+    }
+
+    fn on_the_host(&self, at: &str) -> PathBuf {
+        self.dir.join(at.trim_start_matches('/'))
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let mounts = Self::AT.map(|(at, _)| mount(at, &self.on_the_host(at), false));
+        mounts.into()
+    }
+
+    fn write(&self, sh: impl Fn(&str) -> Result<String>) -> Result<()> {
+        for (at, user) in Self::AT {
+            sh(&format!(
+                "setpriv --reuid={user} --clear-groups bash -c 'echo of {user} > {at}/file'"
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn have_it(&self) -> Result<()> {
+        for (at, user) in Self::AT {
+            let text = fs::read_to_string(self.on_the_host(at).join("file"))?;
+            ensure!(text == format!("of {user}\n"), "{at}: {text:?}");
+        }
+        Ok(())
+    }
 }
 
 /// How often a machine is stopped in the middle of what it says.
@@ -365,33 +422,4 @@ impl Drop for Tpm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn mount(to: &str, from: &Path, readonly: bool) -> Mount {
-    Mount {
-        container_path: to.to_owned(),
-        host_path: from.to_string_lossy().into_owned(),
-        readonly,
-        ..Default::default()
-    }
-}
-
-/// A ConfigMap's folder as kubelet makes it, and a folder to write to.
-fn volumes(containerd: &Containerd) -> Result<(PathBuf, PathBuf)> {
-    let (config_map, claim) = (containerd.dir().join("map"), containerd.dir().join("claim"));
-    fs::create_dir(&claim)?;
-    fs::create_dir(&config_map)?;
-    turn(&config_map, "one")?;
-    symlink("..data/key", config_map.join("key"))?;
-    Ok((config_map, claim))
-}
-
-/// Makes `..data` another folder, in one step.
-fn turn(config_map: &Path, value: &str) -> Result<()> {
-    let folder = format!("..{value}");
-    fs::create_dir(config_map.join(&folder))?;
-    fs::write(config_map.join(&folder).join("key"), value)?;
-    symlink(&folder, config_map.join("..data_tmp"))?;
-    fs::rename(config_map.join("..data_tmp"), config_map.join("..data"))?;
-    Ok(())
 }
