@@ -1,16 +1,16 @@
 //! A containerd whose instances are stubs, and what must be gone after each.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use seed_tests::{
     Containerd, Version,
     containerd::{Options, Programs, image::Image},
-    limit, stub,
+    limit, parts, stub,
 };
 use serde_json::Value;
 
@@ -37,6 +37,19 @@ pub(crate) fn told(containerd: &Containerd, namespace: &str, id: &str) -> Result
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
+/// The pids of an instance by their names, once it has reached a stage.
+pub(crate) fn reach(
+    containerd: &Containerd,
+    namespace: &str,
+    id: &str,
+    stage: &str,
+) -> Result<BTreeMap<String, u32>> {
+    limit::until(&format!("{id}: {stage}"), limit::COMMAND, || {
+        let status = told(containerd, namespace, id).unwrap_or_default();
+        Ok(parts::reached(&status, stage))
+    })
+}
+
 /// Processors and memory of an instance, as its shim tells them.
 pub(crate) fn size(containerd: &Containerd, namespace: &str, id: &str) -> Result<(u64, u64)> {
     let status = told(containerd, namespace, id)?;
@@ -46,6 +59,23 @@ pub(crate) fn size(containerd: &Containerd, namespace: &str, id: &str) -> Result
             .with_context(|| format!("no {key} in {status}"))
     };
     Ok((number("vcpus")?, number("memory_mib")?))
+}
+
+/// The step that no stub of this containerd takes, until it is dropped.
+pub(crate) struct Hold(PathBuf);
+
+impl Hold {
+    pub(crate) fn on(containerd: &Containerd, step: &str) -> Result<Self> {
+        let path = containerd.dir().join("hold");
+        fs::write(&path, step)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// A containerd with stubs in place of QEMU and its daemons, and an image for them.
@@ -163,6 +193,21 @@ pub(crate) fn wait_status(containerd: &Containerd, id: &str, wanted: &str) -> Re
     waited.with_context(|| format!("last seen: {last:?}"))
 }
 
+/// The name of a pod's network, of which its sandbox's document has the path.
+pub(crate) fn network(containerd: &Containerd, pod: &str) -> Result<String> {
+    let bundles = "state/io.containerd.runtime.v2.task/k8s.io";
+    let document = containerd.dir().join(bundles).join(pod).join("config.json");
+    let document: Value = serde_json::from_slice(&fs::read(document)?)?;
+    let all = document["linux"]["namespaces"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let mut networks = all.filter(|one| one["type"] == "network");
+    let path = networks.next().and_then(|one| one["path"].as_str());
+    let name = path.and_then(|path| path.rsplit_once('/'));
+    Ok(name.context("no network in the document")?.1.to_owned())
+}
+
 /// Fails unless the text has all of these, in this order.
 pub(crate) fn in_order(text: &str, parts: &[&str]) -> Result<()> {
     let mut rest = text;
@@ -181,13 +226,4 @@ pub(crate) fn in_order(text: &str, parts: &[&str]) -> Result<()> {
 pub(crate) fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-/// Kills a process with SIGKILL.
-pub(crate) fn kill(pid: u32) -> Result<()> {
-    // The shell's own: a small machine has no other.
-    let line = format!("kill -KILL {pid}");
-    let status = Command::new("sh").args(["-c", &line]).status()?;
-    ensure!(status.success(), "kill {pid}: {status}");
-    Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use seed_tests::{
     Containerd, Cri,
-    cri::api::{ContainerState, LinuxContainerResources},
+    cri::api::{ContainerState, LinuxContainerResources, PodSandboxConfig},
     limit,
 };
 
@@ -58,6 +58,21 @@ pub(crate) fn can_be_made() -> bool {
     !roots.is_empty() && roots.iter().all(|root| probe(root).is_ok())
 }
 
+/// The file of a group that says whether it stands still.
+pub(crate) const FREEZE: &str = "cgroup.freeze";
+
+/// Where groups are made that can be made to stand still, if anywhere. The root itself has no such file.
+pub(crate) fn freezing() -> Option<PathBuf> {
+    let dir = format!("seed-probe-freeze-{}", std::process::id());
+    let freezes = |root: &PathBuf| {
+        let dir = root.join(&dir);
+        let there = fs::create_dir(&dir).is_ok() && dir.join(FREEZE).exists();
+        let _ = fs::remove_dir(&dir);
+        there
+    };
+    roots().into_iter().find(freezes)
+}
+
 /// Folders of this group, in whatever hierarchies there are.
 fn folders(group: &str) -> Vec<String> {
     let below = group.trim_start_matches('/');
@@ -66,22 +81,25 @@ fn folders(group: &str) -> Vec<String> {
     there.map(|dir| dir.display().to_string()).collect()
 }
 
-fn is_gone(group: &str) -> Result<()> {
+pub(crate) fn is_gone(group: &str) -> Result<()> {
     limit::until("the end of the group", limit::COMMAND, || {
         Ok(folders(group).is_empty().then_some(()))
     })
     .with_context(|| format!("left: {:?}, {:?}", folders(group), members(group)))
 }
 
+/// Makes a pod's group be below one of ours; what its path begins with.
+pub(crate) fn put(config: &mut PodSandboxConfig) -> String {
+    let parent = format!("/seed-test-{}", std::process::id());
+    let linux = config.linux.mut_or_insert_default();
+    linux.cgroup_parent.clone_from(&parent);
+    parent
+}
+
 /// Starts a pod in a group of its own; its id, its container's and the group of its sandbox.
 fn started(containerd: &Containerd, cri: &Cri, name: &str) -> Result<(String, String, String)> {
-    let parent = format!("/seed-test-{}", std::process::id());
     let mut config = sandbox(containerd, name)?;
-    config
-        .linux
-        .mut_or_insert_default()
-        .cgroup_parent
-        .clone_from(&parent);
+    let parent = put(&mut config);
     let pod = cri.run_pod(&config, "seed")?;
     let id = cri.create(&pod, &container("app"), &config)?;
     cri.start(&id)?;
@@ -90,7 +108,7 @@ fn started(containerd: &Containerd, cri: &Cri, name: &str) -> Result<(String, St
 }
 
 /// Removes what is above the groups of pods: here nobody else does.
-fn sweep() -> Result<()> {
+pub(crate) fn sweep() -> Result<()> {
     for dir in folders(&format!("/seed-test-{}", std::process::id())) {
         fs::remove_dir(&dir).with_context(|| format!("remove {dir}"))?;
     }

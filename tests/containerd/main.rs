@@ -14,12 +14,14 @@ use seed_tests::{
 
 mod bench;
 mod ctr;
+mod deaths;
 mod flood;
 mod group;
 mod guest;
 mod inline;
 mod lives;
 mod pod;
+mod restarts;
 mod roots;
 mod still;
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
                 pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
                 lives::run(&mut runner, &programs, *newest);
                 still::run(&mut runner, &programs, *newest);
+                deaths::run(&mut runner, &programs, *newest);
                 roots::run(&mut runner, &programs, *newest);
                 guest::run(&mut runner, &programs, *newest);
             }

@@ -15,6 +15,7 @@ use seed_tests::{
         stream::{self, Stream},
     },
     limit,
+    parts::signal,
 };
 
 use crate::{
@@ -474,7 +475,7 @@ fn restart(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
 /// Kills the shim of a pod with a running container, and waits until CRI knows the end of both.
 pub(crate) fn kill_shim(containerd: &Containerd, cri: &Cri, pod: &str, id: &str) -> Result<()> {
     for pid in containerd.shims()? {
-        bench::kill(pid)?;
+        signal(pid, "KILL")?;
     }
     limit::until("the end of both", limit::COMMAND, || {
         let gone = state(cri, id)? == ContainerState::EXITED && cri.pod_status(pod)?.state == 1;

@@ -104,7 +104,9 @@ fn many_mounts(containerd: &Containerd) -> Result<()> {
 fn start(containerd: &Containerd, root: &Root, options: &[&str]) -> Result<PathBuf> {
     let first = ["containers", "create", "--runtime", RUNTIME];
     containerd.ctr_ok(&[&first[..], options, &[STUB, ID, INIT]].concat())?;
-    Tasks::connect(containerd)?.start(ID, root.mounts())?;
+    let tasks = Tasks::connect(containerd)?;
+    tasks.create(ID, root.mounts())?;
+    tasks.start(ID, "")?;
     wait_status(containerd, ID, "RUNNING")?;
     served(containerd)
 }

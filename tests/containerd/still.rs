@@ -1,39 +1,34 @@
-//! Shims that stand still while containerd is killed and started again: one that goes on in time is found again or has left
+//! Shims that stand still or hang while containerd is killed and started again: one that goes on in time is found again or has left
 //! nothing, one that never does is got rid of with all that it runs. With containerd's own limits, which give a shim five seconds.
 
-use std::{thread, time::Duration};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use seed_tests::{
     Containerd, Cri, Runner, Version,
     containerd::{Options, Programs},
     cri::api::ContainerState,
     limit,
+    parts::signal,
 };
 
 use crate::{
     bench::{self, nothing_left, status},
-    ctr,
+    ctr, group,
     pod::{end, run_again, started, state},
 };
 
+/// The name of [`hung`] among the cases.
+pub(crate) const HUNG: &str = "shim_that_hangs_is_got_rid_of";
+
 /// How long a shim of the first case stands still when containerd looks for it.
 const STILL: Duration = Duration::from_secs(1);
-
-fn signal(pids: &[u32], signal: Signal) -> Result<()> {
-    for &pid in pids {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("no pid")?, signal)?;
-    }
-    Ok(())
-}
 
 /// Stops this containerd's shims, and kills it.
 fn stop(containerd: &mut Containerd) -> Result<Vec<u32>> {
     let shims = containerd.shims()?;
     ensure!(!shims.is_empty(), "no shim");
-    signal(&shims, Signal::STOP)?;
+    shims.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
     containerd.kill()?;
     Ok(shims)
 }
@@ -45,7 +40,7 @@ pub(crate) fn continued(containerd: &mut Containerd) -> Result<()> {
     thread::scope(|scope| {
         let late = scope.spawn(|| {
             thread::sleep(STILL);
-            signal(&shims, Signal::CONT)
+            shims.iter().try_for_each(|pid| signal(*pid, "CONT"))
         });
         containerd.run()?;
         late.join().map_err(|_| anyhow::anyhow!("panicked"))?
@@ -68,6 +63,51 @@ pub(crate) fn never_continued(containerd: &mut Containerd) -> Result<()> {
     stop(containerd)?;
     containerd.run()?;
     given_up(containerd)
+}
+
+/// It hangs as one does whose call of the kernel does not come back: it looks as if it slept, and only SIGKILL reaches it.
+pub(crate) fn hung(containerd: &mut Containerd) -> Result<()> {
+    ctr::start(containerd, "still")?;
+    let frozen = Frozen::make(&containerd.shims()?)?;
+    containerd.kill()?;
+    containerd.run()?;
+    given_up(containerd)?;
+    frozen.remove()
+}
+
+/// A control group in which nobody goes on (cgroups(7), v2).
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn make(pids: &[u32]) -> Result<Self> {
+        ensure!(!pids.is_empty(), "no shim");
+        let root = group::freezing().context("nothing freezes here")?;
+        let frozen = Self(root.join(format!("seed-test-frozen-{}", std::process::id())));
+        fs::create_dir(&frozen.0)?;
+        for pid in pids {
+            fs::write(frozen.0.join("cgroup.procs"), pid.to_string())?;
+        }
+        fs::write(frozen.0.join(group::FREEZE), "1")?;
+        limit::until("the standstill", limit::COMMAND, || {
+            let events = fs::read_to_string(frozen.0.join("cgroup.events"))?;
+            Ok(events.contains("frozen 1").then_some(()))
+        })?;
+        Ok(frozen)
+    }
+
+    /// Whoever was in it is gone. The kernel lets go of them a little later than the table of processes.
+    fn remove(&self) -> Result<()> {
+        limit::until("the end of the group", limit::COMMAND, || {
+            Ok(fs::remove_dir(&self.0).ok())
+        })
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Of a case that failed: those in it shall go on, and be ended.
+        let _ = fs::write(self.0.join(group::FREEZE), "0");
+    }
 }
 
 fn given_up(containerd: &Containerd) -> Result<()> {

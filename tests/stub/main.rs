@@ -6,7 +6,7 @@
 //!
 //! Variables make it misbehave: `STUB_DIE` names the program that ends at once, `STUB_HOLD` the step that never
 //! comes (`hello`, `orders`, `poweroff`). With `STUB_RECORD` it writes what the agent was told into that folder, as
-//! `<container>.txt`.
+//! `<container>.txt`, and the file `hold` in it names such a step as well, as long as it is there.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a stub ends at the first surprise")]
@@ -107,10 +107,9 @@ async fn qemu(args: &[String]) {
         .find_map(|arg| arg.strip_prefix("socket,id=monitor,fd="))
         .expect("a monitor on the command line");
     let folder = env::current_dir().unwrap().join("vsock");
-    let hold = env::var("STUB_HOLD").unwrap_or_default();
     let agent = FakeAgent::serve_with(&folder.join("sock"), &LINES);
     agent.talks.store(true, Ordering::Relaxed);
-    agent.hold_orders.store(hold == "orders", Ordering::Relaxed);
+    agent.hold_orders.store(held("orders"), Ordering::Relaxed);
     let (read, mut write) = inherited(monitor).into_split();
     write.write_all(b"{\"QMP\": {}}\n").await.unwrap();
     let mut lines = BufReader::new(read).lines();
@@ -126,17 +125,25 @@ async fn qemu(args: &[String]) {
                     return;
                 }
             }
-            () = agent.poweroff.notified(), if hold != "poweroff" => {
+            () = agent.poweroff.notified(), if !held("poweroff") => {
                 let event = r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#;
                 write.write_all(format!("{event}\n").as_bytes()).await.unwrap();
                 return;
             }
-            _ = hello.tick() => if !said && hold != "hello" {
+            _ = hello.tick() => if !said && !held("hello") {
                 say_hello(&folder).await;
                 said = record(&agent);
             },
         }
     }
+}
+
+/// Whether this step shall not come.
+fn held(step: &str) -> bool {
+    let by_file =
+        || fs::read_to_string(env::var_os("STUB_RECORD")?.to_str()?.to_owned() + "/hold").ok();
+    let hold = env::var("STUB_HOLD").ok().or_else(by_file);
+    hold.is_some_and(|hold| hold == step)
 }
 
 /// What the monitor says of the machine's size.
