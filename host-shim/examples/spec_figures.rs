@@ -11,7 +11,7 @@ use seed_shim::{
     config::Config,
     names::{ContainerId, Namespace},
     paths::Paths,
-    spec::{self, Bundle, Cpu, Inputs},
+    spec::{self, Annotations, Bundle, Cpu, Inputs},
     vmm::qemu::args::{self, Numbers},
 };
 use serde_json::json;
@@ -99,6 +99,7 @@ fn prepare(path: &Path) -> Result<usize, Box<dyn Error>> {
         id: &id,
         paths: &Paths::new(&config).instance(&namespace, &id),
         rootfs: &bundle.root,
+        annotations: &Annotations::parse(&bundle.annotations)?,
         bundle: &bundle,
         pod: &Default::default(),
         config: &config,

@@ -9,7 +9,7 @@ use seed_shim::{
     config::{Accel, Config},
     names::{ContainerId, Namespace},
     paths::Paths,
-    spec::{self, Bundle, Cpu, Inputs, SpecError, VmSpec},
+    spec::{self, Annotations, Bundle, Cpu, Inputs, SpecError, VmSpec},
     vmm::qemu::args::{self, Numbers},
 };
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ fn build(dir: &Path) -> Result<VmSpec, SpecError> {
         id: &id,
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
+        annotations: &Annotations::parse(&bundle.annotations)?,
         bundle: &bundle,
         pod: &Default::default(),
         config: &Config {

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use seed_shim::{
     config::{Accel, Config},
     paths::Paths,
-    spec::{self, Bundle, Cpu, Inputs, SpecError, VmSpec, VolumeError},
+    spec::{self, Annotations, Bundle, Cpu, Inputs, SpecError, VmSpec, VolumeError},
 };
 use serde_json::json;
 
@@ -44,6 +44,7 @@ fn build(dir: &Path, image: &Path, option: &str) -> Result<VmSpec, SpecError> {
         id: &id,
         paths: &Paths::new(&Config::default()).instance(&namespace, &id),
         rootfs: &bundle.root,
+        annotations: &Annotations::parse(&bundle.annotations)?,
         bundle: &bundle,
         pod: &Default::default(),
         config: &Config {

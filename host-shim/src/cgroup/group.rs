@@ -49,7 +49,7 @@ pub enum GroupError {
     NoGroup,
 }
 
-/// A group in which processes of ours run. Dropping it removes it, if nobody is in it.
+/// A group in which processes of ours run. It stays until its note is [forgotten](forget).
 #[derive(Debug)]
 pub struct Group {
     dirs: Vec<PathBuf>,
@@ -65,6 +65,8 @@ impl Group {
         let group = match Self::make(&tree, &placement.name, &paths.cgroups()) {
             Ok(group) => group,
             Err(error) => {
+                // What could be made of it.
+                forget(paths);
                 let error = chain(&error);
                 tracing::warn!(group = %name, error, "programs run in the shim's control group: no limit of the pod holds for them");
                 return None;
@@ -120,14 +122,6 @@ impl Group {
     /// What a process enters by writing 0 to each.
     pub(crate) fn doors(&self) -> Arc<Vec<OwnedFd>> {
         Arc::clone(&self.doors)
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for dir in &self.dirs {
-            remove(dir);
-        }
     }
 }
 
@@ -236,12 +230,11 @@ mod tests {
         let paths = paths(dir.path());
         let root = dir.path().join("tree");
         let tree = Tree(vec![Hierarchy::V2(root.clone())]);
-        // What the kernel would make: without it there is no door, and the folders are removed.
+        // What the kernel would make is not there: there is no door.
         fs::create_dir(&root).unwrap();
         let error = Group::make(&tree, &name("/a/b"), &paths.cgroups()).unwrap_err();
         assert!(error.to_string().contains("cgroup.procs"), "{error}");
-        assert!(root.join("a").is_dir() && !root.join("a/b").exists());
-        fs::create_dir(root.join("a/b")).unwrap();
+        assert!(root.join("a/b").is_dir());
         assert!(forget(&paths) && !root.join("a/b").exists());
         assert!(forget(&paths) && root.join("a").is_dir());
     }

@@ -59,17 +59,21 @@ pub struct Route {
     pub metric: u32,
 }
 
+/// Every Ethernet link but the loopback, by itself: what belongs to it is not asked for.
+pub(super) fn bare(kernel: &mut Conversation) -> Result<Vec<Link>, NetError> {
+    let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let what = "listing links";
+    let answers = kernel
+        .dump(message)
+        .map_err(|source| NetError::Kernel { what, source })?;
+    Ok(answers.iter().filter_map(link).collect())
+}
+
 /// Every Ethernet link but the loopback and those named with `not`.
 pub(super) fn list(kernel: &mut Conversation, not: &str) -> Result<Vec<Link>, NetError> {
     let asked = |what| move |source| NetError::Kernel { what, source };
-    let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut links: Vec<Link> = kernel
-        .dump(message)
-        .map_err(asked("listing links"))?
-        .iter()
-        .filter_map(link)
-        .filter(|link| !link.name.starts_with(not))
-        .collect();
+    let mut links = bare(kernel)?;
+    links.retain(|link| !link.name.starts_with(not));
     let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     for answer in kernel.dump(message).map_err(asked("listing addresses"))? {
         if let Some((index, address)) = address(&answer)

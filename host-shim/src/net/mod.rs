@@ -178,7 +178,7 @@ pub fn sweep(network: &Path, until: Instant) -> Result<(), NetError> {
         enter(network)?;
         let mut kernel = speak()?;
         loop {
-            let links = links::list(&mut kernel, "\0")?;
+            let links = links::bare(&mut kernel)?;
             if !links.iter().any(|link| link.name.starts_with(TAP)) {
                 for link in links {
                     redirect::remove(&mut kernel, link.index);
@@ -232,7 +232,7 @@ pub fn mac_text(mac: &[u8; 6]) -> String {
 /// mounted, `/proc/net` the process's own.
 fn index_of(name: &str) -> Option<u32> {
     let mut kernel = Conversation::open().ok()?;
-    let all = links::list(&mut kernel, "\0").ok()?;
+    let all = links::bare(&mut kernel).ok()?;
     all.into_iter()
         .find(|link| link.name == name)
         .map(|link| link.index)

@@ -16,7 +16,7 @@ use crate::{
     paths::InstancePaths,
     rootfs::{RootMount, Rootfs},
     share::Share,
-    spec::{self, Bundle, Cpu, Inputs, PodSpec, VmSpec},
+    spec::{self, Annotations, Bundle, Cpu, Inputs, PodSpec, VmSpec},
     writes::InMemory,
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Order {
     pub paths: InstancePaths,
     /// Its bundle.
     pub bundle: Bundle,
+    /// What its annotations say to us.
+    pub annotations: Annotations,
     /// Its root's mounts.
     pub mounts: Vec<RootMount>,
     /// Its pod.
@@ -64,6 +66,7 @@ impl Order {
             id,
             paths,
             bundle,
+            annotations,
             mounts,
             pod,
             nics,
@@ -72,7 +75,8 @@ impl Order {
         progress.at("the root file system")?;
         let at = bundle.path.join(WRITES);
         let config = &environment.config;
-        let writes = spec::root_writes(bundle, config)?.map(|mib| InMemory { at: &at, mib });
+        let writes =
+            spec::root_writes(bundle, annotations, config)?.map(|mib| InMemory { at: &at, mib });
         let rootfs = Rootfs::mount(&bundle.root, mounts, writes)?;
         progress.at("what the closure and the bundle name")?;
         let spec = spec::build(&Inputs {
@@ -80,6 +84,7 @@ impl Order {
             id,
             paths,
             bundle,
+            annotations,
             rootfs: rootfs.path(),
             pod,
             config,

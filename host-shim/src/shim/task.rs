@@ -29,7 +29,7 @@ use crate::{
     paths::{InstancePaths, Paths},
     rootfs::RootMount,
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
-    spec::{self, Bundle, PodSpec},
+    spec::{self, Annotations, Bundle, PodSpec, SpecError},
     tpm::StateDir,
     vmm::Vmm,
 };
@@ -131,8 +131,9 @@ impl Task {
             Some(name) => paths.kept_as(name),
             None => paths,
         };
+        let annotations = Annotations::parse(&bundle.annotations).map_err(SpecError::Annotation)?;
         let wires = match &bundle.network_namespace {
-            Some(network) if spec::has_cards_of_pod(&bundle)? => {
+            Some(network) if annotations.has_cards_of_pod() => {
                 net::Wires::in_pod(network, *host_network)?
             }
             Some(network) => {
@@ -147,6 +148,7 @@ impl Task {
             id: id.clone(),
             paths: paths.clone(),
             bundle,
+            annotations,
             mounts,
             pod,
             nics: wires

@@ -74,6 +74,11 @@ impl Annotations {
         Ok(ours)
     }
 
+    /// Whether the guest has the cards of its pod: unless another network is named, or none.
+    pub fn has_cards_of_pod(&self) -> bool {
+        self.network.is_none()
+    }
+
     fn take(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
             "size" => self.size = Some(value.parse()?),

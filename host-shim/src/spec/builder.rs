@@ -168,6 +168,8 @@ pub struct Inputs<'a> {
     pub paths: &'a InstancePaths,
     /// The bundle.
     pub bundle: &'a Bundle,
+    /// What its annotations say to us.
+    pub annotations: &'a Annotations,
     /// The mounted root.
     pub rootfs: &'a Path,
     /// Its pod: what it says counts where the bundle says nothing.
@@ -200,16 +202,13 @@ pub fn read_boot_spec(rootfs: &Path, init: &Path) -> Result<BootSpec, SpecError>
     BootSpec::parse(&text).map_err(|source| SpecError::BootSpec { path, source })
 }
 
-/// Whether the guest has the cards of its pod: unless its annotation names another network, or none.
-pub fn has_cards_of_pod(bundle: &Bundle) -> Result<bool, SpecError> {
-    let annotations = Annotations::parse(&bundle.annotations)?;
-    Ok(annotations.network.is_none())
-}
-
 /// How much of what the guest writes to its root is kept in memory: the annotation's word, else the configuration's. `None`: it
 /// goes where the mounts say.
-pub fn root_writes(bundle: &Bundle, config: &Config) -> Result<Option<WritesMib>, SpecError> {
-    let annotations = Annotations::parse(&bundle.annotations)?;
+pub fn root_writes(
+    bundle: &Bundle,
+    annotations: &Annotations,
+    config: &Config,
+) -> Result<Option<WritesMib>, SpecError> {
     let asked = annotations.root_writes.flatten().map(WritesMib::get);
     let limit = config.annotations.max_root_writes_mib;
     let name = (PREFIX, "root_writes_mib");
@@ -232,6 +231,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         id,
         paths,
         bundle,
+        annotations,
         rootfs,
         pod,
         config,
@@ -241,16 +241,15 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     } = *inputs;
     let init = init_program(&bundle.args)?;
     let boot = read_boot_spec(rootfs, init)?;
-    let annotations = Annotations::parse(&bundle.annotations)?;
     let kata = sizing::kata_of(&bundle.annotations, config)?;
-    sizing::check_asked(&bundle.annotations, &annotations, &kata, config)?;
+    sizing::check_asked(&bundle.annotations, annotations, &kata, config)?;
     let Sizing {
         vcpus,
         memory,
         max_vcpus,
         max_memory,
     } = sizing::decide(
-        &annotations,
+        annotations,
         &kata,
         &bundle.resources.or(&pod.limits),
         boot.seed.size,
@@ -276,7 +275,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
     if network != Network::User && !annotations.publish.is_empty() {
         return Err(SpecError::Publish);
     }
-    let more = [kata.kernel_params, annotations.kernel_params].concat();
+    let more = [kata.kernel_params, annotations.kernel_params.clone()].concat();
     let mut kernel_parameters = kernel_parameters(
         &boot,
         &more,
@@ -310,7 +309,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         volumes,
         devices,
         network,
-        forwards: annotations.publish,
+        forwards: annotations.publish.clone(),
         nics: nics.to_vec(),
         shared: shares::from_mounts(&bundle.mounts),
         memory_mounts: memory::from_mounts(&bundle.mounts)?,

@@ -32,7 +32,7 @@ use std::{
 pub use accel::{AccelUnavailable, Cpu, host_accel, resolve as resolve_accel};
 pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX};
 pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
-pub use builder::{Inputs, SpecError, build, has_cards_of_pod, read_boot_spec, root_writes};
+pub use builder::{Inputs, SpecError, build, read_boot_spec, root_writes};
 pub use bundle::{Bundle, BundleError};
 pub use cri::{Role, pod, pod_limits, pod_name, state_name};
 pub use devices::{BlockDevice, DeviceError, DeviceOwner};

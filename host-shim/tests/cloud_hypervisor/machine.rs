@@ -11,7 +11,7 @@ use seed_shim::{
     config::{Accel, Config, Limits, Programs},
     names::{ContainerId, Namespace},
     paths::Paths,
-    spec::{self, Bundle, Cpu, Inputs, VmSpec},
+    spec::{self, Annotations, Bundle, Cpu, Inputs, VmSpec},
     tpm::StateDir,
     vmm::{Machine, VmEnd, VmEvent, Vmm, VmmError, VmmKind, cloud_hypervisor::CloudHypervisor},
 };
@@ -135,6 +135,7 @@ fn build(dir: &Path, config: &Config) -> VmSpec {
         id: &id,
         paths: &Paths::new(config).instance(&namespace, &id),
         rootfs: &bundle.root,
+        annotations: &Annotations::parse(&bundle.annotations).unwrap(),
         bundle: &bundle,
         pod: &Default::default(),
         config,

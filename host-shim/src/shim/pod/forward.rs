@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     agent::{Agent, AgentError},
     names::ContainerId,
-    net::{Loopback, Network},
+    net::Loopback,
     shim::service::Service,
     text::chain,
 };
@@ -73,10 +73,10 @@ impl Drop for Forwarder {
 }
 
 impl Forwarder {
-    /// Answers on the loopback of the calling thread's network, which is not the `host`'s. `None`, and a line in the log,
+    /// Answers on the loopback of the calling thread's network, which is not the host's. `None`, and a line in the log,
     /// where that cannot be.
-    pub(super) fn start(pod: &ContainerId, host: Network, machine: Arc<Service>) -> Option<Self> {
-        match Loopback::take(host) {
+    pub(super) fn start(pod: &ContainerId, machine: Arc<Service>) -> Option<Self> {
+        match Loopback::take(machine.host_network()) {
             Ok(loopback) => Some(Self(tokio::spawn(serve(loopback, machine)))),
             Err(error) => {
                 let error = chain(&error);

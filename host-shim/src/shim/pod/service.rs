@@ -30,7 +30,6 @@ use super::{
 };
 use crate::{
     cgroup::GroupName,
-    net::Network,
     sandbox::Ended,
     shim::{
         TaskError,
@@ -56,8 +55,6 @@ pub struct Pod {
     pause: RwLock<Option<Arc<Pause>>>,
     /// Who tells of the pause container's end.
     announcer: Mutex<Option<JoinHandle<()>>>,
-    /// The network that this shim was started in.
-    host: Option<Network>,
     /// Who answers on its loopback.
     forwarder: Mutex<Option<Forwarder>>,
     publisher: Publisher,
@@ -77,13 +74,12 @@ pub(in crate::shim) enum Held {
 type Result<T> = ttrpc::Result<T>;
 
 impl Pod {
-    /// In front of the service of the one machine. To be made in the host's network.
+    /// In front of the service of the one machine.
     pub fn new(machine: Arc<Service>, publisher: Publisher) -> Self {
         Self {
             machine,
             pause: RwLock::default(),
             announcer: Mutex::default(),
-            host: Network::own().ok(),
             forwarder: Mutex::default(),
             publisher,
         }
@@ -162,9 +158,9 @@ impl Pod {
             return Err(TaskError::Exists(format!("sandbox {}", pause.id)));
         }
         let pause = Arc::new(Pause::of(id, bundle, network)?);
-        if let (Some(_), Some(host)) = (network, self.host) {
+        if network.is_some() {
             let machine = Arc::clone(&self.machine);
-            *lock(&self.forwarder) = Forwarder::start(&pause.id, host, machine);
+            *lock(&self.forwarder) = Forwarder::start(&pause.id, machine);
         }
         self.machine.set_pod(pod);
         self.set(Some(Arc::clone(&pause)));

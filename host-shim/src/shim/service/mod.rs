@@ -37,6 +37,7 @@ use super::{
 use crate::{
     agent::Agent,
     names::{ContainerId, ExecId},
+    net::Network,
     sandbox::{Ended, Kill, Phase},
     spec::{PodSpec, Resources},
 };
@@ -78,6 +79,11 @@ impl Service {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The network that this shim was started in.
+    pub(super) fn host_network(&self) -> Network {
+        self.environment.host_network
     }
 
     /// Whether there is a machine.
