@@ -107,9 +107,10 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
     let begun = Instant::now();
     let until = begun + GONE_LIMIT;
     kill_all(pids.iter().flatten(), until);
-    if let Some(socket) = &socket {
-        end_stuck(socket, SILENT, until);
-    }
+    let free = begun + FREE_LIMIT;
+    let is_ended = socket
+        .as_ref()
+        .is_some_and(|socket| end_stuck(socket, SILENT, free));
     for paths in &instances {
         if begun.elapsed() < RECLAIM_WITHIN {
             tpm::reclaim(paths);
@@ -119,10 +120,11 @@ pub fn run(target: &Target) -> Result<Vec<u8>, DeleteError> {
         }
         remove(paths);
     }
-    // A pod's shim goes on when one container of it is gone, and its wires are its own.
-    if let Some(socket) = socket.filter(|socket| !is_served(socket, HANG_UP)) {
+    // A pod's shim goes on when one container of it is gone, and its wires are its own. One that was killed may take its time to be
+    // gone, and serves nobody any more.
+    if let Some(socket) = socket.filter(|socket| is_ended || !is_served(socket, HANG_UP)) {
         let _ = fs::remove_file(socket);
-        unwire(&bundle, begun + FREE_LIMIT);
+        unwire(&bundle, free);
     }
     let ended = ended(&bundle, &pids[0]);
     ended.write_to_bytes().map_err(DeleteError::Encode)
@@ -175,11 +177,12 @@ pub(crate) fn listener(socket: &Path) -> Option<u32> {
     (pid != std::process::id()).then_some(pid)
 }
 
-/// Kills the shim that listens on this socket, if it is stopped or says nothing for so long.
-fn end_stuck(socket: &Path, silent: Duration, until: Instant) {
-    let shim = listener(socket).map(shim_of);
-    let is_stuck = |entry: &&PidEntry| sys::is_stopped(entry.pid) || is_silent(socket, silent);
-    kill(shim.iter().filter(is_stuck), until);
+/// Kills the shim that listens on this socket, if it is stopped or says nothing for so long. Whether it was.
+fn end_stuck(socket: &Path, silent: Duration, until: Instant) -> bool {
+    let is_stuck = |entry: &PidEntry| sys::is_stopped(entry.pid) || is_silent(socket, silent);
+    let shim = listener(socket).map(shim_of).filter(is_stuck);
+    kill(&shim, until);
+    shim.is_some()
 }
 
 /// Whether whoever listens on this socket leaves a call without an answer for so long. A refusal is an answer, and who hangs up
