@@ -7,16 +7,15 @@ mod stub;
 
 use std::time::Duration;
 
-use containerd_shim_protos::{
-    api::{
-        Empty, ExecProcessRequest, PauseRequest, PidsRequest, ResumeRequest, StateRequest, Status,
-    },
-    protobuf::well_known_types::any::Any,
+use containerd_shim_protos::api::{
+    Empty, PauseRequest, PidsRequest, ResumeRequest, StateRequest, Status,
 };
 use seed_protocol::{seed::management::State, status};
 use seed_shim::management;
-use serde_json::json;
-use stub::{Bench, Guest, calls::soon};
+use stub::{
+    Bench, Guest,
+    calls::{self, soon},
+};
 use ttrpc::Code;
 
 /// Ids of execs differ.
@@ -54,18 +53,7 @@ impl Bench {
     }
 
     async fn exec(&self, id: &str, exec_id: &str) -> Answer {
-        let process = json!({"args": ["cat"], "cwd": "/", "env": []});
-        let request = ExecProcessRequest {
-            id: id.into(),
-            exec_id: exec_id.into(),
-            spec: Some(Any {
-                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
-                value: process.to_string().into_bytes(),
-                ..Any::default()
-            })
-            .into(),
-            ..Default::default()
-        };
+        let request = calls::exec(id, exec_id, "cat");
         answer(self.client.exec(soon(), &request).await)
     }
 

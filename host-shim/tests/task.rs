@@ -21,7 +21,7 @@ use containerd_shim_protos::{
         Status,
     },
     events::task::TaskExit,
-    protobuf::{Message, well_known_types::any::Any},
+    protobuf::Message,
     shim_async::{Events, TaskClient, create_events},
 };
 use seed_protocol::seed::management::State;
@@ -29,7 +29,7 @@ use seed_shim::{management, shim::logging};
 use serde_json::json;
 use stub::{
     Bench, Guest, LIMIT,
-    calls::{code, soon},
+    calls::{code, exec, exec_of, soon},
     fifo, until,
 };
 use tokio::{
@@ -360,17 +360,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
     fifo(&path("in"));
     fifo(&path("out"));
     let text = |name| path(name).to_string_lossy().into_owned();
-    let exec = |exec_id: &str, args: serde_json::Value| ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: exec_id.into(),
-        spec: Some(Any {
-            value: json!({"args": args, "cwd": "/"}).to_string().into_bytes(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
-    };
-    let mut cat = exec("one", json!(["cat"]));
+    let mut cat = exec("demo", "one", "cat");
     (cat.stdin, cat.stdout) = (text("in"), text("out"));
     bench.client.exec(soon(), &cat).await.unwrap();
     assert_eq!(
@@ -417,7 +407,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 
     bench
         .client
-        .exec(soon(), &exec("two", json!(["false"])))
+        .exec(soon(), &exec("demo", "two", "false"))
         .await
         .unwrap();
     bench.start("demo", "two").await.unwrap();
@@ -425,7 +415,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 
     bench
         .client
-        .exec(soon(), &exec("three", json!(["sleep"])))
+        .exec(soon(), &exec("demo", "three", "sleep"))
         .await
         .unwrap();
     bench.start("demo", "three").await.unwrap();
@@ -434,7 +424,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 
     bench
         .client
-        .exec(soon(), &exec("four", json!(["nonesuch"])))
+        .exec(soon(), &exec("demo", "four", "nonesuch"))
         .await
         .unwrap();
     let (_, message) = code(bench.start("demo", "four").await);
@@ -444,7 +434,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
     );
 
     // Its streams are nowhere: it never starts, and who waits for it is told.
-    let mut nowhere = exec("nowhere", json!(["cat"]));
+    let mut nowhere = exec("demo", "nowhere", "cat");
     nowhere.stdout = text("no-such-fifo");
     bench.client.exec(soon(), &nowhere).await.unwrap();
     let (_, message) = code(bench.start("demo", "nowhere").await);
@@ -455,7 +445,7 @@ async fn an_exec_gets_its_input_gives_all_its_output_and_its_status() {
 
     bench
         .client
-        .exec(soon(), &exec("five", json!(["sleep"])))
+        .exec(soon(), &exec("demo", "five", "sleep"))
         .await
         .unwrap();
     bench.start("demo", "five").await.unwrap();
@@ -477,17 +467,10 @@ async fn a_terminal_has_a_size_and_one_output() {
         "terminal": true, "args": ["cat"], "cwd": "/", "consoleSize": {"height": 24, "width": 80},
     });
     let request = ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: "shell".into(),
         terminal: true,
         stdin: input.to_string_lossy().into_owned(),
         stdout: output.to_string_lossy().into_owned(),
-        spec: Some(Any {
-            value: process.to_string().into_bytes(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
+        ..exec_of("demo", "shell", &process)
     };
     bench.client.exec(soon(), &request).await.unwrap();
     let mut shown = pipe::OpenOptions::new().open_receiver(&output).unwrap();
@@ -515,17 +498,8 @@ async fn a_command_whose_reader_is_gone_for_good_is_hung_up_on() {
     let out = bench.dir.path().join("out");
     fifo(&out);
     let request = ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: "one".into(),
         stdout: out.to_string_lossy().into_owned(),
-        spec: Some(Any {
-            value: json!({"args": ["sleep"], "cwd": "/"})
-                .to_string()
-                .into_bytes(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
+        ..exec("demo", "one", "sleep")
     };
     bench.client.exec(soon(), &request).await.unwrap();
     let reader = pipe::OpenOptions::new().open_receiver(&out).unwrap();
@@ -551,18 +525,7 @@ async fn a_crowd_of_execs_is_started_in_turns() {
     bench.running("demo").await;
     let ids: Vec<String> = (0..64).map(|number| format!("exec-{number}")).collect();
     let lives = ids.iter().map(|exec_id| async {
-        let request = ExecProcessRequest {
-            id: "demo".into(),
-            exec_id: exec_id.clone(),
-            spec: Some(Any {
-                value: json!({"args": ["false"], "cwd": "/"})
-                    .to_string()
-                    .into_bytes(),
-                ..Any::default()
-            })
-            .into(),
-            ..Default::default()
-        };
+        let request = exec("demo", exec_id, "false");
         bench.client.exec(soon(), &request).await.unwrap();
         bench.start("demo", exec_id).await.unwrap();
         bench.wait("demo", exec_id).await.unwrap().exit_status
@@ -588,28 +551,16 @@ async fn execs_that_nobody_deletes_are_not_in_the_way_for_good() {
     const MOST: usize = 512;
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;
-    let exec = |number: usize, command: &str| {
-        let spec = json!({"args": [command], "cwd": "/"}).to_string();
-        ExecProcessRequest {
-            id: "demo".into(),
-            exec_id: format!("exec-{number}"),
-            spec: Some(Any {
-                value: spec.into_bytes(),
-                ..Any::default()
-            })
-            .into(),
-            ..Default::default()
-        }
-    };
+    let numbered = |number: usize, command: &str| exec("demo", &format!("exec-{number}"), command);
     for number in 0..MOST - 1 {
-        let request = exec(number, "false");
+        let request = numbered(number, "false");
         bench.client.exec(soon(), &request).await.unwrap();
     }
-    let last = exec(MOST - 1, "sleep");
+    let last = numbered(MOST - 1, "sleep");
     bench.client.exec(soon(), &last).await.unwrap();
     bench.start("demo", &last.exec_id).await.unwrap();
     // None of them has ended.
-    let more = exec(MOST, "false");
+    let more = numbered(MOST, "false");
     let (code_, message) = code(bench.client.exec(soon(), &more).await);
     assert_eq!(code_, Code::FAILED_PRECONDITION, "{message}");
     bench.start("demo", "exec-0").await.unwrap();
@@ -639,16 +590,7 @@ async fn a_task_that_has_ended_says_so_when_it_is_started() {
 async fn a_part_of_an_output_is_no_success() {
     let bench = Bench::new(Guest::Good).await;
     bench.running("demo").await;
-    let request = ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: "one".into(),
-        spec: Some(Any {
-            value: br#"{"args": ["torn"], "cwd": "/"}"#.to_vec(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
-    };
+    let request = exec("demo", "one", "torn");
     bench.client.exec(soon(), &request).await.unwrap();
     bench.start("demo", "one").await.unwrap();
     let ended = bench.wait("demo", "one").await.unwrap();
@@ -659,16 +601,7 @@ async fn a_part_of_an_output_is_no_success() {
 /// An exec whose start the guest holds up, and what that guest was told and is let go by.
 async fn held(bench: &Bench) -> (Arc<Mutex<stub::agent::Told>>, Arc<Notify>) {
     bench.running("demo").await;
-    let request = ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: "one".into(),
-        spec: Some(Any {
-            value: br#"{"args": ["held"], "cwd": "/"}"#.to_vec(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
-    };
+    let request = exec("demo", "one", "held");
     bench.client.exec(soon(), &request).await.unwrap();
     let agent = bench.vmm.agent.lock().unwrap();
     let agent = agent.as_ref().unwrap();
@@ -902,28 +835,11 @@ async fn events_come_in_the_order_of_the_life_also_when_containerd_was_away() {
     // It was not there for the first one.
     let (heard, _server) = Containerd::listen(&events).await;
     bench.start("demo", "").await.unwrap();
-    let request = ExecProcessRequest {
-        id: "demo".into(),
-        exec_id: "one".into(),
-        spec: Some(Any {
-            value: br#"{"args": ["false"], "cwd": "/"}"#.to_vec(),
-            ..Any::default()
-        })
-        .into(),
-        ..Default::default()
-    };
+    let request = exec("demo", "one", "false");
     bench.client.exec(soon(), &request).await.unwrap();
     bench.start("demo", "one").await.unwrap();
     bench.wait("demo", "one").await.unwrap();
-    let hog = ExecProcessRequest {
-        exec_id: "two".into(),
-        spec: Some(Any {
-            value: br#"{"args": ["hog"], "cwd": "/"}"#.to_vec(),
-            ..Any::default()
-        })
-        .into(),
-        ..request
-    };
+    let hog = exec("demo", "two", "hog");
     bench.client.exec(soon(), &hog).await.unwrap();
     bench.start("demo", "two").await.unwrap();
     bench.wait("demo", "two").await.unwrap();

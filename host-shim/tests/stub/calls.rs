@@ -4,14 +4,15 @@ use std::{fs, time::Duration};
 
 use containerd_shim_protos::{
     api::{
-        CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, StateRequest, StatsRequest,
-        Status, UpdateTaskRequest, WaitRequest, WaitResponse,
+        CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, StartRequest,
+        StateRequest, StatsRequest, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
     cgroups_v2::metrics::Metrics,
     protobuf::{Message, well_known_types::any::Any},
 };
 use seed_protocol::status;
 use seed_shim::management;
+use serde_json::json;
 use ttrpc::{Code, context};
 
 use super::{Bench, LIMIT};
@@ -24,6 +25,26 @@ pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ttrpc::Error>) -> (Code
     let error = result.unwrap_err();
     let (code, message) = status::of(&error).expect("a status came over the wire");
     (code, message.to_owned())
+}
+
+/// An exec of a command of one word.
+pub(crate) fn exec(id: &str, exec_id: &str, command: &str) -> ExecProcessRequest {
+    exec_of(id, exec_id, &json!({"args": [command], "cwd": "/"}))
+}
+
+/// An exec of `process`, an object of the OCI runtime configuration.
+pub(crate) fn exec_of(id: &str, exec_id: &str, process: &serde_json::Value) -> ExecProcessRequest {
+    ExecProcessRequest {
+        id: id.into(),
+        exec_id: exec_id.into(),
+        spec: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+            value: process.to_string().into_bytes(),
+            ..Any::default()
+        })
+        .into(),
+        ..Default::default()
+    }
 }
 
 impl Bench {
