@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use seed_protocol::kata::agent::{
     BlkioStats, BlkioStatsEntry, GetOOMEventRequest, NetworkStats, OnlineCPUMemRequest,
-    StatsContainerRequest, StatsContainerResponse,
+    StatsContainerRequest, StatsContainerResponse, VolumeStatsRequest,
 };
 
 use ttrpc::context::Context;
 
-use super::{Agent, AgentError, client::within};
+use super::{
+    Agent, AgentError,
+    client::{SHORT, within},
+};
 use crate::{
     names::ContainerId,
     usage::{CpuTime, Disk, GuestUsage, Link, Memory},
@@ -48,6 +51,17 @@ impl Agent {
         let kata = self.kata_within(limit).await?;
         let result = kata.online_cpu_mem(within(limit), &request).await;
         self.sorted("OnlineCPUMem", result).await.map(drop)
+    }
+
+    /// `GetVolumeStats`: has the guest ask the file system that is mounted at `path` something.
+    pub async fn look_at(&self, path: &str) -> Result<(), AgentError> {
+        let request = VolumeStatsRequest {
+            volume_guest_path: path.to_owned(),
+            ..Default::default()
+        };
+        let kata = self.kata_within(SHORT).await?;
+        let result = kata.get_volume_stats(within(SHORT), &request).await;
+        self.sorted("GetVolumeStats", result).await.map(drop)
     }
 
     /// `GetOOMEvent`: returns when the guest's kernel has killed a process for lack of memory. No limit but the

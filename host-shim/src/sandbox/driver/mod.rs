@@ -239,7 +239,10 @@ impl Driver {
                 self.publish(|_| {});
             }
             VmEvent::Paused => self.publish(|view| view.paused = true),
-            VmEvent::Resumed => self.publish(|view| view.paused = false),
+            VmEvent::Resumed => {
+                self.publish(|view| view.paused = false);
+                self.stir();
+            }
             VmEvent::Ended(end) => {
                 self.control = None;
                 self.alive.send_replace(false);

@@ -2,20 +2,24 @@
 
 use std::{
     fs::{self, DirBuilder},
-    io,
+    io, iter,
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
+use seed_protocol::paths::SHARE_DIR;
 use tokio::time::{sleep, timeout};
 
 use super::{Driver, Input};
 use crate::{
     agent::{self, Journal},
     cgroup, logs,
-    sandbox::{follow, start, state::Event},
+    sandbox::{
+        follow, start,
+        state::{Event, Phase},
+    },
     text::chain,
     vmm::{Control, VmmError},
 };
@@ -129,6 +133,23 @@ impl Driver {
                 sleep(GROUP_POLL).await;
             }
             Input::CleanedUp
+        });
+    }
+
+    /// Has the guest ask something of the files that the host gives it: whoever waits for an answer that virtiofsd was not called
+    /// for while the machine stood still waits until the next one asks.
+    pub(super) fn stir(&self) {
+        if !matches!(self.state.phase(), Phase::Running | Phase::PoweringOff) {
+            return;
+        }
+        let (agent, has_share) = (self.agent.clone(), !self.spec.shared.is_empty());
+        tokio::spawn(async move {
+            let share = has_share.then_some(SHARE_DIR);
+            for path in iter::once("/").chain(share) {
+                if let Err(error) = agent.look_at(path).await {
+                    tracing::debug!(path, %error, "guest's files were not looked at");
+                }
+            }
         });
     }
 

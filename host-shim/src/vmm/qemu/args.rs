@@ -162,10 +162,7 @@ fn boot(args: &mut Args, spec: &VmSpec, machine_id: &str, files: &Numbers) {
 
 fn devices(args: &mut Args, files: &Numbers) {
     connection(args, "root", files.root);
-    args.pair(
-        "-device",
-        format!("vhost-user-fs-pci,chardev=root,tag={ROOT_TAG},queue-size=1024"),
-    );
+    files_of_host(args, "root", ROOT_TAG);
     connection(args, "vsock", files.vsock);
     args.pair("-device", "vhost-user-vsock-pci,chardev=vsock");
     connection(args, "tpm", files.tpm);
@@ -207,11 +204,15 @@ fn disks(args: &mut Args, spec: &VmSpec, files: &Numbers) {
 fn share(args: &mut Args, files: &Numbers) {
     if let Some(fd) = files.share {
         connection(args, "share", fd);
-        args.pair(
-            "-device",
-            format!("vhost-user-fs-pci,chardev=share,tag={SHARE_TAG},queue-size=1024"),
-        );
+        files_of_host(args, "share", SHARE_TAG);
     }
+}
+
+/// A machine that runs on calls virtiofsd for each of its rings before it enables them, and virtiofsd may hear that call too early,
+/// when it is for nobody. By the events' index the guest would not call again, ever; without it, it does with its next request.
+fn files_of_host(args: &mut Args, chardev: &str, tag: &str) {
+    let device = "vhost-user-fs-pci,event_idx=off,queue-size=1024";
+    args.pair("-device", format!("{device},chardev={chardev},tag={tag}"));
 }
 
 fn network(args: &mut Args, spec: &VmSpec) {
