@@ -175,7 +175,8 @@ pub(crate) fn end(containerd: &Containerd, cri: &Cri, pod: &str) -> Result<()> {
     nothing_left(containerd)
 }
 
-fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
+/// Waits for a container's log to have these parts in this order.
+pub(crate) fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
     limit::until(
         &format!("the log {}", path.display()),
         limit::LOG_LINE,

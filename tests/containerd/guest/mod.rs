@@ -1,8 +1,9 @@
 //! Guests that boot in pods, under the newest containerd: their network, the host's files in them and their
-//! changes, volumes, exec, and their end. One's pod is made as containerd makes them by itself, the other's by its shim.
+//! changes, volumes, exec, terminal, log, and their end. One's pod is made as containerd makes them by itself, the other's by its shim.
 
 mod cards;
 mod files;
+mod streams;
 
 use std::{
     env, fs,
@@ -115,6 +116,7 @@ fn of_the_shim(containerd: &Containerd) -> Result<()> {
     ensure!(words.contains("nameserver 10.96.0.10"), "DNS: {words}");
     let failed = cri.exec_sync(&id, &["/bin/bash", "-c", "exit 7"])?;
     ensure!(failed.exit_code == 7, "{failed:?}");
+    streams::are_the_guests(&cri, &id, &config)?;
     cri.stop(&id, 380)?;
     let status = cri.status(&id)?;
     let ended = status.state.enum_value_or_default() == ContainerState::EXITED;
@@ -209,6 +211,7 @@ fn in_a_pod(containerd: &Containerd) -> Result<String> {
     })?;
 
     cards.are_the_guests(sh)?;
+    streams::are_the_guests(&cri, &id, &config)?;
 
     // What listens for the guest alone is reached by a forwarded port, both ways and as often as is wanted.
     sh("systemd-run --quiet systemd-socket-activate --accept --inetd --listen=127.0.0.1:7007 cat")?;
