@@ -175,6 +175,23 @@ fn copies_of_links() -> Vec<OwnedFd> {
 }
 
 #[test]
+fn what_the_kernel_has_for_pods_is_tried_in_a_network_that_goes_again() {
+    let Some(network) = Network::make("tried") else {
+        return;
+    };
+    let links = || network.run("ip -o link").lines().count();
+    let before = links();
+    network.inside(|| {
+        let own = net::Network::own().unwrap();
+        net::try_wire().unwrap();
+        net::try_loopback().unwrap();
+        assert_eq!(net::Network::own().unwrap(), own);
+        assert!(copies_of_links().is_empty());
+    });
+    assert_eq!(links(), before);
+}
+
+#[test]
 fn the_hosts_loopback_is_never_taken() {
     let refused = Loopback::take(net::Network::own().unwrap()).unwrap_err();
     assert!(matches!(refused, LoopbackError::Host), "{refused:?}");

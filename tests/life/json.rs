@@ -153,8 +153,13 @@ fn doctor(bench: &Bench) -> Result<()> {
     // What this machine lacks is its own affair.
     let output = bench.lab.seed(&["doctor", "--json"], limit::COMMAND)?;
     let found = serde_json::from_slice::<Value>(&output.stdout).with_context(|| said(&output))?;
-    has(&found, &["findings", "ready"])?;
+    has(&found, &["findings", "pods", "ready"])?;
     ensure!(found["ready"] == output.status.success(), "{found}");
+    let words = ["doctor", "--pods", "--json"];
+    let for_pods = bench.lab.seed(&words, limit::COMMAND)?;
+    let again = serde_json::from_slice::<Value>(&for_pods.stdout)?;
+    let is_ready = again["pods"] == true;
+    ensure!(is_ready == for_pods.status.success(), "{again}");
     let findings = found["findings"].as_array().context("no findings")?;
     ensure!(!findings.is_empty());
     let each = ["found", "remedy", "verdict", "what"];

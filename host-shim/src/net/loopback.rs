@@ -29,6 +29,13 @@ pub enum LoopbackError {
     },
 }
 
+/// Takes the loopback of the calling thread's network, whose device may be down, and gives it back.
+pub(super) fn try_take() -> io::Result<()> {
+    let namespace = File::open(OWN)?;
+    let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    lookup::take_loopback(&listener, &namespace).map(drop)
+}
+
 /// Every TCP port of a loopback over IPv4, until it is dropped.
 #[derive(Debug)]
 pub struct Loopback {

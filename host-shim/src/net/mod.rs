@@ -212,14 +212,29 @@ fn speak() -> Result<Conversation, NetError> {
 /// Whether this kernel can lead frames from one link to another as a pod's wire does: tried between two taps in a
 /// network of their own, which is gone afterwards. The kernel loads what it has as modules. Root alone can try it.
 pub fn try_wire() -> Result<(), NetError> {
-    in_thread("trying it", || {
-        let what = "making a network";
-        sys::unshare_network().map_err(|source| NetError::Kernel { what, source })?;
+    in_new_network(|| {
         let taps = [TAP_PATTERN; 2].map(|pattern| tun::make_tap(pattern).map_err(NetError::Tap));
         let [one, other] = taps;
         let (one, other) = (one?, other?);
         let index = |name: &str| index_of(name).ok_or_else(|| NetError::Lost(name.to_owned()));
         redirect::add(&mut speak()?, index(&one.1)?, index(&other.1)?)
+    })
+}
+
+/// Whether it can lead what connects to a pod's loopback to the shim ([`Loopback`]), tried as [`try_wire`] tries.
+pub fn try_loopback() -> Result<(), NetError> {
+    in_new_network(|| {
+        let what = "leading the loopback to a listener";
+        loopback::try_take().map_err(|source| NetError::Kernel { what, source })
+    })
+}
+
+/// A thread in a network that goes with it.
+fn in_new_network(work: impl FnOnce() -> Result<(), NetError> + Send) -> Result<(), NetError> {
+    in_thread("trying it", || {
+        let what = "making a network";
+        sys::unshare_network().map_err(|source| NetError::Kernel { what, source })?;
+        work()
     })
 }
 

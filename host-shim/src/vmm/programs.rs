@@ -78,8 +78,8 @@ fn monitor(programs: &Programs, vmm: VmmKind) -> Wanted<'_> {
 }
 
 /// What brings a virtiofsd that will do.
-pub const VIRTIOFSD_REMEDY: &str =
-    "apt install virtiofsd (Debian 13), or: cargo install --locked virtiofsd --version 1.13.2";
+/// Cargo's own folder is in no service's `PATH`.
+pub const VIRTIOFSD_REMEDY: &str = "apt install virtiofsd (Debian 13), or as root: cargo install --locked --root /usr/local virtiofsd --version 1.13.2";
 
 fn virtiofsd(programs: &Programs) -> Wanted<'_> {
     ("virtiofsd", &programs.virtiofsd, VIRTIOFSD_REMEDY)
@@ -97,8 +97,13 @@ fn vsock(programs: &Programs) -> Wanted<'_> {
 /// As the shim looks for a program: a path is taken as it is, a name is looked up in `PATH` and where Debian puts
 /// daemons.
 pub fn find(program: &Path) -> Option<PathBuf> {
+    find_by(program, path())
+}
+
+/// The same of a shim whose `PATH` has these folders.
+pub fn find_by(program: &Path, path: Vec<PathBuf>) -> Option<PathBuf> {
     let extra = EXTRA_DIRS.iter().map(PathBuf::from);
-    find_in(program, path().into_iter().chain(extra))
+    find_in(program, path.into_iter().chain(extra))
 }
 
 /// The folders of `PATH`.

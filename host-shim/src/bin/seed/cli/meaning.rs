@@ -83,7 +83,9 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
         "metrics" => Command::Metrics(metrics(given)?),
         _ => {
             given.no_words(name)?;
-            Command::Doctor
+            Command::Doctor {
+                pods: given.has("pods"),
+            }
         }
     })
 }

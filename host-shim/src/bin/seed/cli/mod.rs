@@ -144,7 +144,10 @@ pub(crate) enum Command {
     /// `seed metrics`
     Metrics(MetricsTo),
     /// `seed doctor`
-    Doctor,
+    Doctor {
+        /// Fail where no pod can be made.
+        pods: bool,
+    },
 }
 
 /// `seed tpm`.

@@ -428,8 +428,13 @@ pub(super) const COMMANDS: &[Info] = &[
         summary: "what this machine has and lacks",
         about: &[
             "Looks for everything that an instance needs on this machine, and names what mends what lacks. Exit status 1 when something lacks without which none can run.",
+            "Root is also told what pods of containerd and Kubernetes need, such as programs in containerd's PATH; with --pods the exit status is 1 when something lacks without which none can be made.",
         ],
-        options: &[],
+        options: &[flag(
+            "",
+            "pods",
+            "fail where no pod can be made, also if instances run",
+        )],
     },
     Info {
         name: "completions",

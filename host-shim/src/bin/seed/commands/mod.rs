@@ -85,7 +85,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         } => grow::grow(&context, which, vcpus, memory).await,
         Command::Tpm { what, id, file } => tpm::tpm(&context, what, id, &file),
         Command::Metrics(to) => metrics::metrics(&context, to).await,
-        Command::Doctor => doctor::doctor(&context).await,
+        Command::Doctor { pods } => doctor::doctor(&context, pods).await,
     }
 }
 

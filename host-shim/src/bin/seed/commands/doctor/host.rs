@@ -1,10 +1,10 @@
-//! `seed doctor`: what this machine has and lacks, and what mends it.
+//! What every instance needs of this machine: the shim and the programs that it starts, the processor, the kernel, folders.
 
 use std::{
     env, fs,
     io::{self, ErrorKind},
     path::Path,
-    process::{ExitCode, Output, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -12,19 +12,19 @@ use rustix::process::geteuid;
 use seed_shim::{
     config::{Accel, Config, ROOTLESS_ENV},
     containerd::shim::ShimBinary,
-    net,
     spec::Cpu,
-    text::chain,
     vmm::{
         VmmKind, programs,
         users::{self, Unchanged},
     },
 };
-use serde_json::json;
 use tokio::time::timeout;
 
-use super::Context;
-use crate::{error::CliError, output, rootless};
+use super::{
+    Finding, Verdict,
+    pods::{self, Containerd},
+};
+use crate::{error::CliError, rootless};
 
 /// The first virtiofsd with all the options that it is given.
 const OLDEST_VIRTIOFSD: (u32, u32) = (1, 10);
@@ -32,97 +32,15 @@ const OLDEST_VIRTIOFSD: (u32, u32) = (1, 10);
 /// How long it may take to say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
 
-/// How much something matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Good,
-    /// Instances run without it, worse.
-    Worse,
-    /// No instance runs without it.
-    Lacking,
-}
-
-impl Verdict {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Good => "ok",
-            Self::Worse => "worse",
-            Self::Lacking => "lacking",
-        }
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Debug)]
-struct Finding {
-    what: &'static str,
-    verdict: Verdict,
-    /// What was found.
-    found: String,
-    /// What mends it. Empty when good.
-    remedy: String,
-}
-
-impl Finding {
-    fn good(what: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            what,
-            verdict: Verdict::Good,
-            found: found.into(),
-            remedy: String::new(),
-        }
-    }
-}
-
-pub(super) async fn doctor(context: &Context<'_>) -> Result<ExitCode, CliError> {
-    let findings = look(&context.config).await;
-    let lacking = findings
-        .iter()
-        .any(|finding| finding.verdict == Verdict::Lacking);
-    if context.global.json {
-        let list: Vec<_> = findings
-            .iter()
-            .map(|finding| {
-                json!({
-                    "what": finding.what,
-                    "verdict": finding.verdict.word(),
-                    "found": finding.found,
-                    "remedy": finding.remedy,
-                })
-            })
-            .collect();
-        output::print_json(&json!({ "ready": !lacking, "findings": list }))?;
-    } else {
-        let rows: Vec<[String; 3]> = findings
-            .iter()
-            .map(|f| [f.verdict.word().into(), f.what.into(), f.found.clone()])
-            .collect();
-        let mut text = seed_shim::text::table(0, &rows);
-        text.push('\n');
-        let mut advice: Vec<String> = findings
-            .iter()
-            .filter(|finding| !finding.remedy.is_empty())
-            .map(|finding| format!("{}: {}\n", finding.what, finding.remedy))
-            .collect();
-        // One package may mend two things.
-        advice.dedup();
-        let advice = advice.concat();
-        if !advice.is_empty() {
-            text += &format!("{advice}\n");
-        }
-        text += if lacking {
-            "No instance can run here yet.\n"
-        } else {
-            "Instances can run here.\n"
-        };
-        output::print(&text)?;
-    }
-    Ok(ExitCode::from(u8::from(lacking)))
-}
+/// Where a kernel's modules are, in the folder of its release: everywhere, and on NixOS.
+const MODULES: [&str; 2] = [
+    "lib/modules",
+    "run/booted-system/kernel-modules/lib/modules",
+];
 
 /// The programs alone, as the error that `seed run` gives.
-pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
-    match programs(config)
+pub(in super::super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
+    match programs(config, &[])
         .into_iter()
         .find(|finding| finding.verdict == Verdict::Lacking)
     {
@@ -139,14 +57,13 @@ pub(super) fn programs_or_error(config: &Config) -> Result<(), CliError> {
     }
 }
 
-async fn look(config: &Config) -> Vec<Finding> {
+/// All of it. What the shims of a containerd of the list do not find is no lack, but of pods.
+pub(super) async fn look(root: &Path, config: &Config, containerds: &[Containerd]) -> Vec<Finding> {
     let mut findings = user();
-    findings.push(shim());
-    findings.extend(programs(config));
+    findings.push(shim(containerds));
+    findings.extend(programs(config, containerds));
     findings.extend(virtiofsd(config).await);
-    findings.extend([accelerator(config), users(config), overlay()]);
-    findings.extend(for_pods(Path::new("/")));
-    findings.extend(wire());
+    findings.extend([accelerator(config), users(config), overlay(root)]);
     findings.push(folder("run folder", &config.run_dir));
     findings.push(folder("state folder", &config.state_dir));
     findings
@@ -178,9 +95,10 @@ fn user() -> Vec<Finding> {
     lacking.collect()
 }
 
-fn shim() -> Finding {
+fn shim(containerds: &[Containerd]) -> Finding {
     match ShimBinary::find() {
-        Ok(shim) => Finding::good("shim", shim.path().display().to_string()),
+        Ok(shim) => pods::shim_out_of_reach(containerds, shim.path())
+            .unwrap_or_else(|| Finding::good("shim", shim.path().display().to_string())),
         Err(error) => Finding {
             what: "shim",
             verdict: Verdict::Lacking,
@@ -191,12 +109,13 @@ fn shim() -> Finding {
 }
 
 /// Each program that the shim starts.
-fn programs(config: &Config) -> Vec<Finding> {
+fn programs(config: &Config, containerds: &[Containerd]) -> Vec<Finding> {
     let wanted = programs::wanted(&config.programs, config.vmm);
     wanted
         .into_iter()
         .map(|(what, program, remedy)| match programs::find(program) {
-            Some(path) => Finding::good(what, path.display().to_string()),
+            Some(path) => pods::out_of_reach(containerds, what, program, &path)
+                .unwrap_or_else(|| Finding::good(what, path.display().to_string())),
             None => Finding {
                 what,
                 verdict: Verdict::Lacking,
@@ -244,24 +163,6 @@ fn virtiofsd_said(said: io::Result<Output>) -> Finding {
             ))
         }
     }
-}
-
-/// The kernel's part of a pod's network beside the tap devices.
-fn wire() -> Option<Finding> {
-    let what = "tc";
-    // Whoever is no root makes no pods.
-    if !geteuid().is_root() || env::var_os(ROOTLESS_ENV).is_some() {
-        return None;
-    }
-    Some(match net::try_wire() {
-        Ok(()) => Finding::good(what, "an ingress qdisc, u32 and mirred were tried"),
-        Err(error) => Finding {
-            what,
-            verdict: Verdict::Worse,
-            found: format!("{}: pods have no network", chain(&error)),
-            remedy: "modprobe sch_ingress cls_u32 act_mirred (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)".into(),
-        },
-    })
 }
 
 fn missing(program: &Path) -> String {
@@ -356,55 +257,28 @@ fn users(config: &Config) -> Finding {
     }
 }
 
-fn overlay() -> Finding {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+fn overlay(root: &Path) -> Finding {
+    let what = "overlayfs";
+    let read = |path: &Path| fs::read_to_string(root.join(path)).unwrap_or_default();
+    let known = read(Path::new("proc/filesystems"));
     if known
         .lines()
         .any(|line| line.split_whitespace().last() == Some("overlay"))
     {
-        return Finding::good("overlayfs", "in the kernel");
+        return Finding::good(what, "in the kernel");
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let modules = Path::new("/lib/modules").join(release.trim());
-    if modules.join("kernel/fs/overlayfs").is_dir() {
-        return Finding::good("overlayfs", "as a module");
-    }
-    Finding {
-        what: "overlayfs",
-        verdict: Verdict::Lacking,
-        found: "not in the kernel".into(),
-        remedy: "use a kernel with CONFIG_OVERLAY_FS".into(),
-    }
-}
-
-/// What only pods need: the taps of their cards, and the limits that Kubernetes sets.
-fn for_pods(root: &Path) -> [Finding; 2] {
-    let needs = [
-        (
-            "tun",
-            "dev/net/tun",
-            "pods have no network",
-            "modprobe tun (CONFIG_TUN)",
-        ),
-        (
-            "cgroup v2",
-            "sys/fs/cgroup/cgroup.controllers",
-            "Kubernetes wants it",
-            "boot with systemd.unified_cgroup_hierarchy=1 (CONFIG_CGROUPS)",
-        ),
-    ];
-    needs.map(|(what, path, without, remedy)| {
-        let path = root.join(path);
-        if path.exists() {
-            return Finding::good(what, path.display().to_string());
+    let release = read(Path::new("proc/sys/kernel/osrelease"));
+    for modules in MODULES.map(|folder| Path::new(folder).join(release.trim())) {
+        let built_in = read(&modules.join("modules.builtin"));
+        if built_in.lines().any(|line| line.ends_with("/overlay.ko")) {
+            return Finding::good(what, "in the kernel");
         }
-        Finding {
-            what,
-            verdict: Verdict::Worse,
-            found: format!("no {}: {without}", path.display()),
-            remedy: remedy.into(),
+        if root.join(modules).join("kernel/fs/overlayfs").is_dir() {
+            return Finding::good(what, "as a module");
         }
-    })
+    }
+    let remedy = "use a kernel with CONFIG_OVERLAY_FS";
+    Finding::bad(what, Verdict::Lacking, "not in the kernel", remedy)
 }
 
 fn folder(what: &'static str, path: &Path) -> Finding {
@@ -452,32 +326,48 @@ mod tests {
         let silent = virtiofsd_said(Err(ErrorKind::TimedOut.into()));
         assert_eq!(silent.verdict, Verdict::Lacking);
     }
-
-    #[tokio::test]
-    async fn with_cloud_hypervisor_nothing_is_said_of_qemu() {
-        let config = Config {
-            vmm: VmmKind::CloudHypervisor,
-            ..Config::default()
-        };
-        for finding in look(&config).await {
-            let said = format!("{} {}", finding.what, finding.found).to_lowercase();
-            assert!(!said.contains("qemu"), "{said}");
-        }
-    }
-
     #[test]
-    fn what_pods_lack_is_named_with_the_option_of_the_kernel_and_stops_nobody_else() {
-        let root = tempfile::tempdir().unwrap();
-        let [tun, cgroup] = for_pods(root.path());
-        assert_eq!(tun.verdict, Verdict::Worse);
-        assert!(tun.found.ends_with("dev/net/tun: pods have no network"));
-        assert_eq!(tun.remedy, "modprobe tun (CONFIG_TUN)");
-        assert_eq!(cgroup.verdict, Verdict::Worse);
-        assert!(cgroup.remedy.contains("systemd.unified_cgroup_hierarchy=1"));
-        fs::create_dir_all(root.path().join("dev/net")).unwrap();
-        fs::write(root.path().join("dev/net/tun"), "").unwrap();
-        let [tun, cgroup] = for_pods(root.path());
-        assert_eq!((tun.verdict, tun.remedy.as_str()), (Verdict::Good, ""));
-        assert_eq!(cgroup.verdict, Verdict::Worse);
+    fn overlayfs_is_found_as_a_file_system_as_built_in_and_as_a_module_also_on_nixos() {
+        const RELEASE: &str = "6.12.43-test";
+        let filesystems = |text: &str| ("proc/filesystems".to_owned(), text.to_owned());
+        let module = |folder: &str, file: &str, text: &str| {
+            (format!("{folder}/{RELEASE}/{file}"), text.to_owned())
+        };
+        let overlay_with = |(path, text): (String, String)| {
+            let root = tempfile::tempdir().unwrap();
+            let release = (
+                "proc/sys/kernel/osrelease".to_owned(),
+                format!("{RELEASE}\n"),
+            );
+            for (path, text) in [release, (path, text)] {
+                let path = root.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            let finding = overlay(root.path());
+            (finding.verdict, finding.found)
+        };
+        let built_in = "kernel/fs/fuse/fuse.ko\nkernel/fs/overlayfs/overlay.ko\n";
+        let inside = (Verdict::Good, "in the kernel".to_owned());
+        let loadable = (Verdict::Good, "as a module".to_owned());
+        let known = filesystems("nodev\tsysfs\nnodev\toverlay\n");
+        assert_eq!(overlay_with(known), inside);
+        for folder in MODULES {
+            let file = module(folder, "modules.builtin", built_in);
+            assert_eq!(overlay_with(file), inside, "{folder}");
+            let file = module(folder, "kernel/fs/overlayfs/overlay.ko.xz", "");
+            assert_eq!(overlay_with(file), loadable, "{folder}");
+        }
+        let lacking = (Verdict::Lacking, "not in the kernel".to_owned());
+        for other in [
+            filesystems("nodev\tsysfs\n\text4\n"),
+            module(MODULES[0], "modules.builtin", "kernel/fs/fuse/fuse.ko\n"),
+            (
+                "lib/modules/5.10.0/kernel/fs/overlayfs/overlay.ko".into(),
+                String::new(),
+            ),
+        ] {
+            assert_eq!(overlay_with(other.clone()), lacking, "{other:?}");
+        }
     }
 }
