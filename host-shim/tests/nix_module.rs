@@ -1,6 +1,6 @@
 //! The NixOS module and the shim mean the same: `seed.meta` as the module makes it (golden files that its own
-//! tests compare with) is read from a `boot.json`, sizes are the same on both sides, and the host module's
-//! settings are a configuration.
+//! tests compare with) is read from a `boot.json`, sizes are the same on both sides, the host module's settings are
+//! a configuration, and its runtime is the one of the operator's page.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::{fs, path::Path};
 use seed_shim::{
     config::Config,
     names::{ContainerId, VolumeName},
-    spec::{BootSpec, Size, parse_size},
+    spec::{ANNOTATION_PREFIX, BootSpec, KATA_PREFIX, Size, parse_size},
 };
 use serde_json::{Value, json};
 
@@ -85,6 +85,29 @@ fn sizes_of_volumes_are_the_modules() {
     for (text, bytes) in quantities.as_object().unwrap() {
         assert_eq!(parse_size(text).ok(), bytes.as_u64(), "{text:?}");
     }
+}
+
+/// An annotation that containerd keeps back is a wish that nobody hears.
+#[test]
+fn the_operators_page_tells_the_runtime_of_the_host_module_which_passes_on_what_the_shim_takes() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operator.md");
+    let page = fs::read_to_string(page).unwrap();
+    let begin = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.seed]";
+    let from = page.find(begin).unwrap();
+    let (sample, _) = page[from..].split_once("```").unwrap();
+    let sample: Value = toml::from_str(sample).unwrap();
+    let runtimes = &sample["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"];
+    let runtime = golden("runtime.json");
+    assert_eq!(runtimes["seed"], runtime);
+
+    let kata = Config::default().enable_annotations;
+    let kata = kata.iter().map(|name| format!("{KATA_PREFIX}{name}"));
+    let passed: Vec<_> = [format!("{ANNOTATION_PREFIX}*")]
+        .into_iter()
+        .chain(kata)
+        .collect();
+    assert_eq!(runtime["pod_annotations"], json!(passed));
+    assert_eq!(runtime["container_annotations"], json!(passed));
 }
 
 #[test]

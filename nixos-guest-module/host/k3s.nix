@@ -17,16 +17,31 @@ let
     lib.concatStrings (lib.mapAttrsToList (key: value: "  ${key} = ${builtins.toJSON value}\n") values);
 in
 {
-  options.seed.host.k3s.containerdConfig = lib.mkOption {
-    type = lib.types.str;
-    readOnly = true;
-    default = ''
-      [${table}]
-      ${settings (removeAttrs cfg.containerd.runtime [ "options" ])}
-      [${table}.options]
-      ${settings cfg.containerd.runtime.options}'';
-    defaultText = lib.literalMD "the tables of the runtime";
-    description = "What {option}`services.k3s.containerdConfigTemplate` has to end with, where it is an owner's own.";
+  options.seed.host.k3s = {
+    containerdConfig = lib.mkOption {
+      type = lib.types.str;
+      readOnly = true;
+      default = ''
+        [${table}]
+        ${settings (removeAttrs cfg.containerd.runtime [ "options" ])}
+        [${table}.options]
+        ${settings cfg.containerd.runtime.options}'';
+      defaultText = lib.literalMD "the tables of the runtime";
+      description = "What {option}`services.k3s.containerdConfigTemplate` has to end with, where it is an owner's own.";
+    };
+    overhead = lib.mkOption {
+      type = lib.types.attrsOf lib.types.str;
+      default.memory = "256Mi";
+      example = {
+        cpu = "250m";
+        memory = "320Mi";
+      };
+      description = ''
+        What a pod costs beside what its guest has, as the RuntimeClass says it (`overhead.podFixed`). It is added to the pod's
+        limits: without room for QEMU and its helpers a guest that uses all of its memory is killed. `seed status` shows
+        what it comes to; what {option}`seed.host.settings` or an annotation gives writes to the root (`root_writes_mib`) is beside it.
+      '';
+    };
   };
 
   config = lib.mkIf (cfg.enable && cfg.k3s.enable) {
@@ -49,6 +64,7 @@ in
           kind = "RuntimeClass";
           metadata = { inherit name; };
           handler = name;
+          overhead.podFixed = cfg.k3s.overhead;
         };
       };
     };

@@ -76,7 +76,12 @@ in
           "seed.loom.farm/*"
         ]
         ++ map (
-          name: "io.katacontainers.config.hypervisor.${name}"
+          name:
+          # The one that chooses the VMM is not among the VMM's.
+          if name == "hypervisor_name" then
+            "io.katacontainers.config.runtime.${name}"
+          else
+            "io.katacontainers.config.hypervisor.${name}"
         ) config.seed.host.settings.enable_annotations;
         defaultText = lib.literalMD "`seed.loom.farm/*`, and those of Kata's that `seed.host.settings.enable_annotations` names";
         description = ''
@@ -92,6 +97,8 @@ in
           runtime_type = "io.containerd.seed.v2";
           pod_annotations = config.seed.host.containerd.podAnnotations;
           container_annotations = config.seed.host.containerd.podAnnotations;
+          # A machine has its own kernel, so a privileged container gets none of the host's devices.
+          privileged_without_host_devices = true;
           options.ConfigPath = "/etc/seed/shim.toml";
         };
         description = "The runtime as containerd's configuration has it.";

@@ -49,24 +49,10 @@ in
       ) plain.seed.host.settings;
       want = builtins.fromJSON (builtins.readFile ../golden/shim.json);
     };
-    "containerd has the runtime, with an allow-list" = {
+    "containerd has the runtime as the operator's page tells it" = {
       got =
-        let
-          runtime =
-            plain.virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed;
-        in
-        [
-          runtime.runtime_type
-          runtime.pod_annotations
-        ];
-      want = [
-        "io.containerd.seed.v2"
-        [
-          "seed.loom.farm/*"
-          "io.katacontainers.config.hypervisor.default_vcpus"
-          "io.katacontainers.config.hypervisor.default_memory"
-        ]
-      ];
+        plain.virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed;
+      want = builtins.fromJSON (builtins.readFile ../golden/runtime.json);
     };
     "Cloud Hypervisor in QEMU's place" =
       let
@@ -86,11 +72,16 @@ in
       };
     "the allow-list of containerd is the shim's" = {
       got =
-        (host { seed.host.settings.enable_annotations = [ "kernel_params" ]; })
-        .seed.host.containerd.podAnnotations;
+        (host {
+          seed.host.settings.enable_annotations = [
+            "kernel_params"
+            "hypervisor_name"
+          ];
+        }).seed.host.containerd.podAnnotations;
       want = [
         "seed.loom.farm/*"
         "io.katacontainers.config.hypervisor.kernel_params"
+        "io.katacontainers.config.runtime.hypervisor_name"
       ];
     };
     "a machine of another architecture is refused" = {
@@ -214,16 +205,42 @@ in
           ))
           plugins
           ;
-        class = k3s.services.k3s.manifests.seed-runtime-class.content.handler;
+        class = k3s.services.k3s.manifests.seed-runtime-class.content;
         shim = lib.elem plain.seed.host.package k3s.systemd.services.k3s.path;
         containerd = k3s.virtualisation.containerd.enable;
       };
       want = {
         plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed =
           plain.virtualisation.containerd.settings.plugins."io.containerd.grpc.v1.cri".containerd.runtimes.seed;
-        class = "seed";
+        class = {
+          apiVersion = "node.k8s.io/v1";
+          kind = "RuntimeClass";
+          metadata.name = "seed";
+          handler = "seed";
+          overhead.podFixed.memory = "256Mi";
+        };
         shim = true;
         containerd = false;
+      };
+    };
+    "the class says what the options do" = {
+      got =
+        (k3sHost {
+          seed.host.containerd.runtimeName = "vm";
+          seed.host.k3s.overhead = {
+            cpu = "250m";
+            memory = "320Mi";
+          };
+        }).services.k3s.manifests.seed-runtime-class.content;
+      want = {
+        apiVersion = "node.k8s.io/v1";
+        kind = "RuntimeClass";
+        metadata.name = "vm";
+        handler = "vm";
+        overhead.podFixed = {
+          cpu = "250m";
+          memory = "320Mi";
+        };
       };
     };
     "a node that is no server gets the class from one" =
