@@ -28,8 +28,6 @@ const SHORT_RUNS: usize = 100;
 /// Of each bench in one go, most of whose time is boots.
 const ALL_RUNS: usize = 3;
 const MAX_RUNS: usize = 100;
-/// How the name of a peer ends that was not measured in this run: it is shown, and no ratio is of it.
-const ONCE: &str = ", measured once";
 /// Instances at once unless told otherwise.
 const VMS: usize = 8;
 const MAX_VMS: usize = 64;
@@ -262,8 +260,7 @@ struct Row {
 impl Row {
     /// Ours over the smallest peer of this run.
     fn ratio(&self) -> Option<f64> {
-        let peers = self.peers.iter().filter(|(name, _)| !name.ends_with(ONCE));
-        let best = peers.map(|(_, value)| *value).reduce(f64::min)?;
+        let best = self.peers.values().copied().reduce(f64::min)?;
         (best > 0.0).then(|| self.ours / best)
     }
 

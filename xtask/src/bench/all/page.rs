@@ -42,9 +42,9 @@ impl Page {
         self.line("# Benchmarks\n");
         self.line(
             "Written by `cargo xtask bench all`; nothing here is typed by hand. Figures are medians; a ratio is ours over the \
-             best peer in the same run, so below 1 ours is the smaller one. A peer whose name says that it was measured once \
-             is in no ratio; how it was stands below its table. A busy machine, which the load shows, makes all times \
-             longer.\n",
+             best peer in the same run, so below 1 ours is the smaller one. Without KVM the ratio of two boots that is judged \
+             is by instructions; the wall clock's stands beside it, unjudged. A busy machine, which the load shows, makes all \
+             times longer.\n",
         );
         self.line("| | |\n|---|---|");
         for part in ["machine", "versions"] {
