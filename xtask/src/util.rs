@@ -325,6 +325,28 @@ fn started(command: &Command) -> String {
     format!("start {}", command.get_program().to_string_lossy())
 }
 
+/// How the names of files begin that commands write from what they measured: no change of what they measure.
+pub(crate) const MEASURED: [&str; 2] = ["docs/benchmarks", "docs/fuzzing.md"];
+
+/// The commit of a checkout, with a mark where it has changes that are not in it, other than of files that begin like those.
+pub(crate) fn commit(root: &Path, but: &[&str]) -> Result<String> {
+    let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(root));
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let mark = if is_changed(&git(&["status", "--porcelain"])?, but) {
+        "-changed"
+    } else {
+        ""
+    };
+    Ok(format!("{}{mark}", commit.trim()))
+}
+
+/// Whether `git status --porcelain` tells of more than files that begin like those.
+fn is_changed(status: &str, but: &[&str]) -> bool {
+    // Two letters and a space.
+    let mut paths = status.lines().filter_map(|line| line.get(3..));
+    paths.any(|path| !but.iter().any(|begin| path.starts_with(begin)))
+}
+
 /// Finds a program in a `PATH`-like list.
 pub(crate) fn which(name: &str, path: &str) -> Option<PathBuf> {
     path.split(':')
@@ -386,6 +408,20 @@ mod tests {
         assert_eq!(until(1), Ok(1));
         assert_eq!(until(2), Ok(2));
         assert_eq!(until(3), Err("no 2".to_owned()));
+    }
+
+    #[test]
+    fn what_was_measured_is_no_change() {
+        let pages = " M docs/benchmarks.md\n?? docs/benchmarks/age.svg\nM  docs/fuzzing.md\n";
+        assert!(is_changed(pages, &[]) && !is_changed(pages, &MEASURED));
+        assert!(!is_changed("", &[]));
+        for more in [
+            "?? docs/fuzz.md",
+            " M Cargo.toml",
+            "R  a -> docs/fuzzing.md",
+        ] {
+            assert!(is_changed(&format!("{pages}{more}\n"), &MEASURED), "{more}");
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ reached and the inputs that each reach something that no other does. A crash is 
 mended, and from then on read by the crate's own tests.
 ";
 
+/// What each target is to have.
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// The sums of one target.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum {
@@ -167,8 +170,10 @@ pub(super) fn write(root: &Path, sums: &[(String, Sum)]) -> Result<()> {
 }
 
 fn page(sums: &[(String, Sum)]) -> String {
-    let lines = table::markdown(&rows(sums));
-    format!("{WORDS}\n{}\n", lines.join("\n"))
+    let lines = table::markdown(&rows(sums)).join("\n");
+    let had = sums.iter().filter(|(_, sum)| sum.spent >= HOUR).count();
+    let all = sums.len();
+    format!("{WORDS}\nEach is to have an hour on a CPU; {had} of {all} have had it.\n\n{lines}\n")
 }
 
 #[cfg(test)]
@@ -205,12 +210,21 @@ mod tests {
         assert_eq!((sum.crashes, sum.coverage), (1, 9));
         let cells = ["a/b", "0 h 03 min", "1500", "8", "9", "3", "1", "abc"];
         assert_eq!(sum.cells("a/b"), cells);
-        let page = page(&[("a/b".to_owned(), sum), ("a/c".to_owned(), Sum::default())]);
+        let long = Sum {
+            spent: HOUR,
+            ..Sum::default()
+        };
+        let page = page(&[
+            ("a/b".to_owned(), sum),
+            ("a/c".to_owned(), Sum::default()),
+            ("a/d".to_owned(), long),
+        ]);
         assert!(
             page.contains("| a/c | 0 h 00 min | 0 | - | 0 | 0 | 0 | never run |"),
             "{page}"
         );
-        assert!(page.contains("| all 2 | 0 h 03 min | 1500 | 8 |"), "{page}");
+        assert!(page.contains("| all 3 | 1 h 03 min | 1500 | 0 |"), "{page}");
+        assert!(page.contains("; 1 of 3 have had it."), "{page}");
     }
 
     #[test]

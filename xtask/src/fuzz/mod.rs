@@ -25,8 +25,8 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    setup, supply, table,
-    util::{Places, print, say},
+    setup, table,
+    util::{self, Places, print, say},
 };
 use ledger::Sum;
 use session::Outcome;
@@ -174,7 +174,7 @@ fn at_once<'a>(
         wanted.len(),
         options.minutes,
     ));
-    let commit = supply::release::commit(&places.root)?;
+    let commit = util::commit(&places.root, &util::MEASURED)?;
     let spent = wanted.iter().map(|target| Ok(Sum::of(target)?.spent));
     let spent = spent.collect::<Result<Vec<_>>>()?;
     let each = Duration::from_secs(options.minutes * 60);

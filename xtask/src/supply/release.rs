@@ -29,7 +29,7 @@ pub(crate) fn run(places: &Places, parser: &mut lexopt::Parser) -> Result<ExitCo
             other => return Err(other.unexpected().into()),
         }
     }
-    let commit = commit(&places.root)?;
+    let commit = util::commit(&places.root, &[]).context("a release is of a commit")?;
     let dist = places.target.join("dist");
     let first = build(
         places,
@@ -72,15 +72,6 @@ pub(crate) fn run(places: &Places, parser: &mut lexopt::Parser) -> Result<ExitCo
         again(places, &commit, &dist)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The commit of the checkout, with a mark where it has changes that are not in it.
-pub(crate) fn commit(root: &Path) -> Result<String> {
-    let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(root));
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]).context("a release is of a commit")?;
-    let changed = !git(&["status", "--porcelain"])?.is_empty();
-    let mark = if changed { "-changed" } else { "" };
-    Ok(format!("{}{mark}", commit.trim()))
 }
 
 /// Asks a program for its version, which names the commit that it was built from.

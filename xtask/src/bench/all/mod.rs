@@ -28,8 +28,6 @@ pub(super) const ENTRIES: u32 = 1_000_000;
 const SHELL_RUNS: &str = "20";
 /// Marks a bench that takes very long.
 const FULL: &str = "--full";
-/// What earlier benches changed is no change of what is measured.
-const NOT_THE_PAGE: &str = ":!docs/benchmarks*";
 /// How a bench begins a line about a target.
 const TARGET: &str = "target ";
 /// Programs whose versions matter, and how they are asked.
@@ -207,17 +205,13 @@ fn measured(places: &Places, words: &[String]) -> Result<Part> {
 
 /// Date, commit and load before a bench.
 fn when(places: &Places) -> Result<String> {
-    let git = |words: &[&str]| read(Command::new("git").args(words).current_dir(&places.root));
-    let changed = !git(&["status", "--porcelain", "--", ".", NOT_THE_PAGE])?.is_empty();
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let commit = util::commit(&places.root, &util::MEASURED)?;
     let load = fs::read_to_string("/proc/loadavg").context("read the load")?;
     let load: Vec<_> = load.split(' ').take(3).collect();
     let date = read(Command::new("date").args(["-u", "+%F"]))?;
-    let mark = if changed { " with changes" } else { "" };
     Ok(format!(
-        "{}, commit {}{mark}, load before {}",
+        "{}, commit {commit}, load before {}",
         date.trim(),
-        commit.trim(),
         load.join(" ")
     ))
 }
