@@ -241,7 +241,7 @@ pub(super) fn agent_with_systemd(run: &mut Run<'_>) -> Result<Tally> {
     test_step(places, WITH_SYSTEMD, &mut command)
 }
 
-/// The journal's whole way in a container on the guest's root, one test at a time: each writes as fast as it can.
+/// The journal's whole way in a container on the guest's root, three tests at a time: each writes as fast as it can.
 pub(super) fn journal_with_guest(run: &mut Run<'_>) -> Result<Tally> {
     let places = run.places;
     let guest = run.guest.as_deref().context("there is no guest root")?;
