@@ -20,7 +20,7 @@ use seed_tests::{
 
 use crate::{
     bench::{self, Hold, INIT, RUNTIME, STUB, in_order, network, nothing_left, reach, told},
-    group,
+    group, kubelet,
     pod::{container, end, sandbox, started, state},
 };
 
@@ -54,7 +54,7 @@ const PHASES: [(&str, Phase); 5] = [
 pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
     let name = |phase: &str| format!("deaths_{version}_{phase}");
     let mut names: Vec<_> = PHASES.iter().map(|(phase, _)| name(phase)).collect();
-    names.extend(["made", "full_disk"].map(name));
+    names.extend(["made", "late", "full_disk"].map(name));
     let wanted: Vec<_> = names.iter().map(String::as_str).collect();
     let mut up = None;
     if runner.wants(&wanted) {
@@ -79,6 +79,7 @@ pub(crate) fn run(runner: &mut Runner, programs: &Programs, version: Version) {
         case(name(phase), &|containerd| all_at(containerd, phase, when));
     }
     case(name("made"), &shim_of_a_made_task);
+    case(name("late"), &kubelet::start_says_why);
     case(name("full_disk"), &full_disk);
 }
 

@@ -19,6 +19,7 @@ mod flood;
 mod group;
 mod guest;
 mod inline;
+mod kubelet;
 mod lives;
 mod pod;
 mod restarts;

@@ -20,12 +20,12 @@ use seed_tests::{
 
 use crate::{
     bench::{self, INIT, STUB, in_order, nothing_left},
-    flood, group,
+    flood, group, kubelet,
 };
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("a_forwarded_port_is_the_guests", forwarded_port),
@@ -36,6 +36,10 @@ const CASES: [Case; 11] = [
     ),
     ("limits_and_their_change_reach_the_machine", limits),
     (group::CASE, group::pods),
+    (
+        "an_identity_moves_with_its_archive",
+        kubelet::identity_moves,
+    ),
     (
         "a_kill_for_memory_in_the_guest_is_its_reason",
         killed_for_memory,
@@ -287,7 +291,7 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
 }
 
 /// `seed ARGS` in CRI's namespace, which must succeed; what it printed.
-fn seed(containerd: &Containerd, args: &[&str]) -> Result<String> {
+pub(crate) fn seed(containerd: &Containerd, args: &[&str]) -> Result<String> {
     let mut command = containerd.seed(&["--namespace", "k8s.io"]);
     let output = command.args(args).output()?;
     ensure!(

@@ -63,7 +63,9 @@ fn archive(file: &Path, pipe: bool) -> Result<Vec<u8>, BackupError> {
 fn failed(error: &BackupError, id: &ContainerId) -> CliError {
     let remedy = match error {
         BackupError::State(StateDirError::InUse(_)) => {
-            format!("Stop it first: seed stop {id}")
+            format!(
+                "Stop it first: seed stop {id}, or, a pod's, kubectl scale --replicas 0 of what makes it"
+            )
         }
         BackupError::Nothing(_) => {
             "Only an instance that has run once has an identity. See 'seed ps' for the names."
