@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let mut runner = Runner::from_args();
     match Programs::find() {
         Ok(programs) => {
+            runner.case("containerd of every series is there", || programs.check());
             for version in programs.versions() {
                 ctr::run(&mut runner, &programs, version);
                 let options = Options {

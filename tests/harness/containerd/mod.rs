@@ -61,6 +61,24 @@ impl Programs {
         Ok(found)
     }
 
+    /// Fails where one of [`SERIES`] is missing, or is another one.
+    pub fn check(&self) -> Result<()> {
+        for series in SERIES {
+            let mut command = Command::new("containerd");
+            command.arg("--version").env("PATH", self.path(series));
+            let program = self.folder.join(series.to_string());
+            ensure!(program.is_dir(), "there is no {}", program.display());
+            let said = output(command, limit::COMMAND)?;
+            let said = String::from_utf8_lossy(&said.stdout);
+            ensure!(
+                said.contains(&format!(" {series}.")),
+                "{} has {said}",
+                program.display()
+            );
+        }
+        Ok(())
+    }
+
     /// The series that are there, oldest first: every folder that is called like one.
     pub fn versions(&self) -> Vec<Version> {
         let folders = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -130,6 +148,9 @@ impl Display for Version {
         write!(f, "{}.{}", self.major, self.minor)
     }
 }
+
+/// Those in which every change is tried.
+const SERIES: [Version; 3] = [Version::new(1, 6), Version::new(1, 7), Version::new(2, 1)];
 
 /// What containerd is configured for.
 #[derive(Debug, Clone, Default)]

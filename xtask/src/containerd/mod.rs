@@ -26,7 +26,7 @@ pub(crate) use daemon::Daemon;
 const PACKAGES: &[Package] = &[
     Package::new("1.6", "containerd", "1.6.20~ds1-1+deb12u3", "1.6."),
     Package::new("1.7", "containerd", "1.7.24~ds1-6+deb13u1", "1.7."),
-    Package::new("2.1", "containerd", "2.1.9+ds1-5", "2."),
+    Package::new("2.1", "containerd", "2.1.9+ds1-5", "2.1."),
     Package::new("runc", "runc", "1.1.5+ds1-1+deb12u1", "1.1.5"),
     Package::new(
         "cni",
@@ -219,6 +219,15 @@ impl Apt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_stands_in_for_a_series_but_a_release_of_it() {
+        let series = PACKAGES.iter().filter(|one| one.name == "containerd");
+        for package in series {
+            assert_eq!(package.series, format!("{}.", package.folder));
+            assert!(package.version.starts_with(package.series));
+        }
+    }
 
     #[test]
     fn the_wanted_version_is_taken_and_else_the_newest_of_its_series() {
