@@ -88,6 +88,49 @@ fn version_and_info_need_no_bundle() {
     assert!(!info.version.version.is_empty());
 }
 
+#[test]
+fn a_configuration_is_checked_and_what_is_wrong_is_one_line_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("shim.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(SHIM);
+        let output = command.arg("-check-config").arg(&file).output().unwrap();
+        assert_eq!(output.stdout, b"", "{text}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    };
+    for good in ["", "accel = \"tcg\"\n[limits]\nhello_seconds = 60\n"] {
+        assert_eq!(check(good), (Some(0), String::new()), "{good}");
+    }
+    let name = file.display();
+    for (bad, place, problem) in [
+        ("accel = \"tcg\"\nacel = \"kvm\"\n", ", line 2: ", "`acel`"),
+        ("[limits]\n\nhello = 3\n", ", line 3: ", "`hello`"),
+        (
+            "[limits]\nhello_seconds = 0\n",
+            ": ",
+            "limits.hello_seconds",
+        ),
+        ("accel = \n", ", line 1: ", ""),
+    ] {
+        let (code, said) = check(bad);
+        let begins = format!("containerd-shim-seed-v2: configuration {name}{place}");
+        assert_eq!(code, Some(1), "{bad}: {said}");
+        assert!(
+            said.starts_with(&begins) && said.contains(problem),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    fs::remove_file(&file).unwrap();
+    let mut command = Command::new(SHIM);
+    let output = command.arg("-check-config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot be read: No such file"), "{said}");
+}
+
 /// A series of containerd, by how it starts a shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Series {

@@ -300,7 +300,10 @@ pub(super) fn task_io(stdio: &super::task::Stdio) -> MessageField<TaskIO> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
 
     use async_trait::async_trait;
     use containerd_shim_protos::{
@@ -311,8 +314,16 @@ mod tests {
 
     use super::*;
 
+    /// Far more than anything takes that shall happen.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Keeps what it takes, and counts what it does not.
     #[derive(Default)]
-    struct Containerd(Arc<Mutex<Vec<(String, String)>>>);
+    struct Containerd {
+        refuses: Option<&'static str>,
+        refused: Arc<AtomicU32>,
+        seen: Arc<Mutex<Vec<Envelope>>>,
+    }
 
     #[async_trait]
     impl Events for Containerd {
@@ -322,21 +333,46 @@ mod tests {
             request: ForwardRequest,
         ) -> ttrpc::Result<Empty> {
             assert_eq!(context.metadata[NAMESPACE_KEY], ["default"]);
-            let envelope = request.envelope;
-            self.0
-                .lock()
-                .unwrap()
-                .push((envelope.topic.clone(), envelope.event.type_url.clone()));
+            let envelope = request.envelope.unwrap();
+            if self.refuses == Some(envelope.topic.as_str()) {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let status = ttrpc::get_status(ttrpc::Code::INVALID_ARGUMENT, "unwanted");
+                return Err(ttrpc::Error::RpcStatus(status));
+            }
+            self.seen.lock().unwrap().push(envelope);
             Ok(Empty::new())
         }
     }
 
-    #[tokio::test]
-    async fn events_arrive_in_their_order_also_when_containerd_comes_late() {
+    impl Containerd {
+        async fn serve(self, address: &str) -> Server {
+            let service = create_events(Arc::new(self));
+            let mut server = Server::new()
+                .bind(address)
+                .unwrap()
+                .register_service(service);
+            server.start().await.unwrap();
+            server
+        }
+    }
+
+    /// A publisher for a containerd that is to come to this address.
+    fn publisher() -> (tempfile::TempDir, String, Publisher) {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("unix://{}", dir.path().join("ttrpc.sock").display());
         let namespace = Namespace::try_from("default").unwrap();
         let publisher = Publisher::start(&address, &namespace);
+        (dir, address, publisher)
+    }
+
+    fn topics(seen: &Mutex<Vec<Envelope>>) -> Vec<String> {
+        let seen = seen.lock().unwrap();
+        seen.iter().map(|one| one.topic.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn events_arrive_in_their_order_also_when_containerd_comes_late() {
+        let (_dir, address, publisher) = publisher();
         publisher.publish(&TaskCreate::new());
         publisher.publish(&TaskStart::new());
         publisher.publish(&TaskExit::new());
@@ -344,17 +380,70 @@ mod tests {
         // Longer than refusals are tried again: away is not a refusal.
         sleep(PAUSE * TRIES + PAUSE).await;
         let containerd = Containerd::default();
-        let seen = Arc::clone(&containerd.0);
-        let mut server = Server::new()
-            .bind(&address)
-            .unwrap()
-            .register_service(create_events(Arc::new(containerd)));
-        server.start().await.unwrap();
+        let seen = Arc::clone(&containerd.seen);
+        let _server = containerd.serve(&address).await;
         // It looks for containerd every half second; the rest is the machine's other work.
-        publisher.flush(Duration::from_secs(60)).await;
-        let seen = seen.lock().unwrap().clone();
-        let topics: Vec<&str> = seen.iter().map(|(topic, _)| topic.as_str()).collect();
-        assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit"]);
-        assert_eq!(seen[0].1, "containerd.events.TaskCreate");
+        publisher.flush(LONG).await;
+        assert_eq!(
+            topics(&seen),
+            ["/tasks/create", "/tasks/start", "/tasks/exit"]
+        );
+        let first = seen.lock().unwrap()[0].event.type_url.clone();
+        assert_eq!(first, "containerd.events.TaskCreate");
+    }
+
+    #[tokio::test]
+    async fn what_containerd_refuses_is_tried_some_times_and_holds_up_nothing_for_good() {
+        let (_dir, address, publisher) = publisher();
+        let containerd = Containerd {
+            refuses: Some("/tasks/start"),
+            ..Containerd::default()
+        };
+        let (seen, refused) = (
+            Arc::clone(&containerd.seen),
+            Arc::clone(&containerd.refused),
+        );
+        let _server = containerd.serve(&address).await;
+        publisher.publish(&TaskCreate::new());
+        publisher.publish(&TaskStart::new());
+        publisher.publish(&TaskExit::new());
+        // Each refused one has all of its tries.
+        publisher.publish(&TaskStart::new());
+        publisher.publish(&TaskDelete::new());
+        publisher.flush(LONG).await;
+        assert_eq!(
+            topics(&seen),
+            ["/tasks/create", "/tasks/exit", "/tasks/delete"]
+        );
+        assert_eq!(refused.load(Ordering::Relaxed), 2 * TRIES);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_are_dropped_when_too_many_wait() {
+        const SURPLUS: u32 = 10;
+        let (_dir, address, publisher) = publisher();
+        let all = u32::try_from(QUEUE).unwrap() + SURPLUS;
+        for pid in 0..all {
+            publisher.publish(&TaskExit {
+                pid,
+                ..TaskExit::default()
+            });
+        }
+        // So that they are counted before the first is taken.
+        sleep(Duration::from_millis(10)).await;
+        let containerd = Containerd::default();
+        let seen = Arc::clone(&containerd.seen);
+        let _server = containerd.serve(&address).await;
+        let pids = || -> Vec<u32> {
+            let exit = |one: &Envelope| TaskExit::parse_from_bytes(&one.event.value).unwrap().pid;
+            seen.lock().unwrap().iter().map(exit).collect()
+        };
+        let last = async {
+            while pids().last() != Some(&(all - 1)) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, last).await.unwrap();
+        assert_eq!(pids(), (SURPLUS..all).collect::<Vec<_>>());
     }
 }
