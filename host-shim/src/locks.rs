@@ -30,11 +30,16 @@ pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
     is_ours(flock(file, FlockOperation::NonBlockingLockExclusive))
 }
 
-/// The same after a wait for one that goes, as [`take`] has it.
-pub(crate) fn exclusive(file: &File) -> io::Result<bool> {
-    is_ours(take(|| {
+/// The same after a wait for one that goes, until `until` at the most.
+pub(crate) fn exclusive(file: &File, until: Instant) -> io::Result<bool> {
+    is_ours(take_until(until, || {
         flock(file, FlockOperation::NonBlockingLockExclusive)
     }))
+}
+
+/// By when a lock is given back that goes.
+pub(crate) fn gone_by() -> Instant {
+    Instant::now() + GOING
 }
 
 fn is_ours(locked: Result<(), Errno>) -> io::Result<bool> {
@@ -64,8 +69,11 @@ impl Drop for Held {
 }
 
 /// Tries until the lock is not taken, or [`GOING`] is over. Blocks the thread, and only where somebody has the lock.
-pub(crate) fn take(mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
-    let until = Instant::now() + GOING;
+pub(crate) fn take(attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    take_until(gone_by(), attempt)
+}
+
+fn take_until(until: Instant, mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     loop {
         match attempt() {
             // flock(2) says the first, fcntl(2) either.

@@ -10,13 +10,20 @@ use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    ops::Range,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     thread,
+    time::Instant,
 };
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use seed_shim::sys;
+use seed_shim::{
+    names::{ContainerId, Namespace},
+    shim::{cli::Target, delete, state_file::StateFile},
+    sys,
+};
 use serde_json::json;
 use stub::{Bench, Guest, LIMIT, calls::code};
 use tokio::{task::spawn_blocking, time::timeout};
@@ -24,6 +31,9 @@ use ttrpc::Code;
 
 /// What a server of files has open (fuse(4)).
 const FUSE: &str = "/dev/fuse";
+
+/// Where a request, and its answer, have its number (`linux/fuse.h`).
+const NUMBER: Range<usize> = 8..16;
 
 /// Runs `case` in a thread that has mounts of its own, and so have those that it starts.
 fn apart<F: Future<Output = ()>>(test: &str, case: impl FnOnce() -> F + Send) {
@@ -73,11 +83,26 @@ impl Silent {
         }
     }
 
-    /// Waits until the kernel has asked for something, which it does when the mount is made.
-    async fn is_asked(&self) {
+    /// Waits until the kernel has asked for something, which it does when the mount is made; the number of what it asks.
+    async fn is_asked(&self) -> [u8; 8] {
         let mut server = self.server.try_clone().unwrap();
-        let read = spawn_blocking(move || server.read(&mut [0; 1 << 16]).unwrap());
-        assert_ne!(timeout(LIMIT, read).await.unwrap().unwrap(), 0);
+        let read = spawn_blocking(move || {
+            let mut request = [0; 1 << 16];
+            assert!(server.read(&mut request).unwrap() > NUMBER.end);
+            request[NUMBER].try_into().unwrap()
+        });
+        timeout(LIMIT, read).await.unwrap().unwrap()
+    }
+
+    /// Answers what the kernel asks first: whoever waits for anything else can no longer be killed, as its request is the server's.
+    async fn greets(&self) {
+        let number = self.is_asked().await;
+        let mut answer = [0; 80];
+        answer[..4].copy_from_slice(&80_u32.to_le_bytes());
+        answer[NUMBER].copy_from_slice(&number);
+        // The version of the protocol; nothing of what may be chosen is.
+        answer[16..24].copy_from_slice(&[7_u32, 31].map(u32::to_le_bytes).concat());
+        assert_eq!((&self.server).write(&answer).unwrap(), answer.len());
     }
 }
 
@@ -168,6 +193,51 @@ fn a_create_that_waits_too_long_names_the_source_and_leaves_nothing() {
             drop(silent);
             end(&other).await;
             other.stop().await;
+            bench.stop().await;
+        },
+    );
+}
+
+#[test]
+fn delete_goes_on_without_a_process_that_takes_for_ever_to_die() {
+    apart(
+        "delete_goes_on_without_a_process_that_takes_for_ever",
+        async || {
+            let bench = Bench::new(Guest::Good).await;
+            let dir = bench.dir.path();
+            let silent = Silent::mount(&dir.join("gone"));
+            silent.greets().await;
+            let mut stat = Command::new("stat");
+            stat.arg(silent.at.join("file")).stdout(Stdio::null());
+            let mut stuck = stat.stderr(Stdio::null()).spawn().unwrap();
+            silent.is_asked().await;
+
+            let paths = bench.paths("demo");
+            fs::create_dir_all(paths.vm_dir()).unwrap();
+            let (pid, start) = (stuck.id(), sys::start_time(stuck.id()));
+            let pids = json!([{"name": "qemu", "pid": pid, "start": start}]);
+            fs::write(paths.pids(), pids.to_string()).unwrap();
+            let state = StateFile {
+                config: bench.config.clone(),
+                socket: dir.join("nobody.sock"),
+                member: None,
+            };
+            state.write(dir).unwrap();
+            let target = Target {
+                namespace: Namespace::try_from("default").unwrap(),
+                id: ContainerId::try_from("demo").unwrap(),
+                address: String::new(),
+                bundle: Some(dir.to_owned()),
+                debug: false,
+            };
+            let begun = Instant::now();
+            spawn_blocking(move || delete::run(&target).unwrap())
+                .await
+                .unwrap();
+            assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+            assert!(!paths.vm_dir().exists());
+            drop(silent);
+            assert!(!stuck.wait().unwrap().success());
             bench.stop().await;
         },
     );

@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use thiserror::Error;
@@ -50,8 +51,12 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the folder where it is missing, and locks it.
+    /// Makes the folder where it is missing, and locks it. Waits some seconds for a VM that goes.
     pub fn lock(paths: &InstancePaths) -> Result<Self, StateDirError> {
+        Self::lock_by(paths, locks::gone_by())
+    }
+
+    fn lock_by(paths: &InstancePaths, until: Instant) -> Result<Self, StateDirError> {
         let path = paths.tpm_dir().to_owned();
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -64,7 +69,7 @@ impl StateDir {
             let options = options.create(true).truncate(false).write(true).mode(0o600);
             owner::open_plain(options, &lock_path)
         };
-        let lock = locks::in_its_folder(&lock_path, open, locks::exclusive);
+        let lock = locks::in_its_folder(&lock_path, open, |file| locks::exclusive(file, until));
         let lock = lock.map_err(io(&lock_path))?;
         let lock = lock.ok_or_else(|| StateDirError::InUse(path.clone()))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io(&path))?;
@@ -120,12 +125,13 @@ impl Drop for StateDir {
     }
 }
 
-/// Takes the state of an instance back that a killed shim has lent to another user, unless it runs again.
-pub(crate) fn reclaim(paths: &InstancePaths) {
+/// Takes the state of an instance back that a killed shim has lent to another user, unless it runs again. Where somebody still has
+/// it at `until`, it is left to its next lock.
+pub(crate) fn reclaim(paths: &InstancePaths, until: Instant) {
     if !owner::is_lent(paths.tpm_dir()) {
         return;
     }
-    match StateDir::lock(paths) {
+    match StateDir::lock_by(paths, until) {
         Ok(_) | Err(StateDirError::InUse(_)) => {}
         Err(error) => tracing::warn!(%error, "TPM state was not taken back"),
     }
