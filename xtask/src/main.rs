@@ -64,6 +64,7 @@ Usage: cargo xtask COMMAND
                        --page   the counts to docs/fuzzing.md   --json   the same as data
   chaos              instances at work while things go wrong, and what must be true after each
                        --minutes N  so long (10)   --seed S   that run again   --plan   only what would happen
+                       --events N   and until so many things have gone wrong (1)
   release            the programs as they ship, their checksums, and what they are made of
                        --twice  build them again elsewhere, and compare
   documents          every command that the documents tell, checked and run

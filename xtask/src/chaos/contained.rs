@@ -348,8 +348,8 @@ fn succeed(mut command: Command) -> Result<()> {
     ended_well("ctr run", child)
 }
 
-/// Waits for a `ctr` that starts a VM. What it says fits a pipe.
-fn ended_well(what: &str, mut child: Child) -> Result<()> {
+/// Waits for a command that starts a VM. What it says of a failure fits a pipe.
+pub(super) fn ended_well(what: &str, mut child: Child) -> Result<()> {
     if let Err(error) = until(what, BOOT, || Ok(child.try_wait()?)) {
         child.kill()?;
         child.wait()?;

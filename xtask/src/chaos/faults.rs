@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     clock::{self, Clock},
-    outage,
+    contained, outage,
     plan::{Fault, GuestEnd, Part},
     subject::Subject,
 };
@@ -307,7 +307,7 @@ fn hosts_clock(lab: &Lab, subject: &mut Subject, clock: &Clock, hours: i64) -> R
     Ok(Outcome::Restarted)
 }
 
-/// Boots that are cut, then one that is not.
+/// So many boots are cut, then one is not.
 fn storm(lab: &Lab, subject: &mut Subject, times: u64, after_ms: u64) -> Result<Outcome> {
     let name = subject.name.clone();
     let mut qemu = subject.processes.get("qemu").copied();
@@ -333,15 +333,13 @@ fn storm(lab: &Lab, subject: &mut Subject, times: u64, after_ms: u64) -> Result<
         };
         qemu = Some(next);
         thread::sleep(Duration::from_millis(after_ms));
-        if time < times {
-            lab::signal(next, "KILL")?;
-        }
+        lab::signal(next, "KILL")?;
         until("the end of a restart's command", BOOT, || {
             Ok(begun.try_wait()?)
         })?;
     }
-    // Whatever is left of it now, an orderly restart makes it whole.
-    subject.restart(lab)?;
+    // Whatever is left of it now, one more start makes it whole.
+    contained::ended_well("the start after a restart storm", subject.begin(lab)?)?;
     let own = lab.run_dir().join("default").join(&name);
     let mut vms = left::processes_naming(&own.join("vm").display().to_string())?;
     vms.retain(|(_, line)| line.contains("chardev=monitor"));

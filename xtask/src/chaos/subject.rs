@@ -206,7 +206,7 @@ impl Subject {
         }
         let mut seed = lab.command("seed");
         seed.args(["restart", &self.name]);
-        seed.stdout(Stdio::null()).stderr(Stdio::null());
+        seed.stdout(Stdio::null()).stderr(Stdio::piped());
         seed.spawn().context("start seed")
     }
 

@@ -210,7 +210,7 @@ pub(super) fn documents(run: &mut Run<'_>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Ten minutes of things that go wrong, always in the same order.
+/// Ten minutes of things that go wrong, always in the same order, and longer where the machine is too slow for all of them.
 pub(super) fn chaos(run: &mut Run<'_>) -> Result<Tally> {
     let guest = run.guest.as_deref().context("there is no guest root")?;
     let mut command = chaos::Options::of_the_test().command(run.places, guest)?;
