@@ -83,6 +83,12 @@ impl Containerd {
         self.daemon.dir().join("events")
     }
 
+    /// Its tasks' folders.
+    fn bundles(&self) -> PathBuf {
+        let state = self.daemon.state_dir();
+        state.join("io.containerd.runtime.v2.task/default")
+    }
+
     /// While it runs.
     pub(super) fn pid(&self) -> Result<u32> {
         self.daemon.pid().context("containerd does not run")
@@ -110,8 +116,7 @@ impl Containerd {
     pub(super) fn end(&self) -> Result<()> {
         let tasks = self.daemon.ctr(&["tasks", "ls", "--quiet"], COMMAND)?;
         let tasks = String::from_utf8_lossy(&tasks.stdout).into_owned();
-        let bundles = self.daemon.state_dir();
-        let bundles = left::below(&bundles.join("io.containerd.runtime.v2.task/default"));
+        let bundles = left::below(&self.bundles());
         ensure!(
             tasks.trim().is_empty() && bundles.is_empty(),
             "containerd still has tasks {tasks:?} and bundles {bundles:?}"
@@ -201,6 +206,11 @@ impl Contained {
     pub(super) fn start(&mut self) -> Result<()> {
         let begun = self.begin()?;
         ended_well("ctr tasks start", begun)
+    }
+
+    /// Its folder in containerd, in which its shim works.
+    pub(super) fn bundle(&self) -> PathBuf {
+        self.containerd.bundles().join(&self.name)
     }
 
     /// The task's status as containerd has it; nothing when it has none.
