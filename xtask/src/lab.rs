@@ -269,11 +269,6 @@ impl Lab {
         Ok(self)
     }
 
-    /// The process that cleans up after us.
-    pub(crate) fn guard(&self) -> Option<u32> {
-        self.guard.as_ref().map(|(guard, _)| guard.id())
-    }
-
     /// Leaves the instance running and everything where it is.
     pub(crate) fn keep(mut self) -> Result<()> {
         self.dismiss().map(drop)

@@ -78,16 +78,21 @@ fn points_below(mountinfo: &str, folder: &Path) -> impl Iterator<Item = String> 
         .map(str::to_owned)
 }
 
-/// Processes with this text in their command line or their working directory: pid and command line, by pid. A zombie
-/// has neither.
-pub(crate) fn processes_naming(text: &str) -> Result<Vec<(u32, String)>> {
+/// Processes whose command line names something in this folder, or that work there, also when it has been removed since: pid
+/// and command line, by pid. A zombie has neither.
+pub(crate) fn processes_in(folder: &Path) -> Result<Vec<(u32, String)>> {
     let mut found = Vec::new();
+    // Not what is beside it and begins with its name.
+    let inside = format!("{}/", folder.display());
     for process in processes()? {
         let words = fs::read(process.join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
         let pid = process.file_name().and_then(|name| name.to_str());
-        let folder = fs::read_link(process.join("cwd")).unwrap_or_default();
-        let names = words.contains(text) || folder.to_string_lossy().contains(text);
+        let works = fs::read_link(process.join("cwd")).unwrap_or_default();
+        let works = works.to_string_lossy();
+        // As the kernel marks it, proc_pid_cwd(5).
+        let works = works.strip_suffix(" (deleted)").unwrap_or(&works);
+        let names = words.contains(&inside) || format!("{works}/").contains(&inside);
         if let Some(pid) = pid.and_then(|name| name.parse().ok())
             && names
         {
@@ -123,18 +128,42 @@ fn processes() -> Result<impl Iterator<Item = PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::process;
+    use std::process::{self, Command, Stdio};
 
     use super::*;
 
     #[test]
-    fn this_process_is_found_by_its_command_line() {
-        let own = fs::read("/proc/self/cmdline").expect("procfs");
-        let own = String::from_utf8_lossy(&own).replace('\0', " ");
-        let found = processes_naming(own.trim_end()).expect("procfs");
-        assert!(found.iter().any(|(pid, _)| *pid == process::id()));
-        let none = processes_naming("no process has this in its words: \u{1}").expect("procfs");
-        assert!(none.is_empty(), "{none:?}");
+    fn a_process_is_found_by_what_it_names_and_where_it_works() {
+        let folder = std::env::temp_dir().join(format!("seed-left-{}", process::id()));
+        let beside = folder.with_extension("1");
+        fs::create_dir(&folder).expect("a folder");
+        let sleep = |arguments: &[PathBuf], works: &Path| {
+            let mut sh = Command::new("sh");
+            sh.args(["-c", "read -r word", "sh"]).args(arguments);
+            sh.current_dir(works).stdin(Stdio::piped());
+            // It says that its folder is gone.
+            sh.stderr(Stdio::null());
+            sh.spawn().expect("started")
+        };
+        let root = Path::new("/");
+        let works = sleep(&[], &folder);
+        let names = sleep(&[folder.join("socket")], root);
+        let others = [
+            sleep(std::slice::from_ref(&folder), root),
+            sleep(&[beside.join("a")], root),
+        ];
+        fs::remove_dir(&folder).expect("removed");
+        let found = processes_in(&folder).expect("procfs");
+        let found: Vec<_> = found.into_iter().map(|(pid, _)| pid).collect();
+        let mut expected = [works.id(), names.id()];
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+        for mut child in [works, names].into_iter().chain(others) {
+            // Its input ends.
+            drop(child.stdin.take());
+            child.wait().expect("ended");
+        }
+        assert!(processes_in(&folder).expect("procfs").is_empty());
     }
 
     #[test]

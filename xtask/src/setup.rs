@@ -188,10 +188,10 @@ pub(crate) fn run(places: &Places, need: Need) -> Result<()> {
     tools
         .into_iter()
         .try_for_each(|tool| build_tool(places, tool))?;
-    match need {
-        Need::Run | Need::Fuzz | Need::Shell | Need::Journal => Ok(()),
-        Need::Test => containerd::unpack(places),
+    if need == Need::Test {
+        containerd::unpack(places)?;
     }
+    Ok(())
 }
 
 fn distribution(os_release: &str) -> Distribution {

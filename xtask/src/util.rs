@@ -10,7 +10,7 @@ use std::{
     io::{self, IsTerminal, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitCode, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -128,6 +128,14 @@ pub(crate) fn privileged(program: impl AsRef<OsStr>, variables: &[(&str, &str)])
     }
     command.arg(program);
     command
+}
+
+/// This program again, as root: for the internal command that is the part of another one that needs it.
+pub(crate) fn again_as_root(places: &Places, part: &str) -> Result<Command> {
+    let program = env::current_exe().context("find our own program")?;
+    let mut command = privileged(program, &[]);
+    command.args(places.words()).arg(part);
+    Ok(command)
 }
 
 /// Runs a long step: one line with the time it took, its output in a log that is shown when it fails.
@@ -319,6 +327,20 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 /// Runs a command with our standard streams.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| started(command))
+}
+
+/// As [`status`]; whether it succeeded is for who called us.
+pub(crate) fn passed_on(command: &mut Command) -> Result<ExitCode> {
+    Ok(code(status(command)?.success()))
+}
+
+/// What a command of ours ends with.
+pub(crate) fn code(well: bool) -> ExitCode {
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn started(command: &Command) -> String {

@@ -341,7 +341,7 @@ fn storm(lab: &Lab, subject: &mut Subject, times: u64, after_ms: u64) -> Result<
     // Whatever is left of it now, one more start makes it whole.
     contained::ended_well("the start after a restart storm", subject.begin(lab)?)?;
     let own = lab.run_dir().join("default").join(&name);
-    let mut vms = left::processes_naming(&own.join("vm").display().to_string())?;
+    let mut vms = left::processes_in(&own.join("vm"))?;
     vms.retain(|(_, line)| line.contains("chardev=monitor"));
     ensure!(vms.len() == 1, "{} VMs of {name}: {vms:?}", vms.len());
     Ok(Outcome::Restarted)

@@ -122,10 +122,9 @@ impl Options {
 
     /// The command that runs as root, with a guest's root that is built.
     pub(crate) fn command(&self, places: &Places, guest: &Path) -> Result<Command> {
-        let program = std::env::current_exe().context("find our own program")?;
-        let mut command = util::privileged(program, &[]);
-        command.args(places.words()).arg("chaos-of").arg(guest);
-        command.args(self.words()).args(["--accel", &self.accel]);
+        let mut command = util::again_as_root(places, "chaos-of")?;
+        command.arg(guest).args(self.words());
+        command.args(["--accel", &self.accel]);
         Ok(command)
     }
 
@@ -153,12 +152,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     setup::run(places, setup::Need::Test)?;
     programs::build(places)?;
     let guest = image::build(places)?;
-    let status = util::status(&mut options.command(places, &guest)?)?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    util::passed_on(&mut options.command(places, &guest)?)
 }
 
 fn line(event: &Event) -> String {
@@ -325,11 +319,9 @@ fn nothing_mounted(host: &Host<'_>) -> Result<()> {
 
 /// No process, mount, socket or folder, once the instances are removed.
 fn nothing_left(lab: &Lab) -> Result<()> {
-    let dir = lab.dir().to_string_lossy().into_owned();
     let mut left = Vec::new();
     let gone = until("the end of every process", COMMAND, || {
-        left = left::processes_naming(&dir)?;
-        left.retain(|(pid, _)| Some(*pid) != lab.guard());
+        left = left::processes_in(lab.dir())?;
         Ok(left.is_empty().then_some(()))
     });
     gone.with_context(|| format!("processes are left: {left:?}"))?;

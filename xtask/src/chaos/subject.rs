@@ -441,7 +441,7 @@ impl Subject {
         let none = until("no process that nobody knows", COMMAND, || {
             strange.clear();
             for folder in [Some(&own), bundle.as_ref()].into_iter().flatten() {
-                strange.extend(left::processes_naming(&folder.to_string_lossy())?);
+                strange.extend(left::processes_in(folder)?);
             }
             strange.retain(|(pid, _)| !is_known(*pid, &self.processes));
             Ok(strange.is_empty().then_some(()))

@@ -79,15 +79,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         return show(places, guest, options);
     }
     // `seed run` mounts and makes namespaces: the rest as root, in one go.
-    let program = std::env::current_exe().context("find our own program")?;
-    let mut command = util::privileged(program, &[]);
-    command.args(places.words()).arg("demo-of").arg(guest);
-    let status = util::status(command.args(options.words()))?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let mut command = util::again_as_root(places, "demo-of")?;
+    util::passed_on(command.arg(guest).args(options.words()))
 }
 
 /// What the points share.
@@ -163,11 +156,7 @@ fn finish(demo: Demo, options: &Options, begin: Instant) -> Result<ExitCode> {
     if options.json {
         print(&data.to_string())?;
     }
-    Ok(if holding == all {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(util::code(holding == all))
 }
 
 /// How to look around in an instance that was left running, and how to end it.

@@ -87,12 +87,7 @@ pub(crate) fn all_of_them(places: &Places) -> Result<ExitCode> {
         "  {} blocks and texts are as they should be",
         checked.passed
     ));
-    let status = util::status(&mut command(places, &guest)?)?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    util::passed_on(&mut command(places, &guest)?)
 }
 
 /// All that needs no instance.
@@ -180,9 +175,8 @@ fn with_file(text: &str, extension: &str, check: impl FnOnce(&Path) -> Result<()
 
 /// The command that runs as root: the blocks that are run.
 pub(crate) fn command(places: &Places, guest: &Path) -> Result<Command> {
-    let program = std::env::current_exe().context("find our own program")?;
-    let mut command = util::privileged(program, &[]);
-    command.args(places.words()).arg("documents-of").arg(guest);
+    let mut command = util::again_as_root(places, "documents-of")?;
+    command.arg(guest);
     Ok(command)
 }
 

@@ -141,11 +141,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
     for (target, outcome) in &crashed {
         explain(target, outcome);
     }
-    Ok(if crashed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(util::code(crashed.is_empty()))
 }
 
 /// What to do about a crash.

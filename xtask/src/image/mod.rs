@@ -36,10 +36,7 @@ pub(crate) fn build(places: &Places) -> Result<PathBuf> {
     let root = places.cache.join(&name).join("root");
     if !root.is_dir() {
         // As root, since the files in it belong to the guest's users.
-        let program = std::env::current_exe().context("find our own program")?;
-        let mut command = util::privileged(program, &[]);
-        command.args(places.words()).arg("assemble-image");
-        let ended = util::status(&mut command)?;
+        let ended = util::status(&mut util::again_as_root(places, "assemble-image")?)?;
         anyhow::ensure!(ended.success(), "the guest image was not built ({ended})");
     }
     Ok(root)

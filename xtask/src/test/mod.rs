@@ -18,7 +18,7 @@ use anyhow::Result;
 
 use crate::{
     report::Tally,
-    util::{Places, print, say},
+    util::{self, Places, print, say},
 };
 use skips::{NEEDS_GUEST, NEEDS_SYSTEMD};
 
@@ -171,11 +171,7 @@ fn summary(done: &[Done], took: Duration) -> Result<ExitCode> {
         total.passed,
         total.skipped.len()
     ))?;
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(util::code(failed == 0))
 }
 
 fn time(duration: Duration) -> String {

@@ -111,11 +111,7 @@ pub(super) fn run(places: &Places, options: &Options) -> Result<ExitCode> {
         "{} benches, {failed} failed: docs/benchmarks.md",
         parts.len()
     ))?;
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(util::code(failed == 0))
 }
 
 /// Each bench's name and its words after `cargo xtask bench`.

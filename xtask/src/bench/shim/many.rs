@@ -1,9 +1,7 @@
 //! Several instances at once on one machine: started together, logged, exec'ed, stopped, and nothing left.
 
 use std::{
-    fs,
-    path::Path,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::{Memory, Row, row, shim_of};
 use crate::{
     lab::{self, Lab, STOP},
+    left,
     util::say,
 };
 
@@ -97,35 +96,16 @@ fn pss(pid: u32) -> Result<f64> {
     Ok(super::figure(&rollup, "Pss:")? / 1024.0)
 }
 
-/// What is left of stopped instances: processes that name the lab, mounts in it, run folders, layers.
+/// What is left of stopped instances: processes that name something in the lab, mounts in it, run folders, layers.
 fn left(lab: &Lab) -> Result<Vec<String>> {
-    let place = lab.dir().display().to_string();
-    let mut left = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let names = line.contains(&place) || folder.starts_with(&place);
-        // The guard is ours, and waits for the end of all this.
-        if names && !line.starts_with("sh -c ") {
-            left.push(line);
-        }
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
-    let mounts = mounts.lines().filter(|line| line.contains(&place));
-    left.extend(mounts.map(str::to_owned));
+    let processes = left::processes_in(lab.dir())?;
+    let mut found: Vec<_> = processes.into_iter().map(|(_, line)| line).collect();
+    found.extend(left::mounts_below(lab.dir())?);
     for folder in [
         lab.run_dir().join("default"),
         lab.state_dir().join("layers"),
     ] {
-        left.extend(files(&folder));
+        found.extend(left::below(&folder));
     }
-    Ok(left)
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path().display().to_string())
-        .collect()
+    Ok(found)
 }
