@@ -9,6 +9,7 @@ mod all;
 mod boot;
 mod growth;
 mod journal;
+mod program;
 mod shell;
 mod shim;
 
@@ -210,7 +211,7 @@ pub(crate) fn measure(places: &Places, guest: PathBuf, options: &Options) -> Res
         Bench::Growth => growth::measure(places, guest, options)?,
         Bench::Boot => boot::measure(places, &guest, options)?,
         Bench::Age | Bench::All | Bench::Shell => {
-            bail!("no part of bench {} is for this", options.bench.name())
+            bail!("bench {} has no part for root", options.bench.name())
         }
     };
     show(&results, options)
@@ -230,16 +231,21 @@ fn judge(rows: &[Row], targets: &[(&str, f64)], options: &Options) -> Result<()>
     for (name, target) in targets {
         let found = rows.iter().find(|row| row.name == *name);
         let ours = found.with_context(|| format!("no row {name}"))?.ours;
-        let met = if ours <= *target { "met" } else { "missed" };
-        let line = format!("target {met}: {name}: {ours:.2}, at most {target:.2}");
-        // Data stand alone on standard output.
-        if options.json {
-            say(&line);
-        } else {
-            print(&line)?;
-        }
+        verdict(name, ours, *target, options)?;
     }
     Ok(())
+}
+
+/// Says whether a figure is within its target.
+fn verdict(name: &str, figure: f64, target: f64, options: &Options) -> Result<()> {
+    let met = if figure <= target { "met" } else { "missed" };
+    let line = format!("target {met}: {name}: {figure:.2}, at most {target:.2}");
+    // Data stand alone on standard output.
+    if options.json {
+        say(&line);
+        return Ok(());
+    }
+    print(&line)
 }
 
 /// One thing that was measured.
