@@ -3,7 +3,10 @@
 //! Two roots: `run_dir` is gone after a reboot of the host, `state_dir` is not. Everything that belongs
 //! to one running VM is under one directory, so that a clean-up after a crash has one place to look at.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -70,6 +73,11 @@ impl Paths {
         &self.state_dir
     }
 
+    /// `<state>/tpm`, `<state>/volumes`, `<state>/logs`: a folder per namespace in each, with one per instance in that.
+    pub fn kept_roots(&self) -> [PathBuf; 3] {
+        ["tpm", "volumes", "logs"].map(|name| self.state_dir.join(name))
+    }
+
     /// `<run>/<ns>`: one folder per instance in it.
     pub fn namespace_dir(&self, namespace: &Namespace) -> PathBuf {
         self.run_dir.join(namespace)
@@ -130,6 +138,12 @@ impl InstancePaths {
             path.set_file_name(name);
         }
         self
+    }
+
+    /// The name that what stays is kept under.
+    pub fn kept_under(&self) -> &OsStr {
+        // It ends with the name that it was made of.
+        self.tpm.file_name().unwrap_or_default()
     }
 
     /// `<run>/<ns>/<id>`.
@@ -332,6 +346,8 @@ mod tests {
         let paths = Paths::new(&Config::default()).instance(&namespace, &name("0123"));
         let kept = paths.clone().kept_as("prod_web-0_app");
         assert_eq!(kept.run_dir(), paths.run_dir());
+        assert_eq!(paths.kept_under(), "0123");
+        assert_eq!(kept.kept_under(), "prod_web-0_app");
         let tpm = Path::new("/var/lib/seed/tpm/k8s.io/prod_web-0_app");
         assert_eq!(kept.tpm_dir(), tpm);
         assert!(kept.logs_dir().ends_with("logs/k8s.io/prod_web-0_app"));

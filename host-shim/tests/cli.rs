@@ -498,6 +498,41 @@ async fn a_log_outlives_its_instance() {
 }
 
 #[tokio::test]
+async fn what_has_ended_is_listed_and_pruned_by_its_age() {
+    let lab = Lab::new();
+    let now = std::time::SystemTime::now();
+    for (name, days) in [("test_new_app", 3), ("test_old_app", 40)] {
+        let id = format!("{}\n", "0".repeat(32));
+        for (kind, file, text) in [
+            ("tpm", "machine-id", id.as_str()),
+            ("tpm", "tpm2-00.permall", &"-".repeat(2000)),
+            ("logs", "00000001.seg", &"-".repeat(2000)),
+        ] {
+            let path = lab
+                .path("s")
+                .join(kind)
+                .join("k8s.io")
+                .join(name)
+                .join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().write(true).open(path).unwrap();
+            let then = now - Duration::from_secs(days * 24 * 3600);
+            file.set_modified(then).unwrap();
+        }
+    }
+    lab.check("kept").await;
+    for (left, is_there) in [
+        ("logs/k8s.io/test_new_app", true),
+        ("tpm/k8s.io/test_new_app", true),
+        ("logs/k8s.io/test_old_app", false),
+        ("tpm/k8s.io/test_old_app", false),
+    ] {
+        assert_eq!(lab.path("s").join(left).exists(), is_there, "{left}");
+    }
+}
+
+#[tokio::test]
 async fn a_status_is_watched_until_the_instance_is_removed() {
     let mut lab = Lab::new();
     lab.management("demo", status("demo", State::STATE_RUNNING))

@@ -17,6 +17,7 @@ use seed_tests::{
     limit,
     parts::signal,
 };
+use serde_json::Value;
 
 use crate::{
     bench::{self, INIT, STUB, in_order, nothing_left},
@@ -191,6 +192,9 @@ pub(crate) fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
     )
 }
 
+/// The name under which the first pod's container keeps what stays.
+const KEPT: &str = "test_life_app";
+
 fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let (config, pod, id) = started(containerd, cri, "life")?;
     // One shim for both, and no machine for the pause.
@@ -234,19 +238,25 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     ensure!(by_words != by_file, "DNS in {told}");
 
     // What stays has the pod's name; while it runs the container's id leads there, too.
-    for name in [id.as_str(), "test_life_app"] {
+    for name in [id.as_str(), KEPT] {
         let said = seed(containerd, &["logs", name])?;
         ensure!(
             said.contains("stub guest is up"),
             "seed logs {name}: {said}"
         );
     }
-    let refused = seed(containerd, &["rm", "test_life_app", "--yes"]);
+    let refused = seed(containerd, &["rm", KEPT, "--yes"]);
     let said = format!(
         "{:#}",
         refused.err().context("removed under a running pod")?
     );
     ensure!(said.contains("is running"), "{said}");
+    // Nothing of it is anything that is kept of one that has ended, so however young that may be it stays.
+    seed(
+        containerd,
+        &["prune", "--older-than", "0", "--tpm", "--yes"],
+    )?;
+    ensure!(kept(containerd, KEPT)?.is_none(), "it runs");
 
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
@@ -272,22 +282,45 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     );
     cri.remove(&id)?;
     // The identity has the pod's name, for the next container of that name.
-    let kept = containerd
-        .state_dir()
-        .join("tpm/k8s.io/test_life_app/machine-id");
-    let kept_names = || fs::read_dir(kept.ancestors().nth(2).unwrap_or(&kept)).map(Vec::from_iter);
-    ensure!(
-        kept.exists(),
-        "no {}, only {:?}",
-        kept.display(),
-        kept_names()
-    );
+    let identities = containerd.state_dir().join("tpm/k8s.io");
+    let machine_id = identities.join(KEPT).join("machine-id");
+    let names = || fs::read_dir(&identities).map(Vec::from_iter);
+    ensure!(machine_id.exists(), "no {KEPT}, only {:?}", names());
     end(containerd, cri, &pod)?;
-    let said = seed(containerd, &["logs", "test_life_app"])?;
+    let said = seed(containerd, &["logs", KEPT])?;
     ensure!(said.contains("stub guest is up"), "seed logs: {said}");
-    seed(containerd, &["rm", "test_life_app", "--yes"])?;
-    ensure!(!kept.exists(), "{} was not removed", kept.display());
+    left(containerd)?;
+    ensure!(machine_id.exists(), "the identity went with the logs");
+    seed(containerd, &["rm", KEPT, "--yes"])?;
+    ensure!(!machine_id.exists(), "{} stays", machine_id.display());
     Ok(())
+}
+
+/// What is kept of the pod that has ended is told, and of that the logs go by their age alone.
+fn left(containerd: &Containerd) -> Result<()> {
+    let before = kept(containerd, KEPT)?.context("nothing is kept")?;
+    let has = |kept: &Value, key: &str| kept[key].as_u64().is_some_and(|bytes| bytes > 0);
+    ensure!(
+        has(&before, "tpm_bytes") && has(&before, "log_bytes"),
+        "{before}"
+    );
+    seed(containerd, &["prune", "--older-than", "1", "--yes"])?;
+    let same = kept(containerd, KEPT)?;
+    ensure!(same.as_ref() == Some(&before), "{same:?}, not {before}");
+    seed(containerd, &["prune", "--older-than", "0", "--yes"])?;
+    let after = kept(containerd, KEPT)?.context("the identity went, too")?;
+    ensure!(
+        after["log_bytes"].is_null() && after["tpm_bytes"] == before["tpm_bytes"],
+        "{after}"
+    );
+    Ok(())
+}
+
+/// What `seed ps --kept` says of this name.
+fn kept(containerd: &Containerd, name: &str) -> Result<Option<Value>> {
+    let list = seed(containerd, &["ps", "--kept", "--json"])?;
+    let list: Vec<Value> = serde_json::from_str(&list)?;
+    Ok(list.into_iter().find(|one| one["name"] == name))
 }
 
 /// `seed ARGS` in CRI's namespace, which must succeed; what it printed.

@@ -88,6 +88,7 @@ fn results(bench: &Bench) -> Result<()> {
             .as_array()
             .is_some_and(|kept| kept.len() == 2)
     );
+    kept(bench)?;
     let file = bench.lab.scratch("identity.tar");
     let path = file.to_string_lossy();
     let (saved, restored) = (
@@ -102,6 +103,39 @@ fn results(bench: &Bench) -> Result<()> {
         ensure!(removed["name"] == name, "{removed}");
     }
     doctor(bench)
+}
+
+/// What a stopped instance keeps is listed, and its log goes first.
+fn kept(bench: &Bench) -> Result<()> {
+    const KEPT: [&str; 6] = [
+        "changed_unix_ns",
+        "log_bytes",
+        "name",
+        "namespace",
+        "tpm_bytes",
+        "volume_bytes",
+    ];
+    let list = || ask(bench, &["ps", "--kept"]);
+    let before = list()?;
+    has(&before[0], &KEPT)?;
+    ensure!(
+        before[0]["name"] == "j" && before[0]["log_bytes"].as_u64() > Some(0),
+        "{before}"
+    );
+    let pruned = ask(bench, &["prune", "--older-than", "0", "--yes"])?;
+    has(&pruned, &["removed"])?;
+    ensure!(
+        pruned["removed"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1),
+        "{pruned}"
+    );
+    let after = list()?;
+    ensure!(
+        after[0]["log_bytes"].is_null() && after[0]["tpm_bytes"] == before[0]["tpm_bytes"],
+        "{after}"
+    );
+    Ok(())
 }
 
 /// The pieces of a command's output together are what it printed, and its status is the last.
@@ -188,6 +222,7 @@ fn errors(bench: &Bench) -> Result<()> {
     for words in [
         &["frobnicate"][..],
         &["ps", "extra"],
+        &["prune", "--yes"],
         &["exec", "-t", "j", "--", "true"],
         &["tpm", "backup", "j", "-"],
         &["metrics"],

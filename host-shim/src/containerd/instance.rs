@@ -1,5 +1,5 @@
-//! One instance, its stop and its removal: the order of calls that containerd would make. How it starts is in
-//! `begin.rs`.
+//! One instance and its stop: the order of calls that containerd would make. How it starts is in `begin.rs`, and what it
+//! leaves in `remains.rs`.
 //!
 //! ```text
 //! stop:   Kill TERM -> Wait (limit) -> Kill KILL -> Wait -> Delete -> Shutdown -> shim delete -> clean up
@@ -33,7 +33,6 @@ use crate::{
     names::{ContainerId, Namespace},
     paths::{InstancePaths, Paths},
     sockets::has_listener,
-    tpm::{StateDir, StateDirError},
 };
 
 /// How long another command may hold the instance: the time that a shim may take to start, and some more.
@@ -193,7 +192,7 @@ impl Instance {
         has_listener(&self.paths.management_socket())
     }
 
-    fn unknown(&self) -> InstanceError {
+    pub(super) fn unknown(&self) -> InstanceError {
         InstanceError::Unknown {
             id: self.id.clone(),
             namespace: self.namespace.clone(),
@@ -354,47 +353,5 @@ impl Instance {
             }
         }
         Ok(())
-    }
-
-    /// What of the instance's own is there: volumes, TPM state, logs.
-    pub fn belongings(&self) -> Vec<PathBuf> {
-        [
-            self.paths.volumes_dir(),
-            self.paths.tpm_dir(),
-            self.paths.logs_dir(),
-        ]
-        .into_iter()
-        .filter(|dir| dir.exists())
-        .map(Path::to_owned)
-        .collect()
-    }
-
-    /// Deletes volumes, TPM state and logs of an instance that does not run.
-    pub fn remove(&self) -> Result<Vec<PathBuf>, InstanceError> {
-        if self.paths.run_dir().exists() {
-            return Err(InstanceError::StillRunning(self.id.clone()));
-        }
-        let belongings = self.belongings();
-        if belongings.is_empty() {
-            return Err(self.unknown());
-        }
-        // A pod's container runs under another name than it keeps these under.
-        let _free = match StateDir::lock(&self.paths) {
-            Err(StateDirError::InUse(_)) => {
-                return Err(InstanceError::StillRunning(self.id.clone()));
-            }
-            // Whatever is wrong with it, it is to be deleted.
-            locked => locked.ok(),
-        };
-        for dir in &belongings {
-            fs::remove_dir_all(dir).map_err(|source| InstanceError::Io {
-                path: dir.clone(),
-                source,
-            })?;
-            if let Some(namespace) = dir.parent() {
-                let _ = fs::remove_dir(namespace);
-            }
-        }
-        Ok(belongings)
     }
 }

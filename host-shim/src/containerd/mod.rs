@@ -9,7 +9,8 @@
 //! | [`record`] | how an instance was started: `instance.json` |
 //! | [`volumes`] | volumes as a user names them; their image files |
 //! | [`bundle`] | `config.json`, the overlay layer, the mounts of the root |
-//! | [`instance`] | stop, remove: the order of it all |
+//! | [`instance`] | stop: the order of it all |
+//! | [`remains`] | what stays of those that have ended: listed, deleted |
 //! | `begin` | start: the same |
 //! | `claim` | who may act on an instance, when commands meet |
 //! | [`exec`] | one command in the guest, with its streams |
@@ -24,6 +25,7 @@ mod end;
 pub mod exec;
 pub mod instance;
 pub mod record;
+pub mod remains;
 pub mod shim;
 pub mod task;
 pub mod volumes;

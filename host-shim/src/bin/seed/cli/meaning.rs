@@ -38,6 +38,7 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             Command::Ps {
                 all: given.has("all-namespaces"),
                 quiet: given.has("quiet"),
+                kept: given.has("kept"),
             }
         }
         "status" => Command::Status {
@@ -78,6 +79,7 @@ pub(super) fn command(name: &str, given: &mut Given) -> Result<Command, CliError
             let id = id.ok_or_else(|| CliError::usage("which instance is not said", name))?;
             Command::Rm { id, yes }
         }
+        "prune" => prune(given)?,
         "grow" => grow(given)?,
         "tpm" => tpm(given)?,
         "metrics" => Command::Metrics(metrics(given)?),
@@ -111,6 +113,22 @@ fn unit(given: &mut Given) -> Result<Command, CliError> {
         id: ContainerId::try_from(id.as_str())?,
         action: action.transpose()?,
         unit: unit.clone(),
+    })
+}
+
+fn prune(given: &mut Given) -> Result<Command, CliError> {
+    const PRUNE: &str = "prune";
+    given.no_words(PRUNE)?;
+    let text = given.last("older-than", PRUNE)?;
+    let text = text.ok_or_else(|| CliError::usage("say since when: --older-than DAYS", PRUNE))?;
+    let days = text.parse().map_err(|_| {
+        let what = format!("--older-than {text:?} is no number of days");
+        CliError::usage(what, PRUNE)
+    })?;
+    Ok(Command::Prune {
+        days,
+        tpm: given.has("tpm"),
+        yes: given.has("yes"),
     })
 }
 

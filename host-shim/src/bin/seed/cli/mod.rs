@@ -61,6 +61,8 @@ pub(crate) enum Command {
         all: bool,
         /// Names only.
         quiet: bool,
+        /// What those that have ended keep.
+        kept: bool,
     },
     /// `seed status`
     Status {
@@ -120,6 +122,15 @@ pub(crate) enum Command {
     Rm {
         /// Which instance.
         id: ContainerId,
+        /// Really.
+        yes: bool,
+    },
+    /// `seed prune`
+    Prune {
+        /// How many days nothing of it has changed.
+        days: u32,
+        /// TPM state as well.
+        tpm: bool,
         /// Really.
         yes: bool,
     },

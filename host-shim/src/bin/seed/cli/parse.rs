@@ -321,6 +321,7 @@ mod tests {
                         Command::Ps {
                             all: false,
                             quiet: false,
+                            kept: false,
                         },
                 }) => {
                     assert!(global.json);

@@ -151,10 +151,17 @@ pub(super) const COMMANDS: &[Info] = &[
         word: Kind::Text,
         passes_words_on: false,
         summary: "list instances",
-        about: &["Lists the instances of the namespace, or of all."],
+        about: &[
+            "Lists the instances of the namespace, or of all; or what those that have ended keep.",
+        ],
         options: &[
             flag("A", "all-namespaces", "of every namespace"),
             flag("q", "quiet", "names only"),
+            flag(
+                "",
+                "kept",
+                "TPM state, volumes and logs of those that have ended, and for how long nothing of it has changed",
+            ),
         ],
     },
     Info {
@@ -359,6 +366,30 @@ pub(super) const COMMANDS: &[Info] = &[
             "Deletes volumes, TPM state and logs of a stopped instance. The TPM state is its identity: secrets encrypted to it can never be read again.",
         ],
         options: &[flag("y", "yes", "really")],
+    },
+    Info {
+        name: "prune",
+        words: "--older-than DAYS --yes",
+        word: Kind::Text,
+        passes_words_on: false,
+        summary: "delete the logs of instances that ended long ago",
+        about: &[
+            "Deletes the logs of all instances of the namespace that have ended, where nothing that they keep has changed for so many days. Volumes stay; 'seed rm' deletes all of one instance.",
+        ],
+        options: &[
+            with(
+                "",
+                "older-than",
+                ("DAYS", Kind::Text),
+                "for how many days nothing has changed",
+            ),
+            flag(
+                "",
+                "tpm",
+                "their TPM state as well: secrets encrypted to it can never be read again",
+            ),
+            flag("y", "yes", "really"),
+        ],
     },
     Info {
         name: "grow",

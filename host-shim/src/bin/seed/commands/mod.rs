@@ -20,6 +20,7 @@ mod doctor;
 mod exec;
 mod grow;
 mod inspect;
+mod kept;
 mod keys;
 mod logs;
 mod metrics;
@@ -59,13 +60,18 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
     };
     if matches!(
         command,
-        Command::Restart { .. } | Command::Stop { .. } | Command::Rm { .. }
+        Command::Restart { .. } | Command::Stop { .. } | Command::Rm { .. } | Command::Prune { .. }
     ) {
         rootless::enter()?;
     }
     match command {
         Command::Run(args) => run::run(&context, *args).await,
-        Command::Ps { all, quiet } => ps::ps(&context, all, quiet).await,
+        Command::Ps {
+            all,
+            quiet,
+            kept: true,
+        } => kept::list(&context, all, quiet),
+        Command::Ps { all, quiet, .. } => ps::ps(&context, all, quiet).await,
         Command::Status { which, watch } => status::status(&context, which, watch).await,
         Command::Inspect(which) => inspect::inspect(&context, which).await,
         Command::Logs(args) => logs::logs(&context, *args).await,
@@ -78,6 +84,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Stop { which, kill, limit } => stop::stop(&context, which, kill, limit).await,
         Command::Rm { id, yes } => rm::rm(&context, id, yes),
+        Command::Prune { days, tpm, yes } => kept::prune(&context, days, tpm, yes),
         Command::Grow {
             which,
             vcpus,

@@ -11,7 +11,7 @@ use seed_shim::{
 };
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, kept};
 use crate::{error::CliError, output};
 
 pub(super) async fn ps(
@@ -39,12 +39,7 @@ pub(super) async fn ps(
     }
     if quiet {
         let names = found.iter().map(|(instance, _)| instance.id().as_str());
-        if context.global.json {
-            output::print_json(&names.collect())?;
-        } else {
-            output::print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
-        }
-        return Ok(ExitCode::SUCCESS);
+        return kept::names_only(context, names);
     }
     if context.global.json {
         let list = found.iter().map(|(instance, status)| match status {

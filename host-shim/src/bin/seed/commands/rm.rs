@@ -1,6 +1,6 @@
 //! `seed rm`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use seed_shim::names::ContainerId;
 use serde_json::json;
@@ -30,10 +30,14 @@ pub(super) fn rm(context: &Context<'_>, id: ContainerId, yes: bool) -> Result<Ex
         output::print_json(&json!({ "name": instance.id().as_str(), "removed": removed }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text = String::new();
-    for dir in removed {
-        text += &format!("deleted {}\n", dir.display());
-    }
-    output::print(&text)?;
+    told(&removed)
+}
+
+/// Tells what was deleted, a line each.
+pub(super) fn told(removed: &[PathBuf]) -> Result<ExitCode, CliError> {
+    let lines = removed
+        .iter()
+        .map(|dir| format!("deleted {}\n", dir.display()));
+    output::print(&lines.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }
