@@ -17,7 +17,7 @@ use seed_tests::{
     limit,
     parts::signal,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     bench::{self, INIT, STUB, in_order, nothing_left},
@@ -237,6 +237,7 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let by_file = by_file.iter().all(|part| told.contains(part));
     ensure!(by_words != by_file, "DNS in {told}");
 
+    named(containerd, &id)?;
     // What stays has the pod's name; while it runs the container's id leads there, too.
     for name in [id.as_str(), KEPT] {
         let said = seed(containerd, &["logs", name])?;
@@ -293,6 +294,27 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     ensure!(machine_id.exists(), "the identity went with the logs");
     seed(containerd, &["rm", KEPT, "--yes"])?;
     ensure!(!machine_id.exists(), "{} stays", machine_id.display());
+    Ok(())
+}
+
+/// Whoever looks at an instance sees which pod it is.
+fn named(containerd: &Containerd, id: &str) -> Result<()> {
+    let told = bench::told(containerd, "k8s.io", id)?;
+    let pod = json!({"namespace": "test", "name": "life", "container": "app"});
+    ensure!(told["pod"] == pod && told["kept_as"] == KEPT, "{told}");
+    let list = seed(containerd, &["ps"])?;
+    let of_pod = |line: &str| line.starts_with(id) && line.ends_with("test/life/app");
+    ensure!(list.lines().any(of_pod), "{list}");
+    for name in [id, KEPT] {
+        let status = seed(containerd, &["status", name])?;
+        in_order(&status, &[id, "Pod test/life/app, kept as", KEPT])?;
+    }
+    let figures = seed(containerd, &["metrics"])?;
+    let labels =
+        format!("pod_namespace=\"test\",pod=\"life\",container=\"app\",kept_as=\"{KEPT}\"}} 1");
+    let info = format!("seed_instance_info{{namespace=\"k8s.io\",instance=\"{id}\"");
+    let of_id = |line: &str| line.starts_with(&info) && line.ends_with(&labels);
+    ensure!(figures.lines().any(of_id), "{figures}");
     Ok(())
 }
 

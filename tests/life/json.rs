@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::bench::{Bench, said};
 
-const STATUS: [&str; 20] = [
+const STATUS: [&str; 22] = [
     "accel",
     "agent_version",
     "boot_id",
@@ -20,11 +20,13 @@ const STATUS: [&str; 20] = [
     "created_unix_ns",
     "exit",
     "failed_units",
+    "kept_as",
     "log",
     "memory_mib",
     "memory_used_bytes",
     "name",
     "namespace",
+    "pod",
     "problems",
     "processes",
     "stage",

@@ -161,6 +161,18 @@ impl Instance {
         }
     }
 
+    /// The instance of this name; where none runs under it, the one that keeps what stays under it.
+    pub fn called(paths: &Paths, namespace: &Namespace, name: ContainerId) -> Self {
+        let named = |id| Self::named(paths, namespace.clone(), id);
+        let own = named(name);
+        if own.paths.run_dir().exists() {
+            return own;
+        }
+        let mut all = instances(paths, namespace).into_iter().map(named);
+        let keeps = |one: &Self| one.paths.kept_under() == own.id.as_str();
+        all.find(keeps).unwrap_or(own)
+    }
+
     /// Its name.
     pub fn id(&self) -> &ContainerId {
         &self.id

@@ -98,11 +98,20 @@ impl Page<'_> {
         self.family(
             ("seed_instance_info", "gauge", "What the instance is."),
             |status, _| {
-                let labels = vec![
+                let mut labels = vec![
                     ("accel", status.accel.clone()),
                     ("agent_version", status.agent_version.clone()),
                     ("boot_id", status.boot_id.clone()),
                 ];
+                if let Some(pod) = status.pod.as_ref() {
+                    labels.extend([
+                        // `namespace` is containerd's.
+                        ("pod_namespace", pod.namespace.clone()),
+                        ("pod", pod.name.clone()),
+                        ("container", pod.container.clone()),
+                        ("kept_as", status.kept_as.clone()),
+                    ]);
+                }
                 vec![(labels, 1)]
             },
         );
@@ -172,7 +181,7 @@ impl Page<'_> {
             (
                 "seed_instance_problems",
                 "gauge",
-                "Problems that the agent met.",
+                "Problems that were met on the way.",
             ),
             |status, _| Some(status.problems.len()),
         );
@@ -397,7 +406,7 @@ fn escaped(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use seed_protocol::seed::{
-        management::{GuestUsage, guest_usage},
+        management::{GuestUsage, Pod, guest_usage},
         v1::FailedUnit,
     };
 
@@ -431,6 +440,15 @@ mod tests {
         let status = InstanceStatus {
             state: State::STATE_RUNNING.into(),
             failed_units: vec![FailedUnit::default()],
+            pod: (id == "b")
+                .then(|| Pod {
+                    namespace: "prod".into(),
+                    name: "web-0".into(),
+                    container: "app".into(),
+                    ..Default::default()
+                })
+                .into(),
+            kept_as: "prod_web-0_app".into(),
             ..Default::default()
         };
         Told {
@@ -452,6 +470,8 @@ mod tests {
         for line in [
             "seed_up{namespace=\"default\",instance=\"a\"} 1",
             "seed_up{namespace=\"default\",instance=\"dead\"} 0",
+            "seed_instance_info{namespace=\"default\",instance=\"a\",accel=\"\",agent_version=\"\",boot_id=\"\"} 1",
+            "seed_instance_info{namespace=\"default\",instance=\"b\",accel=\"\",agent_version=\"\",boot_id=\"\",pod_namespace=\"prod\",pod=\"web-0\",container=\"app\",kept_as=\"prod_web-0_app\"} 1",
             "seed_instance_state{namespace=\"default\",instance=\"b\",state=\"running\"} 1",
             "seed_instance_state{namespace=\"default\",instance=\"b\",state=\"paused\"} 0",
             "seed_instance_failed_units{namespace=\"default\",instance=\"a\"} 1",

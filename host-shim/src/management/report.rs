@@ -21,6 +21,9 @@ pub fn text(status: &InstanceStatus) -> String {
         count(usize::try_from(status.vcpus).unwrap_or_default(), "vCPU"),
         bytes(u64::from(status.memory_mib) << 20),
     );
+    if let Some(pod) = status.pod.as_ref() {
+        text += &format!("Pod {}, kept as {}\n", words::pod(pod), status.kept_as);
+    }
     if let Some(exit) = status.exit.as_ref() {
         text += &format!(
             "Ended with status {}: {}\n",
@@ -157,7 +160,7 @@ fn section<const N: usize>(
 #[cfg(test)]
 mod tests {
     use seed_protocol::seed::{
-        management::{Exit, GuestUsage, Process, ProcessUsage, StageTime, State},
+        management::{Exit, GuestUsage, Pod, Process, ProcessUsage, StageTime, State},
         v1::{FailedUnit, Problem, Stage},
     };
 
@@ -215,10 +218,19 @@ mod tests {
             log_lag: 2,
             log_missing: 12,
             log_dropped: 3,
+            pod: Some(Pod {
+                namespace: "prod".into(),
+                name: "web-0".into(),
+                container: "app".into(),
+                ..Default::default()
+            })
+            .into(),
+            kept_as: "prod_web-0_app".into(),
             ..Default::default()
         };
         let expected = "\
 demo  stopped  (tcg, 1 vCPU, 512 MiB)
+Pod prod/web-0/app, kept as prod_web-0_app
 Ended with status 137: qemu was killed
 
   STAGE     AT        TOOK

@@ -1,7 +1,7 @@
 //! The words for stages and states, the same in every table, message and JSON document.
 
 use seed_protocol::seed::{
-    management::{InstanceStatus, State, Usage},
+    management::{InstanceStatus, Pod, State, Usage},
     v1::Stage,
 };
 use serde_json::{Value, json};
@@ -76,6 +76,11 @@ pub fn usage_json(usage: &Usage) -> Value {
     })
 }
 
+/// A container of a pod as one word.
+pub fn pod(pod: &Pod) -> String {
+    format!("{}/{}/{}", pod.namespace, pod.name, pod.container)
+}
+
 /// Whether the guest is gone.
 pub fn has_ended(status: &InstanceStatus) -> bool {
     status.state.enum_value_or_default() == State::STATE_STOPPED
@@ -126,9 +131,14 @@ pub fn json(status: &InstanceStatus) -> Value {
         .exit
         .as_ref()
         .map(|exit| json!({ "status": exit.status, "reason": exit.reason, "at": exit.at_unix_ns }));
+    let pod = status.pod.as_ref().map(
+        |pod| json!({ "namespace": pod.namespace, "name": pod.name, "container": pod.container }),
+    );
     json!({
         "namespace": status.namespace,
         "name": status.id,
+        "pod": pod,
+        "kept_as": status.kept_as,
         "state": state(status.state.enum_value_or_default()),
         "stage": stage(status.stage.enum_value_or_default()),
         "stages": stages.collect::<Vec<_>>(),

@@ -25,6 +25,7 @@ use crate::{
     logs,
     management::{Backend, BackendError},
     sandbox::{Phase, Sandbox, View, unix_ns},
+    spec::InPod,
     text::chain,
     usage::{self, GuestUsage, ProcessUsage},
 };
@@ -286,7 +287,18 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         log_dropped: log(logs::Counters::dropped),
         cpu_time_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
         memory_used_bytes: memory_bytes,
+        pod: InPod::of(&spec.annotations).map(pod).into(),
+        kept_as: spec.paths.kept_under().to_string_lossy().into_owned(),
         ..InstanceStatus::default()
+    }
+}
+
+fn pod(in_pod: InPod<'_>) -> wire::Pod {
+    wire::Pod {
+        namespace: in_pod.namespace.to_owned(),
+        name: in_pod.pod.to_owned(),
+        container: in_pod.container.to_owned(),
+        ..wire::Pod::default()
     }
 }
 

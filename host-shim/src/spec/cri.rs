@@ -77,16 +77,39 @@ pub fn pod(annotations: &BTreeMap<String, String>) -> Option<String> {
     Some(format!("{namespace}/{}", pod_name(annotations)?))
 }
 
+/// A container of a pod, as Kubernetes calls both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InPod<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The pod's name.
+    pub pod: &'a str,
+    /// The container's name in it.
+    pub container: &'a str,
+}
+
+impl<'a> InPod<'a> {
+    /// What the annotations say. Nothing without a pod, or where a name is none.
+    pub fn of(annotations: &'a BTreeMap<String, String>) -> Option<Self> {
+        let part = |names| find(annotations, names).filter(|name| is_label(name));
+        Some(Self {
+            namespace: part(POD_NAMESPACE)?,
+            pod: part(POD_NAME)?,
+            container: part(CONTAINER_NAME)?,
+        })
+    }
+}
+
 /// The name under which a pod's container keeps what outlives it: Kubernetes gives a pod that it starts again
 /// the same name, and a container another id. Nothing without a pod, or where a name is none.
 ///
 /// A name of Kubernetes has no `_` (RFC 1123), so two pods never share one.
 pub fn state_name(annotations: &BTreeMap<String, String>) -> Option<String> {
-    let parts = [POD_NAMESPACE, POD_NAME, CONTAINER_NAME]
-        .map(|names| find(annotations, names).filter(|name| is_label(name)));
-    let [Some(namespace), Some(pod), Some(container)] = parts else {
-        return None;
-    };
+    let InPod {
+        namespace,
+        pod,
+        container,
+    } = InPod::of(annotations)?;
     let whole = format!("{namespace}_{pod}_{container}");
     if whole.len() <= MAX_STATE_NAME_BYTES {
         return Some(whole);

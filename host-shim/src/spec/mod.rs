@@ -34,7 +34,7 @@ pub use annotations::{AnnotationError, Annotations, PREFIX as ANNOTATION_PREFIX}
 pub use bootspec::{BootSpec, BootSpecError, Extension, Size, StorageEntry, parse_size};
 pub use builder::{Inputs, SpecError, build, read_boot_spec, root_writes};
 pub use bundle::{Bundle, BundleError};
-pub use cri::{Role, pod, pod_limits, pod_name, state_name};
+pub use cri::{InPod, Role, pod, pod_limits, pod_name, state_name};
 pub use devices::{BlockDevice, DeviceError, DeviceOwner};
 pub use environment::host_address;
 pub use forward::{Carried, Forward};

@@ -97,9 +97,9 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, C
 }
 
 impl Context<'_> {
-    /// The instance of this name.
-    fn named(&self, id: ContainerId) -> Instance {
-        Instance::named(&self.paths, self.global.namespace.clone(), id)
+    /// The instance of this name; a pod's container is known by its id and by the name that it keeps what stays under.
+    fn named(&self, name: ContainerId) -> Instance {
+        Instance::called(&self.paths, &self.global.namespace, name)
     }
 
     /// The instance that is meant: the one of this name, or the only one.

@@ -49,6 +49,8 @@ pub(super) async fn ps(
         output::print_json(&Value::Array(list.collect()))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut known = found.iter().filter_map(|(_, status)| status.as_ref());
+    let any_in_pod = known.any(|status| status.pod.is_some());
     let head = [
         "NAME",
         "NAMESPACE",
@@ -57,6 +59,8 @@ pub(super) async fn ps(
         "VCPUS",
         "MEMORY",
         "UP",
+        // The column is empty where nobody is in one.
+        if any_in_pod { "POD" } else { "" },
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(
@@ -85,7 +89,7 @@ async fn status_of(instance: &Instance) -> Option<InstanceStatus> {
     client.status(0, Duration::ZERO).await.ok()
 }
 
-fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 7] {
+fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 8] {
     let name = instance.id().to_string();
     let namespace = instance.namespace().to_string();
     let Some(status) = status else {
@@ -98,6 +102,7 @@ fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 7] {
             none(),
             none(),
             none(),
+            String::new(),
         ];
     };
     let up = fs::metadata(instance.paths().run_dir())
@@ -114,6 +119,7 @@ fn row(instance: &Instance, status: Option<&InstanceStatus>) -> [String; 7] {
         status.vcpus.to_string(),
         text::bytes(u64::from(status.memory_mib) << 20),
         up.map_or_else(|| "-".into(), text::duration),
+        status.pod.as_ref().map(words::pod).unwrap_or_default(),
     ]
 }
 
