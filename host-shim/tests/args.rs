@@ -94,6 +94,27 @@ fn the_closure_says_how_to_boot_and_the_host_has_the_last_word() {
 }
 
 #[test]
+fn settings_of_the_kernel_are_its_parameters() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path(), &boot(&[]), &json!({}));
+    let file = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let set = |config: &mut Value, name: &str, value: &str| {
+        config["linux"]["sysctl"][name] = value.into();
+        fs::write(&file, config.to_string()).unwrap();
+    };
+    set(&mut config, "net.ipv4.ping_group_range", "0 2147483647");
+    set(&mut config, "net.ipv4.ip_unprivileged_port_start", "0");
+    let line = line(&build(dir.path()).unwrap());
+    let wanted = "sysctl.net.ipv4.ip_unprivileged_port_start=0 \
+                  sysctl.net.ipv4.ping_group_range=\"0 2147483647\" systemd.machine_id=";
+    assert!(line.contains(wanted), "{line}");
+    set(&mut config, "kernel.core_pattern", "|/bin/sh init=/bin/sh");
+    let error = build(dir.path()).unwrap_err().to_string();
+    assert!(error.starts_with("sysctl kernel.core_pattern: "), "{error}");
+}
+
+#[test]
 fn a_closure_that_mounts_its_root_by_its_fstab_is_left_to_it() {
     let dir = tempfile::tempdir().unwrap();
     bundle(dir.path(), &boot(&["root=fstab"]), &json!({}));

@@ -19,11 +19,13 @@ mod flood;
 mod group;
 mod guest;
 mod inline;
+mod kept;
 mod kubelet;
 mod lives;
 mod pod;
 mod restarts;
 mod roots;
+mod security;
 mod still;
 
 fn main() -> ExitCode {

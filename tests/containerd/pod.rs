@@ -17,16 +17,15 @@ use seed_tests::{
     limit,
     parts::signal,
 };
-use serde_json::{Value, json};
 
 use crate::{
     bench::{self, INIT, STUB, in_order, nothing_left},
-    flood, group, kubelet,
+    flood, group, kept, kubelet, security,
 };
 
 type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("a_forwarded_port_is_the_guests", forwarded_port),
@@ -36,6 +35,10 @@ const CASES: [Case; 12] = [
         second_container,
     ),
     ("limits_and_their_change_reach_the_machine", limits),
+    (
+        "a_pods_security_context_is_kept_or_told",
+        security::kept_or_told,
+    ),
     (group::CASE, group::pods),
     (
         "an_identity_moves_with_its_archive",
@@ -192,9 +195,6 @@ pub(crate) fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
     )
 }
 
-/// The name under which the first pod's container keeps what stays.
-const KEPT: &str = "test_life_app";
-
 fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let (config, pod, id) = started(containerd, cri, "life")?;
     // One shim for both, and no machine for the pause.
@@ -237,16 +237,16 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let by_file = by_file.iter().all(|part| told.contains(part));
     ensure!(by_words != by_file, "DNS in {told}");
 
-    named(containerd, &id)?;
+    kept::names_its_pod(containerd, &id)?;
     // What stays has the pod's name; while it runs the container's id leads there, too.
-    for name in [id.as_str(), KEPT] {
+    for name in [id.as_str(), kept::NAME] {
         let said = seed(containerd, &["logs", name])?;
         ensure!(
             said.contains("stub guest is up"),
             "seed logs {name}: {said}"
         );
     }
-    let refused = seed(containerd, &["rm", KEPT, "--yes"]);
+    let refused = seed(containerd, &["rm", kept::NAME, "--yes"]);
     let said = format!(
         "{:#}",
         refused.err().context("removed under a running pod")?
@@ -257,7 +257,7 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
         containerd,
         &["prune", "--older-than", "0", "--tpm", "--yes"],
     )?;
-    ensure!(kept(containerd, KEPT)?.is_none(), "it runs");
+    ensure!(kept::of(containerd)?.is_none(), "it runs");
 
     let failed = cri.exec_sync(&id, &["false"])?;
     ensure!(failed.exit_code == 3, "{failed:?}");
@@ -284,65 +284,21 @@ fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     cri.remove(&id)?;
     // The identity has the pod's name, for the next container of that name.
     let identities = containerd.state_dir().join("tpm/k8s.io");
-    let machine_id = identities.join(KEPT).join("machine-id");
+    let machine_id = identities.join(kept::NAME).join("machine-id");
     let names = || fs::read_dir(&identities).map(Vec::from_iter);
-    ensure!(machine_id.exists(), "no {KEPT}, only {:?}", names());
+    ensure!(
+        machine_id.exists(),
+        "no identity of that name, only {:?}",
+        names()
+    );
     end(containerd, cri, &pod)?;
-    let said = seed(containerd, &["logs", KEPT])?;
+    let said = seed(containerd, &["logs", kept::NAME])?;
     ensure!(said.contains("stub guest is up"), "seed logs: {said}");
-    left(containerd)?;
+    kept::logs_go_first(containerd)?;
     ensure!(machine_id.exists(), "the identity went with the logs");
-    seed(containerd, &["rm", KEPT, "--yes"])?;
+    seed(containerd, &["rm", kept::NAME, "--yes"])?;
     ensure!(!machine_id.exists(), "{} stays", machine_id.display());
     Ok(())
-}
-
-/// Whoever looks at an instance sees which pod it is.
-fn named(containerd: &Containerd, id: &str) -> Result<()> {
-    let told = bench::told(containerd, "k8s.io", id)?;
-    let pod = json!({"namespace": "test", "name": "life", "container": "app"});
-    ensure!(told["pod"] == pod && told["kept_as"] == KEPT, "{told}");
-    let list = seed(containerd, &["ps"])?;
-    let of_pod = |line: &str| line.starts_with(id) && line.ends_with("test/life/app");
-    ensure!(list.lines().any(of_pod), "{list}");
-    for name in [id, KEPT] {
-        let status = seed(containerd, &["status", name])?;
-        in_order(&status, &[id, "Pod test/life/app, kept as", KEPT])?;
-    }
-    let figures = seed(containerd, &["metrics"])?;
-    let labels =
-        format!("pod_namespace=\"test\",pod=\"life\",container=\"app\",kept_as=\"{KEPT}\"}} 1");
-    let info = format!("seed_instance_info{{namespace=\"k8s.io\",instance=\"{id}\"");
-    let of_id = |line: &str| line.starts_with(&info) && line.ends_with(&labels);
-    ensure!(figures.lines().any(of_id), "{figures}");
-    Ok(())
-}
-
-/// What is kept of the pod that has ended is told, and of that the logs go by their age alone.
-fn left(containerd: &Containerd) -> Result<()> {
-    let before = kept(containerd, KEPT)?.context("nothing is kept")?;
-    let has = |kept: &Value, key: &str| kept[key].as_u64().is_some_and(|bytes| bytes > 0);
-    ensure!(
-        has(&before, "tpm_bytes") && has(&before, "log_bytes"),
-        "{before}"
-    );
-    seed(containerd, &["prune", "--older-than", "1", "--yes"])?;
-    let same = kept(containerd, KEPT)?;
-    ensure!(same.as_ref() == Some(&before), "{same:?}, not {before}");
-    seed(containerd, &["prune", "--older-than", "0", "--yes"])?;
-    let after = kept(containerd, KEPT)?.context("the identity went, too")?;
-    ensure!(
-        after["log_bytes"].is_null() && after["tpm_bytes"] == before["tpm_bytes"],
-        "{after}"
-    );
-    Ok(())
-}
-
-/// What `seed ps --kept` says of this name.
-fn kept(containerd: &Containerd, name: &str) -> Result<Option<Value>> {
-    let list = seed(containerd, &["ps", "--kept", "--json"])?;
-    let list: Vec<Value> = serde_json::from_str(&list)?;
-    Ok(list.into_iter().find(|one| one["name"] == name))
 }
 
 /// `seed ARGS` in CRI's namespace, which must succeed; what it printed.

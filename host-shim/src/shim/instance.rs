@@ -9,7 +9,7 @@ use seed_protocol::seed::{
         StageTime, StartExecRequest, State, Usage, WriteExecRequest,
     },
     v1::{
-        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse,
+        ControlUnitRequest, ControlUnitResponse, ListUnitsRequest, ListUnitsResponse, Problem,
         ShowUnitRequest, UnitDetails,
     },
 };
@@ -25,7 +25,7 @@ use crate::{
     logs,
     management::{Backend, BackendError},
     sandbox::{Phase, Sandbox, View, unix_ns},
-    spec::InPod,
+    spec::{InPod, VmSpec, WRITABLE_ROOT},
     text::chain,
     usage::{self, GuestUsage, ProcessUsage},
 };
@@ -255,7 +255,7 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
             .collect(),
         system_state: guest.system_state,
         failed_units: guest.failed_units,
-        problems: guest.problems,
+        problems: guest.problems.into_iter().chain(problems(spec)).collect(),
         volumes: guest.volumes,
         accel: spec.accel.as_str().to_owned(),
         processes: view
@@ -291,6 +291,16 @@ fn status(sandbox: &Sandbox, view: View) -> InstanceStatus {
         kept_as: spec.paths.kept_under().to_string_lossy().into_owned(),
         ..InstanceStatus::default()
     }
+}
+
+/// What the host has not done as the bundle wants it.
+fn problems(spec: &VmSpec) -> impl Iterator<Item = Problem> {
+    let root = spec.wants_read_only_root.then(|| Problem {
+        subject: "root".to_owned(),
+        message: WRITABLE_ROOT.to_owned(),
+        ..Problem::default()
+    });
+    root.into_iter()
 }
 
 fn pod(in_pod: InPod<'_>) -> wire::Pod {

@@ -29,7 +29,7 @@ use crate::{
     paths::{InstancePaths, Paths},
     rootfs::RootMount,
     sandbox::{Ended, Kill, Parts, Phase, Sandbox},
-    spec::{self, Annotations, Bundle, PodSpec, SpecError},
+    spec::{self, Annotations, Bundle, PodSpec, SpecError, WRITABLE_ROOT},
     tpm::StateDir,
     vmm::Vmm,
 };
@@ -166,6 +166,9 @@ impl Task {
             spec,
             share,
         } = prepared.await?;
+        if spec.wants_read_only_root {
+            tracing::warn!(container_id = %id, "{WRITABLE_ROOT}");
+        }
         let group = config.group.as_deref().map(access::group).transpose()?;
         let stdout = Output::open(&stdio.stdout, &stdio.stderr)?;
         if let Some(name) = &kept {

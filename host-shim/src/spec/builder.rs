@@ -14,12 +14,12 @@ use thiserror::Error;
 
 use super::{
     AccelUnavailable, AnnotationError, Annotations, BootSpec, BootSpecError, Bundle, BundleError,
-    Cpu, DeviceError, InsideError, KernelFormat, MemoryError, Network, PodSpec, Sizing, VmSpec,
-    VolumeError, accel,
+    Cpu, DeviceError, InsideError, KernelFormat, MemoryError, Network, PodSpec, Sizing,
+    SysctlError, VmSpec, VolumeError, accel,
     annotations::{PREFIX, within},
     bootspec::{self, FILE},
     bundle::Mount,
-    cri, devices, environment, inside, memory, shares, sizing, volumes,
+    cri, devices, environment, inside, memory, shares, sizing, sysctl, volumes,
 };
 use crate::{
     cgroup::{self, GroupName, Placement},
@@ -147,6 +147,9 @@ pub enum SpecError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A setting of the guest's kernel.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     /// A mount that no guest could see.
     #[error("mount of type {kind:?} at {} is not supported: give volumes as ext4, xfs or btrfs images, files and folders of the host as bind mounts, and memory as tmpfs", destination.display())]
     Mount {
@@ -287,6 +290,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         // Cards have the names of the pod's links, which the agent gives them: udev shall leave them so.
         kernel_parameters.push("net.ifnames=0".into());
     }
+    let mut sysctls = pod.sysctls.clone();
+    sysctls.extend(bundle.sysctls.clone());
+    kernel_parameters.extend(sysctl::parameters(&sysctls)?);
     let spec = VmSpec {
         namespace: namespace.clone(),
         id: id.clone(),
@@ -306,6 +312,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<VmSpec, SpecError> {
         kernel_parameters,
         tpm_socket: kata.tpm_socket,
         rootfs: rootfs.to_owned(),
+        wants_read_only_root: bundle.read_only_root,
         volumes,
         devices,
         network,

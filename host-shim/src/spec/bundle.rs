@@ -83,6 +83,8 @@ struct Linux {
     cgroups_path: String,
     #[serde(default)]
     devices: Vec<Device>,
+    #[serde(default)]
+    sysctl: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -114,6 +116,8 @@ struct Process {
 #[derive(Debug, Deserialize)]
 struct Root {
     path: PathBuf,
+    #[serde(default)]
+    readonly: bool,
 }
 
 /// One entry of `mounts`.
@@ -139,6 +143,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// The root file system's folder.
     pub root: PathBuf,
+    /// `root.readonly`.
+    pub read_only_root: bool,
     /// `process.args`.
     pub args: Vec<String>,
     /// `process.env`: may hold secrets, so a bundle has no derived `Debug`.
@@ -155,6 +161,8 @@ pub struct Bundle {
     pub network_namespace: Option<PathBuf>,
     /// `linux.cgroupsPath`, may be empty.
     pub cgroups_path: String,
+    /// `linux.sysctl`.
+    pub sysctls: BTreeMap<String, String>,
     /// `linux.resources`: limits.
     pub resources: Resources,
     /// `linux.devices`.
@@ -214,10 +222,14 @@ impl Bundle {
             .find(|one| one.kind == "network" && !one.path.as_os_str().is_empty())
             .map(|one| one.path);
         let resources = linux.resources.unwrap_or_default();
-        let root = path.join(root.map_or_else(|| PathBuf::from("rootfs"), |root| root.path));
+        let root = root.unwrap_or_else(|| Root {
+            path: "rootfs".into(),
+            readonly: false,
+        });
         Ok(Self {
             path: path.to_owned(),
-            root,
+            root: path.join(root.path),
+            read_only_root: root.readonly,
             args,
             env,
             oom_score_adj,
@@ -226,6 +238,7 @@ impl Bundle {
             annotations,
             network_namespace,
             cgroups_path: linux.cgroups_path,
+            sysctls: linux.sysctl,
             resources: resources.limits,
             devices: linux.devices,
             device_rules: resources.devices,
@@ -248,15 +261,17 @@ mod tests {
     fn the_parts_that_matter_are_read_and_the_rest_left_alone() {
         let (dir, read) = bundle(
             r#"{"ociVersion": "1.2.0", "process": {"args": ["/nix/store/x/init"], "env": ["A=b"],
-                "user": {"uid": 0}, "oomScoreAdj": 1000}, "root": {"path": "rootfs", "readonly": false},
+                "user": {"uid": 0}, "oomScoreAdj": 1000}, "root": {"path": "rootfs", "readonly": true},
                 "linux": {"namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}],
-                "cgroupsPath": "/pods/a"}, "annotations": {"k": "v"},
+                "cgroupsPath": "/pods/a", "sysctl": {"kernel.x": "1"}}, "annotations": {"k": "v"},
                 "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]}"#,
         );
         let read = read.unwrap();
         assert_eq!(read.args, ["/nix/store/x/init"]);
         assert_eq!(read.oom_score_adj, Some(1000));
         assert_eq!(read.root, dir.path().join("rootfs"));
+        assert!(read.read_only_root);
+        assert_eq!(read.sysctls["kernel.x"], "1");
         assert_eq!(read.cgroups_path, "/pods/a");
         assert_eq!(read.mounts[0].kind, "proc");
         assert_eq!(

@@ -112,6 +112,7 @@ mod tests {
         let bundle = Bundle {
             path: "/bundle".into(),
             root: "/bundle/rootfs".into(),
+            read_only_root: false,
             args: Vec::new(),
             env: env.iter().map(|entry| (*entry).to_owned()).collect(),
             oom_score_adj: None,
@@ -120,6 +121,7 @@ mod tests {
             annotations: annotations.iter().map(pair).collect(),
             network_namespace: None,
             cgroups_path: String::new(),
+            sysctls: BTreeMap::new(),
             resources: Resources::default(),
             devices: Vec::new(),
             device_rules: Vec::new(),

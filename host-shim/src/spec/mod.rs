@@ -22,9 +22,11 @@ mod memory;
 mod resources;
 mod shares;
 mod sizing;
+mod sysctl;
 mod volumes;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -44,6 +46,7 @@ pub use memory::{MemoryError, MemoryMount};
 pub use resources::Resources;
 pub use shares::SharedMount;
 pub use sizing::{MEMORY_STEP_MIB, Sizing};
+pub use sysctl::SysctlError;
 pub use volumes::{SERIAL_BYTES, VolumeError, VolumeSpec};
 
 use crate::{
@@ -90,6 +93,9 @@ pub enum Network {
     /// QEMU's user-mode network: outgoing connections only, DHCP and DNS at 10.0.2.2 and 10.0.2.3.
     User,
 }
+
+/// What is said where a bundle wants a root that is only read (`root.readonly`, a pod's `readOnlyRootFilesystem`).
+pub const WRITABLE_ROOT: &str = "the root is writable, although root.readonly is set: a system writes to its root when it boots";
 
 /// Number of virtual processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +189,8 @@ pub struct PodSpec {
     pub hostname: String,
     /// Lines of `resolv.conf`; none where they come as a file.
     pub dns: Vec<String>,
+    /// Settings of its kernel.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// Everything that is needed to start one VM and to tell its guest what it is.
@@ -225,6 +233,8 @@ pub struct VmSpec {
     pub kernel_parameters: Vec<String>,
     /// The root file system on the host, shared as [`seed_protocol::paths::ROOT_TAG`].
     pub rootfs: PathBuf,
+    /// The bundle wants it read-only, which it is not: [`WRITABLE_ROOT`].
+    pub wants_read_only_root: bool,
     /// The control socket of a swtpm that somebody else runs; ours without.
     pub tpm_socket: Option<PathBuf>,
     /// Volumes, in the order of their device names.
@@ -252,7 +262,7 @@ pub struct VmSpec {
     /// The init program's arguments, as the bundle has them.
     pub args: Vec<String>,
     /// Annotations of the bundle, passed on to the guest's agent.
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A disk of the machine, whatever it is for.
@@ -333,6 +343,7 @@ pub(crate) mod tests {
             initrd: Some("/bundle/rootfs/seed-system/initrd".into()),
             kernel_parameters: vec!["quiet".into(), "init=/seed-system/init".into()],
             rootfs: "/bundle/rootfs".into(),
+            wants_read_only_root: false,
             tpm_socket: None,
             volumes: vec![VolumeSpec::sample(
                 "data",

@@ -85,6 +85,13 @@ fn println_tail(containerd: &Containerd) {
     eprintln!("{}", bench::tail(&own.join("\n")));
 }
 
+/// Settings of the pod's kernel: the first is containerd's own for every pod, the others are asked for.
+const SYSCTLS: [(&str, &str); 3] = [
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv4.tcp_rmem", "4096 131072 262144"),
+    ("kernel.shm_rmid_forced", "1"),
+];
+
 /// A shell line in a guest, which must succeed; its output without blanks at its ends.
 fn shell(cri: &Cri, id: &str, line: &str) -> Result<String> {
     let result = cri.exec_sync(id, &["/bin/bash", "-c", line]);
@@ -128,7 +135,11 @@ fn of_the_shim(containerd: &Containerd) -> Result<()> {
 /// The pod with all that a pod can have; its id, when its container has ended.
 fn in_a_pod(containerd: &Containerd) -> Result<String> {
     let cri = Cri::connect(containerd)?;
-    let config = pod::sandbox(containerd, "guest")?;
+    let mut config = pod::sandbox(containerd, "guest")?;
+    let linux = config.linux.mut_or_insert_default();
+    linux.sysctls = SYSCTLS
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
     // Before the pod, as kubelet does: where the host's mounts are private, none arrives at a shim that runs.
     let memory = Memory::make(containerd)?;
     let pod = cri.run_pod(&config, "seed")?;
@@ -156,6 +167,13 @@ fn in_a_pod(containerd: &Containerd) -> Result<String> {
     let sh = |line: &str| shell(&cri, &id, line);
     limit::until("an exec in the guest", limit::BOOT, || Ok(sh("true").ok()))?;
     files.are_the_guests(sh)?;
+    for (name, value) in SYSCTLS {
+        let set = sh(&format!("cat /proc/sys/{}", name.replace('.', "/")))?;
+        ensure!(
+            set.split_whitespace().eq(value.split(' ')),
+            "{name} is {set:?}"
+        );
+    }
 
     let listed = format!("cat $(seq -f {BINDS_AT}/%g/file -s ' ' 1 {BINDS})");
     let wanted: Vec<_> = (1..=BINDS).map(|number| number.to_string()).collect();

@@ -4,7 +4,7 @@
 //! Without a pause container nobody makes the pod's `/etc/resolv.conf` and `/etc/hostname` on the host: name and DNS
 //! are the guest's to be told. `/etc/hosts` comes from kubelet, as a mount of the container.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use containerd_shim_protos::protobuf::{CodedInputStream, Result, well_known_types::any::Any};
 
@@ -25,10 +25,15 @@ const OPTIONS: u32 = 3;
 
 /// Fields of `LinuxPodSandboxConfig`, and fields of `LinuxContainerResources`.
 const CGROUP_PARENT: u32 = 1;
+const SYSCTLS: u32 = 3;
 const RESOURCES: u32 = 5;
 const CPU_PERIOD: u32 = 1;
 const CPU_QUOTA: u32 = 2;
 const MEMORY_LIMIT: u32 = 4;
+
+/// Fields of an entry of a map.
+const KEY: u32 = 1;
+const VALUE: u32 = 2;
 
 /// Wire types of protobuf's encoding.
 const VARINT: u32 = 0;
@@ -61,15 +66,16 @@ pub(super) fn pod(options: Option<&Any>) -> Result<PodSpec> {
             period,
             number(&resources, MEMORY_LIMIT)?,
         ),
-        hostname: texts(config, HOSTNAME)?.pop().unwrap_or_default(),
+        hostname: text(config, HOSTNAME)?,
         dns,
+        sysctls: map(&linux, SYSCTLS)?,
     })
 }
 
 /// The control group of the pod that a sandbox's options describe; empty where they name none.
 pub(super) fn group(options: Option<&Any>) -> Result<String> {
     let linux = message(of_pod(options), LINUX)?;
-    Ok(texts(&linux, CGROUP_PARENT)?.pop().unwrap_or_default())
+    text(&linux, CGROUP_PARENT)
 }
 
 /// The description of a pod, if these options are one.
@@ -94,6 +100,11 @@ fn resolver(dns: &[u8]) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// The text in a field; empty where it is not there.
+fn text(bytes: &[u8], field: u32) -> Result<String> {
+    Ok(texts(bytes, field)?.pop().unwrap_or_default())
+}
+
 /// The texts in a field, one or many.
 fn texts(bytes: &[u8], field: u32) -> Result<Vec<String>> {
     let mut found = Vec::new();
@@ -107,14 +118,27 @@ fn texts(bytes: &[u8], field: u32) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// A field that is a map of texts.
+fn map(bytes: &[u8], field: u32) -> Result<BTreeMap<String, String>> {
+    let entries = messages(bytes, field)?.into_iter();
+    entries
+        .map(|entry| Ok((text(&entry, KEY)?, text(&entry, VALUE)?)))
+        .collect()
+}
+
 /// The bytes of a message in a field; none where it is not there.
 fn message(bytes: &[u8], field: u32) -> Result<Vec<u8>> {
+    Ok(messages(bytes, field)?.pop().unwrap_or_default())
+}
+
+/// The bytes of each message in a field.
+fn messages(bytes: &[u8], field: u32) -> Result<Vec<Vec<u8>>> {
     let mut found = Vec::new();
     fields(bytes, |tag, input| {
         if tag != field << 3 | LENGTH {
             return skip(tag, input);
         }
-        found = input.read_bytes()?;
+        found.push(input.read_bytes()?);
         Ok(())
     })?;
     Ok(found)
@@ -177,7 +201,14 @@ mod tests {
             &[0x20, 0x80, 0x80, 0x80, 0x80, 0x04],
         ]
         .concat();
-        let linux = [nested(1, b"/kubepods"), nested(5, &resources)].concat();
+        let sysctl = |name: &[u8], value: &[u8]| [nested(1, name), nested(2, value)].concat();
+        let linux = [
+            nested(1, b"/kubepods"),
+            nested(3, &sysctl(b"kernel.x", b"1")),
+            nested(3, &sysctl(b"kernel.y", b"2 3")),
+            nested(5, &resources),
+        ]
+        .concat();
         let dns = [
             nested(1, b"10.96.0.10"),
             nested(2, b"a.svc"),
@@ -190,6 +221,12 @@ mod tests {
         assert_eq!(found.limits.memory().unwrap().unwrap().get(), 1024);
         assert_eq!(group(Some(&options(config.clone()))).unwrap(), "/kubepods");
         assert_eq!(found.hostname, "name");
+        let sysctls: Vec<_> = found.sysctls.into_iter().collect();
+        let wanted = [("kernel.x", "1"), ("kernel.y", "2 3")];
+        assert_eq!(
+            sysctls,
+            wanted.map(|(name, value)| (name.into(), value.into()))
+        );
         assert_eq!(found.dns, ["nameserver 10.96.0.10", "search a.svc svc"]);
         let cut = &config[..config.len() - 1];
         assert!(pod(Some(&options(cut.to_vec()))).is_err());

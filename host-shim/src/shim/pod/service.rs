@@ -177,6 +177,7 @@ impl Pod {
         let pod = PodSpec {
             group,
             limits: spec::pod_limits(&bundle.annotations),
+            sysctls: bundle.sysctls.clone(),
             ..PodSpec::default()
         };
         let pause = self
