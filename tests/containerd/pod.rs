@@ -1,7 +1,13 @@
 //! A pod's life by CRI, over stub VMs, with each series of containerd: sandbox, container, exec, streams, logs,
 //! stats, and all of it gone at the end.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use seed_tests::{
@@ -330,10 +336,32 @@ fn streams(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let text = terminal.read_until(stream::STDOUT, "43 132\n", limit::COMMAND)?;
     ensure!(text == "43 132\n", "the terminal's size: {text:?}");
 
-    // Attach shows what comes from now on; that it opens on a running container is what is tried here.
-    let attach = Stream::open(&cri.attach_url(&id)?)?;
-    drop(attach);
+    let text = attached(containerd, cri, &id)?;
+    ensure!(text.contains("stub: somebody says"), "attach: {text:?}");
     end(containerd, cri, &pod)
+}
+
+/// What comes over an attach. It shows nothing of what was before, so somebody says something until it has come.
+fn attached(containerd: &Containerd, cri: &Cri, id: &str) -> Result<String> {
+    let mut attach = Stream::open(&cri.attach_url(id)?)?;
+    let came = AtomicBool::new(false);
+    let says = |cri: Cri| {
+        while !came.load(Ordering::Relaxed) {
+            cri.exec_sync(id, &["say"])?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        anyhow::Ok(())
+    };
+    let other = Cri::connect(containerd)?;
+    thread::scope(|scope| {
+        let saying = scope.spawn(|| says(other));
+        let text = attach.read_until(stream::STDOUT, "something\n", limit::COMMAND);
+        came.store(true, Ordering::Relaxed);
+        saying
+            .join()
+            .map_err(|_| anyhow::anyhow!("it panicked"))??;
+        text
+    })
 }
 
 fn forwarded_port(containerd: &mut Containerd, cri: &Cri) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
 //! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, `flood` has so
-//! many lines come into the journal, anything else does not exist. On each of its ports but 9 somebody says which one it is, and
+//! many lines come into the journal, `say` one, anything else does not exist. On each of its ports but 9 somebody says which one it is, and
 //! then gives back what comes.
 
 use std::{
@@ -54,6 +54,9 @@ use ttrpc::r#async::{Server, TtrpcContext, transport::Listener};
 /// Lines of a flood, in the journal behind those that are there, and how many come in a second.
 const FLOOD: u64 = 200_000;
 const FLOOD_RATE: u64 = 20_000;
+
+/// What comes into the journal when somebody says something.
+const SAID: &str = "somebody says something";
 
 /// Entries of one batch.
 const BATCH: u64 = 1000;
@@ -142,7 +145,7 @@ impl FakeAgent {
             talks: Arc::clone(&talks),
             go: Arc::clone(&go),
             processes: watch::channel(HashMap::new()).0,
-            lines: lines.iter().map(ToString::to_string).collect(),
+            lines: Mutex::new(lines.iter().map(ToString::to_string).collect()),
             flood: Mutex::default(),
             hogs: Notify::new(),
         });
@@ -184,8 +187,8 @@ struct Agent {
     talks: Arc<AtomicBool>,
     go: Arc<Notify>,
     processes: watch::Sender<HashMap<String, Process>>,
-    /// What the journal begins with.
-    lines: Vec<String>,
+    /// What the journal begins with, and what was said since.
+    lines: Mutex<Vec<String>>,
     /// When the flood began.
     flood: Mutex<Option<Instant>>,
     /// Somebody was killed for lack of memory.
@@ -199,20 +202,21 @@ impl Agent {
             let due = u64::try_from(begun.elapsed().as_millis()).unwrap() * FLOOD_RATE / 1000;
             due.min(FLOOD)
         });
-        self.lines.len() as u64 + flood
+        self.lines.lock().unwrap().len() as u64 + flood
     }
 
     /// The entries after this one, of `tail`.
     fn batch(&self, after: u64, tail: u64) -> JournalBatch {
         let mut block = BatchEncoder::new(1 << 20);
+        let lines = self.lines.lock().unwrap();
         for seqnum in (after + 1..=tail).take(usize::try_from(BATCH).unwrap()) {
             let head = EntryHead {
                 seqnum,
                 realtime_us: 1_700_000_000_000_000 + seqnum,
                 ..EntryHead::default()
             };
-            let own = self.lines.get(usize::try_from(seqnum - 1).unwrap());
-            let flood = seqnum.saturating_sub(self.lines.len() as u64);
+            let own = lines.get(usize::try_from(seqnum - 1).unwrap());
+            let flood = seqnum.saturating_sub(lines.len() as u64);
             let line = own.map_or_else(|| format!("flood {flood}"), Clone::clone);
             let fields = [format!("MESSAGE={line}"), "_COMM=stub".to_owned()];
             let mut entry = block.begin(&head).unwrap();
@@ -346,8 +350,11 @@ impl AgentService for Agent {
         if command == "flood" {
             self.flood.lock().unwrap().get_or_insert(Instant::now());
         }
+        if command == "say" {
+            self.lines.lock().unwrap().push(SAID.to_owned());
+        }
         let known = [
-            "cat", "sleep", "held", "torn", "size", "false", "hog", "flood",
+            "cat", "sleep", "held", "torn", "size", "false", "hog", "flood", "say",
         ];
         if !known.contains(&command.as_str()) {
             return Err(status::invalid(format!(
