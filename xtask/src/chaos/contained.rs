@@ -33,6 +33,8 @@ const INIT: &str = "/seed-system/init";
 const SERIES: [&str; 3] = ["1.6", "1.7", "2.1"];
 /// As large as `seed run` makes one.
 const VOLUME_BYTES: u64 = 64 << 20;
+/// Where the guest has a folder of the host, as a pod has a ConfigMap.
+const SHARED: &str = "/srv/shared";
 /// Kernel parameters of every instance: one that panics does not wait for a person.
 pub(super) const PARAMETERS: &str = "panic=-1";
 
@@ -159,6 +161,10 @@ pub(super) struct Contained {
     name: String,
     /// Its volume's image, on the small disk.
     volume: PathBuf,
+    /// What the host shares with it.
+    shared: PathBuf,
+    /// What stands in the file there: a number of its own each time that it is looked at.
+    looked: u64,
     pub(super) stream: Stream,
     wire: Wire,
 }
@@ -170,6 +176,8 @@ impl Contained {
             containerd: Arc::clone(containerd),
             name: name.to_owned(),
             volume: lab.state_dir().join(format!("{name}.img")),
+            shared: lab.dir().join(format!("{name}.shared")),
+            looked: 0,
             stream: Stream::make(&lab.dir().join(format!("{name}.stdout")))?,
             wire: Wire::lay(lab, name)?,
         };
@@ -177,12 +185,16 @@ impl Contained {
         volume.with_context(|| format!("make {}", contained.volume.display()))?;
         let volume = contained.volume.display();
         let mount = format!("type=ext4,src={volume},dst=/seed/storage/data,options=rw");
+        fs::create_dir(&contained.shared).context("make what the host shares")?;
+        contained.share()?;
+        let shared = contained.shared.display();
+        let share = format!("type=bind,src={shared},dst={SHARED},options=rbind:ro");
         let parameters = format!("seed.loom.farm/kernel_params={PARAMETERS}");
         let network = format!("network:{}", contained.wire.namespace().display());
         let mut ctr = contained.containerd.daemon.ctr_command();
         ctr.args(["run", "--detach", "--runtime", RUNTIME])
             .args(["--annotation", &parameters, "--with-ns", &network])
-            .args(["--mount", &mount])
+            .args(["--mount", &mount, "--mount", &share])
             .arg("--log-uri")
             .arg(contained.stream.path())
             .args([IMAGE, name, INIT]);
@@ -329,6 +341,26 @@ impl Contained {
             "an exec by way of containerd: {output:?}"
         );
         Ok(())
+    }
+
+    /// The guest sees what the host shares with it, as it is now.
+    pub(super) fn shares(&mut self) -> Result<()> {
+        self.looked += 1;
+        self.share()?;
+        let line = format!("cat {SHARED}/looked");
+        let mut said = String::new();
+        let seen = until("what the host shares, in the guest", COMMAND, || {
+            let mut cat = self.command();
+            let output = lab::run(cat.args(["/bin/sh", "-c", &line]), &[], COMMAND, None)?;
+            said = lab::succeeded(&line, output)?;
+            Ok((said == self.looked.to_string()).then_some(()))
+        });
+        seen.with_context(|| format!("it says {said:?}, not {}", self.looked))
+    }
+
+    fn share(&self) -> Result<()> {
+        let file = self.shared.join("looked");
+        fs::write(file, self.looked.to_string()).context("write what the host shares")
     }
 
     /// The guest is on its pod's wire.

@@ -37,8 +37,10 @@ const KILLED: u64 = 137;
 pub(super) enum Outcome {
     /// It lives on.
     Lives,
-    /// It ended, with this status (137 when none is said) and these words in the reason.
+    /// It ended, with this status and these words in the reason.
     Ended(u64, &'static str),
+    /// It ended since this process was killed.
+    Killed(&'static str),
     /// Its shim is gone, and everything with it.
     ShimGone,
     /// It was restarted as a part of the fault.
@@ -55,6 +57,15 @@ pub(super) fn apply(lab: &Lab, clock: &Clock, subject: &mut Subject, fault: Faul
         Outcome::Ended(status, words) => {
             ended(lab, &subject.name, status, words)?;
             status
+        }
+        Outcome::Killed(name) => {
+            ended(
+                lab,
+                &subject.name,
+                KILLED,
+                &format!("{name} ended (signal 9)"),
+            )?;
+            KILLED
         }
         Outcome::ShimGone => {
             subject.is_dead(lab)?;
@@ -143,7 +154,7 @@ pub(super) fn kill(subject: &Subject, part: Part) -> Result<Outcome> {
     lab::signal(subject.process(part)?, "KILL")?;
     Ok(match part {
         Part::Shim => Outcome::ShimGone,
-        Part::Helper(word) => Outcome::Ended(KILLED, word),
+        Part::Helper(name) => Outcome::Killed(name),
     })
 }
 

@@ -12,13 +12,16 @@ pub(super) enum Part {
     Helper(&'static str),
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part::Shim,
     Part::Helper("qemu"),
     Part::Helper("virtiofsd"),
+    SHARE,
     Part::Helper("swtpm"),
     Part::Helper("vsock"),
 ];
+/// Shows a guest what the host shares with it, which only containerd has something to share for.
+const SHARE: Part = Part::Helper("virtiofsd-share");
 /// Services of the guest.
 const UNITS: [&str; 2] = ["seed-agent.service", "systemd-journald.service"];
 const ENDS: [GuestEnd; 3] = [GuestEnd::Poweroff, GuestEnd::Reboot, GuestEnd::Panic];
@@ -80,7 +83,9 @@ impl Fault {
     fn is_of_containerd(self) -> bool {
         matches!(
             self,
-            Self::EngineKilled { .. }
+            Self::Kill(SHARE)
+                | Self::Pause(SHARE, _)
+                | Self::EngineKilled { .. }
                 | Self::EnginePaused(_)
                 | Self::EndUnseen(_)
                 | Self::StartCut(_)
@@ -373,7 +378,8 @@ mod tests {
     #[test]
     fn a_round_has_what_can_happen_to_a_host_and_a_guest() {
         let all: BTreeSet<_> = round().iter().map(ToString::to_string).collect();
-        for part in ["the shim", "qemu", "virtiofsd", "swtpm", "vsock"] {
+        let helpers = ["qemu", "virtiofsd", "virtiofsd-share", "swtpm", "vsock"];
+        for part in ["the shim"].into_iter().chain(helpers) {
             assert!(all.contains(&format!("kill {part}")), "{part}");
             assert!(all.contains(&format!("stop {part} for 0 s")), "{part}");
         }

@@ -28,7 +28,7 @@ const SEALED: &str = "/seed/storage/data/secret.age";
 const OPENED: &str = "/run/demo-secret";
 /// What was logged in the guest stands on the host within this; a pull may be at its own limit when a link comes back.
 const PULLED: Duration = Duration::from_secs(270);
-/// An instance consists of these on the host, and of its shim.
+/// An instance consists of so many processes on the host, and of its shim; one for whom the host shares something of one more.
 const HELPERS: usize = 4;
 
 /// A flood that was started, and what is known of it.
@@ -284,6 +284,7 @@ impl Subject {
         if let Some(contained) = &mut self.contained {
             contained.runs(self.processes.get("qemu").copied())?;
             contained.wired()?;
+            contained.shares()?;
             until(
                 "the log's entries in the container's stdout",
                 PULLED,
@@ -430,7 +431,7 @@ impl Subject {
     /// each once, and none is missing. One that is just ending has time for it.
     fn nothing_twice(&self, lab: &Lab) -> Result<()> {
         ensure!(
-            self.processes.len() == HELPERS + 1,
+            self.processes.len() == HELPERS + 1 + usize::from(self.contained.is_some()),
             "{} has {:?}",
             self.name,
             self.processes
@@ -480,9 +481,9 @@ impl Subject {
 /// Whether a process is one of those, or the second one of a virtiofsd among them.
 fn is_known(pid: u32, processes: &BTreeMap<String, u32>) -> bool {
     let parent = lab::parent(pid);
-    processes
-        .iter()
-        .any(|(name, known)| *known == pid || (name == "virtiofsd" && parent == Some(*known)))
+    let is_second = |name: &str, first| name.starts_with("virtiofsd") && parent == Some(first);
+    let mut known = processes.iter();
+    known.any(|(name, known)| *known == pid || is_second(name, *known))
 }
 
 #[cfg(test)]
@@ -498,7 +499,8 @@ mod tests {
         let known =
             |name: &str, pid| is_known(child.id(), &BTreeMap::from([(name.to_owned(), pid)]));
         let own = process::id();
-        assert!(known("swtpm", child.id()) && known("virtiofsd", own));
+        assert!(known("swtpm", child.id()));
+        assert!(known("virtiofsd", own) && known("virtiofsd-share", own));
         assert!(!known("shim", own) && !known("qemu", own));
         child.kill().expect("killed");
         child.wait().expect("ended");
