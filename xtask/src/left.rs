@@ -46,16 +46,11 @@ pub(crate) fn own_mounts_below(folder: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Control groups with this path that hold no process, in every tree of this host. One that holds some is in use, perhaps by
-/// another machine of that name.
-pub(crate) fn empty_groups(path: &Path) -> Result<Vec<PathBuf>> {
+/// Control groups with this path, in every tree of this host.
+pub(crate) fn groups(path: &Path) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
     let groups = trees(&text).map(|tree| tree.join(path));
-    // One that is not there cannot be read.
-    let is_empty = |group: &PathBuf| {
-        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
-    };
-    Ok(groups.filter(is_empty).collect())
+    Ok(groups.filter(|group| group.exists()).collect())
 }
 
 /// Where trees of control groups are mounted, both versions.
@@ -180,8 +175,12 @@ mod tests {
         let text = "1 2 0:3 / /g/memory rw - cgroup memory rw\n4 1 0:5 / /g/unified rw shared:1 - cgroup2 cgroup2 rw\n6 4 0:7 / /g rw - tmpfs x rw\n";
         let found: Vec<_> = trees(text).collect();
         assert_eq!(found, ["/g/memory", "/g/unified"].map(PathBuf::from));
-        let none = empty_groups(Path::new("no/group/has/this/path")).expect("procfs");
+        let none = groups(Path::new("no/group/has/this/path")).expect("procfs");
         assert!(none.is_empty(), "{none:?}");
+        // Their roots, where any is mounted.
+        let text = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+        let roots = groups(Path::new("")).expect("procfs");
+        assert_eq!(roots.is_empty(), trees(&text).next().is_none());
     }
 
     #[test]

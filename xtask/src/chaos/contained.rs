@@ -161,6 +161,8 @@ pub(super) struct Contained {
     name: String,
     /// Its volume's image, on the small disk.
     volume: PathBuf,
+    /// Its control group, below each tree's root: of this run alone, unlike the one that `ctr` would name.
+    group: PathBuf,
     /// What the host shares with it.
     shared: PathBuf,
     /// What stands in the file there: a number of its own each time that it is looked at.
@@ -172,7 +174,9 @@ pub(super) struct Contained {
 impl Contained {
     /// Runs it for the first time.
     pub(super) fn run(lab: &Lab, containerd: &Arc<Containerd>, name: &str) -> Result<Self> {
+        let run = lab.dir().file_name().context("the lab has no name")?;
         let contained = Self {
+            group: Path::new("default").join(format!("{}-{name}", run.to_string_lossy())),
             containerd: Arc::clone(containerd),
             name: name.to_owned(),
             volume: lab.state_dir().join(format!("{name}.img")),
@@ -192,7 +196,8 @@ impl Contained {
         let parameters = format!("seed.loom.farm/kernel_params={PARAMETERS}");
         let network = format!("network:{}", contained.wire.namespace().display());
         let mut ctr = contained.containerd.daemon.ctr_command();
-        ctr.args(["run", "--detach", "--runtime", RUNTIME])
+        ctr.args(["run", "--detach", "--runtime", RUNTIME, "--cgroup"])
+            .arg(Path::new("/").join(&contained.group))
             .args(["--annotation", &parameters, "--with-ns", &network])
             .args(["--mount", &mount, "--mount", &share])
             .arg("--log-uri")
@@ -296,11 +301,9 @@ impl Contained {
     /// Nothing of a machine that is removed is on its network or in the tree of control groups.
     fn left_nothing(&self) -> Result<()> {
         self.wire.is_bare()?;
-        // As `ctr` names it, in its namespace.
-        let group = Path::new("default").join(&self.name);
         let mut groups = Vec::new();
         let gone = until("the end of a control group", COMMAND, || {
-            groups = left::empty_groups(&group)?;
+            groups = left::groups(&self.group)?;
             Ok(groups.is_empty().then_some(()))
         });
         gone.with_context(|| format!("control groups are left: {groups:?}"))
