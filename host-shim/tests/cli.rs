@@ -10,7 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -364,7 +364,9 @@ async fn input_that_is_refused_before_anything_is_made() {
 #[tokio::test]
 async fn names_that_are_taken() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: without root every 'seed run' is refused for that reason");
+        let text =
+            "SKIPPED names_that_are_taken: 'seed run' needs root, or it is refused for that\n";
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
         return;
     }
     let mut lab = Lab::new();

@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     thread,
@@ -21,12 +22,12 @@ use seed_shim::{
 
 /// Runs `case` in a thread that has mounts of its own.
 fn apart(case: impl FnOnce(&Path) + Send + 'static) {
+    // libtest calls a test's thread by the test's name.
+    let test = thread::current().name().unwrap_or_default().to_owned();
     let ran = thread::spawn(move || {
         if let Err(error) = sys::unshare_mounts() {
-            #[allow(clippy::print_stderr, reason = "a skip is seen")]
-            {
-                eprintln!("skipped: no mount namespace to be had here: {error}");
-            }
+            let text = format!("SKIPPED {test}: a private mount namespace needs root: {error}\n");
+            io::stderr().write_all(text.as_bytes()).unwrap();
             return;
         }
         let dir = tempfile::tempdir().unwrap();
