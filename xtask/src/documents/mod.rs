@@ -12,7 +12,7 @@
 //! | `text` | nothing: no command |
 //! | anything, then `not-run: WHY` | nothing, for that reason |
 //!
-//! Commands and links in the running text are looked at as well: `cargo xtask WORD` and `seed WORD` must be commands, a relative
+//! Commands and links in the running text are looked at as well: `cargo xtask WORD` and `seed WORD` must be commands with the options that are named, a relative
 //! link must lead to a file, and a message in a table of messages must be one that a program says ([`words`]). What is not run is
 //! listed with its reason in CONTRIBUTING.md, which is looked at too.
 
@@ -38,23 +38,32 @@ use crate::{
 };
 use blocks::{Block, Kind};
 
-/// What is read.
-const DOCUMENTS: [&str; 14] = [
+/// What is read: every page of the checkout but [`MADE`].
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
+    "docs/benchmarks.md",
+    "docs/fuzzing.md",
     "docs/operator.md",
     "docs/security.md",
     "age-tpm/README.md",
+    "age-tpm/tests/vectors/README.md",
     "guest-agent/README.md",
     "guest-agent/journal/README.md",
+    "guest-agent/journal/tests/fixtures/README.md",
     "host-shim/README.md",
+    "netlink/README.md",
     "nixos-guest-module/README.md",
+    "nixos-guest-module/tests/reference/README.md",
     "protocol/README.md",
     "seed-shell/README.md",
     "tests/README.md",
     "xtask/README.md",
 ];
+/// Made from the options' own words, which another test compares.
+#[cfg(test)]
+const MADE: &str = "nixos-guest-module/OPTIONS.md";
 
 /// Where the list of what is not run stands, and how each line of it begins.
 const LIST: &str = "CONTRIBUTING.md";
@@ -236,6 +245,22 @@ mod tests {
     }
 
     #[test]
+    fn every_page_of_the_checkout_is_read() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut git = Command::new("git");
+        git.args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "*.md",
+        ]);
+        let pages = read(git.current_dir(root)).expect("git");
+        let pages: BTreeSet<_> = pages.lines().filter(|page| *page != MADE).collect();
+        assert_eq!(pages, BTreeSet::from(DOCUMENTS));
+    }
+
+    #[test]
     fn a_line_for_this_program_is_one_of_its_commands_alone_or_evaluated() {
         let places = Places::find().expect("places");
         let check = |text: &str| {
@@ -250,6 +275,7 @@ mod tests {
         check(good).expect("commands of this program");
         for wrong in [
             "cargo xtask deploy",
+            "cargo xtask release --thrice  # builds",
             "eval \"$(cargo xtask no)\"",
             "seed ps",
         ] {

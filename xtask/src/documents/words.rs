@@ -72,15 +72,38 @@ fn says(said: &str, message: &str) -> bool {
     })
 }
 
-/// Words after `cargo xtask`: the first is a command in the usage text.
+/// Words after `cargo xtask`: the first is a command in the usage text, the second one of its kinds where it has some and this is a
+/// word and no name in capitals, and what looks like an option is one that the text has of that command.
 pub(super) fn xtask(words: &str) -> Result<()> {
-    let word = words.split([' ', '\n', '[']).next().unwrap_or_default();
-    let known = crate::USAGE.lines().any(|line| {
-        let mut parts = line.split_whitespace();
-        line.starts_with("  ") && !line.starts_with("   ") && parts.next() == Some(word)
-    });
-    ensure!(known, "there is no command {word:?}");
-    Ok(())
+    let mut first = words.split([' ', '\n', '[']);
+    let word = first.next().unwrap_or_default();
+    let (mut help, mut kinds, mut inside) = (String::new(), Vec::new(), false);
+    for line in crate::USAGE.lines() {
+        let command = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '));
+        if let Some(command) = command {
+            let mut parts = command.split("  ").next().unwrap_or_default().split(' ');
+            inside = parts.next() == Some(word);
+            kinds.extend(parts.next().filter(|kind| inside && is_word(kind)));
+        }
+        if inside {
+            help.push_str(line);
+            help.push('\n');
+        }
+    }
+    ensure!(!help.is_empty(), "there is no command {word:?}");
+    if let Some(kind) = first.next().filter(|kind| is_word(kind)) {
+        let known = kinds.is_empty() || kinds.contains(&kind);
+        ensure!(known, "'{word}' has no {kind:?}");
+    }
+    match unknown_option(words, &help) {
+        Some(option) => bail!("'{word}' has no option {option}"),
+        None => Ok(()),
+    }
+}
+
+/// Something to be typed as it stands there.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// Words after `seed`: the first is a command of the program, and what looks like an option is one of that command.
@@ -110,6 +133,7 @@ fn unknown_option<'a>(words: &'a str, help: &str) -> Option<&'a str> {
     words
         .split_whitespace()
         .take_while(|word| !["--", "|"].contains(word))
+        .map(|word| word.trim_matches(['[', ']']))
         .filter(|word| word.starts_with('-') && word.len() > 1)
         .map(|word| word.split('=').next().unwrap_or(word))
         .find(|option| !known(option))
@@ -239,8 +263,16 @@ mod tests {
         ] {
             assert!(xtask(good).is_ok(), "{good}");
         }
-        assert!(xtask("deploy").is_err());
-        assert!(xtask("Each").is_err());
+        for wrong in [
+            "deploy",
+            "Each",
+            "bench all-of-it --jsn",
+            "bench everything",
+            "release --thrice",
+            "chaos [--hours N]",
+        ] {
+            assert!(xtask(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -250,6 +282,7 @@ mod tests {
         assert_eq!(unknown_option("ps --all", help), Some("--all"));
         assert_eq!(unknown_option("run --size=xs -- --odd", help), None);
         assert_eq!(unknown_option("tpm backup db - | age -r KEY", help), None);
+        assert_eq!(unknown_option("ps [-A] [--none]", help), Some("--none"));
     }
 
     #[test]
