@@ -84,7 +84,7 @@ fn the_closure_says_how_to_boot_and_the_host_has_the_last_word() {
                   systemd.machine_id=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     assert!(line.contains(wanted), "{line}");
     assert!(
-        line.contains("-bios qboot.rom") && line.contains("accel=kvm"),
+        line.contains("-bios qboot.rom") && line.contains("-accel kvm"),
         "{line}"
     );
     assert!(
@@ -137,7 +137,7 @@ fn annotations_override_the_closure() {
         "{line}"
     );
     assert!(
-        line.contains("accel=tcg") && line.contains("-netdev user,id=net0"),
+        line.contains("-accel tcg,tb-size=128 ") && line.contains("-netdev user,id=net0"),
         "{line}"
     );
 }
