@@ -523,6 +523,12 @@ async fn what_has_ended_is_listed_and_pruned_by_its_age() {
             file.set_modified(then).unwrap();
         }
     }
+    // Nobody has made this, and it is no folder.
+    let odd = lab.path("s/logs/k8s.io/test_bad_app");
+    fs::write(&odd, "").unwrap();
+    let file = fs::File::options().write(true).open(odd).unwrap();
+    file.set_modified(now - Duration::from_secs(100 * 24 * 3600))
+        .unwrap();
     lab.check("kept").await;
     for (left, is_there) in [
         ("logs/k8s.io/test_new_app", true),

@@ -79,7 +79,9 @@ pub(super) fn xtask(words: &str) -> Result<()> {
     let word = first.next().unwrap_or_default();
     let (mut help, mut kinds, mut inside) = (String::new(), Vec::new(), false);
     for line in crate::USAGE.lines() {
-        let command = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '));
+        let command = line
+            .strip_prefix("  ")
+            .filter(|rest| !rest.starts_with(' '));
         if let Some(command) = command {
             let mut parts = command.split("  ").next().unwrap_or_default().split(' ');
             inside = parts.next() == Some(word);

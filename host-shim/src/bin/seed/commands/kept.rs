@@ -96,15 +96,20 @@ pub(super) fn prune(
     if !yes && !found.is_empty() {
         return Err(unconfirmed(&found, days, tpm));
     }
-    let mut removed = Vec::new();
+    let (mut removed, mut failed) = (Vec::new(), None);
     for one in found {
-        removed.extend(one.prune(before, tpm)?);
+        // One that cannot be deleted is not in the way of the others.
+        match one.prune(before, tpm) {
+            Ok(dirs) => removed.extend(dirs),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
     if context.global.json {
         output::print_json(&json!({ "removed": removed }))?;
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        rm::told(&removed)?;
     }
-    rm::told(&removed)
+    failed.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
 /// What would be deleted, in figures: there may be thousands.
