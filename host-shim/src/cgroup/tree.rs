@@ -2,8 +2,14 @@
 //!
 //! Where both are mounted, pods are in v1 if that has controllers of theirs. Others say nothing: a host of v2 alone may have
 //! `net_cls` mounted beside it, for whoever sorts packets by it.
+//!
+//! In v2 a machine's programs are in a group within its group, which passes all of its controllers on to that one. systemd, where
+//! it has the tree, gives the groups in a slice no more controllers than the units in it want, and looks at that again whenever
+//! something of the slice changes: memory's accounts and the chosen processors of a group that is no unit would go. The
+//! kernel leaves a controller where a group below passes it on (cgroup-v2.rst, "Top-down Constraint"), and systemd takes that as it is.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -26,6 +32,9 @@ pub(super) enum Hierarchy {
     /// `cpuset` is among its controllers, or not.
     V1 { root: PathBuf, cpuset: bool },
 }
+
+/// The group within a group of v2.
+const INNER: &str = "machine";
 
 /// The hierarchies that a pod's group is in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,10 +96,20 @@ impl Hierarchy {
         }
     }
 
-    /// Makes the folder of a group, those above it included, and makes it fit to be used.
+    /// The folders of a group, as they are to be removed: the first is the one that has processes.
+    pub(super) fn dirs(&self, name: &Path) -> Vec<PathBuf> {
+        let dir = self.root().join(name);
+        match self {
+            Self::V2(_) => vec![dir.join(INNER), dir],
+            Self::V1 { .. } => vec![dir],
+        }
+    }
+
+    /// Makes the folders of a group, those above it included, and makes it fit to be used; the one for processes.
     pub(super) fn make(&self, name: &Path) -> Result<PathBuf, (PathBuf, io::Error)> {
         let mut dir = self.root().to_owned();
-        for part in name {
+        let inner = matches!(self, Self::V2(_)).then_some(OsStr::new(INNER));
+        for part in name.iter().chain(inner) {
             if let Self::V2(_) = self {
                 pass_on(&dir);
             }
@@ -190,10 +209,14 @@ mod tests {
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("cgroup.controllers"), "cpuset cpu hugetlb").unwrap();
         fs::write(root.join("cgroup.subtree_control"), "cpu").unwrap();
+        fs::write(root.join("a/b/cgroup.controllers"), "memory").unwrap();
         let made = Hierarchy::V2(root.into()).make(Path::new("a/b")).unwrap();
-        assert_eq!(made, root.join("a/b"));
+        assert_eq!(made, root.join("a/b/machine"));
         let told = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap();
         assert_eq!(told, "+cpuset");
+        // The group itself passes on what it has, so that nobody can take it.
+        let told = fs::read_to_string(root.join("a/b/cgroup.subtree_control")).unwrap();
+        assert_eq!(told, "+memory");
         for at in ["", "a", "a/b"] {
             let text = if at.is_empty() { "0-3\n" } else { "\n" };
             for file in ["cpuset.cpus", "cpuset.mems"] {
