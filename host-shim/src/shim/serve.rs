@@ -39,6 +39,9 @@ use crate::{
 /// The line that says "I listen".
 pub(super) const READY: &str = "ready\n";
 
+/// Open files of a shim: a dozen for each of the execs that it may have at a time, and its own.
+const FILES: u64 = 16_384;
+
 /// How long a shim may be without a task. containerd creates one right after `start`, and says Shutdown after the last.
 const UNUSED: Duration = Duration::from_secs(300);
 
@@ -106,6 +109,7 @@ pub fn run(target: &Target) -> Result<(), ServeError> {
     logging::start(log, level);
     // Already a leader where `start` made us one by other means.
     let _ = rustix::process::setsid();
+    sys::allow_files(FILES);
     let host_mounts =
         File::open("/proc/self/ns/mnt").map_err(process("finding the host's mounts"))?;
     sys::unshare_mounts().map_err(process("making a mount namespace"))?;

@@ -17,7 +17,10 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
     io::{Errno, FdFlags, fcntl_setfd},
     mount::{MountPropagationFlags, mount_change},
-    process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal},
+    process::{
+        Pid, Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal,
+        setrlimit,
+    },
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use tokio::{
@@ -41,6 +44,17 @@ pub fn open_inside(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Resu
         }
     }
     Err(Errno::AGAIN.into())
+}
+
+/// Lets this process have so many files open, or as many as it may ask for, where it could have fewer: what systemd starts begins
+/// with 1024 (systemd-system.conf(5), `DefaultLimitNOFILE=`). Where no more are allowed it does with those.
+pub fn allow_files(many: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(many, |most| most.min(many));
+    if limit.current.is_some_and(|now| now < wanted) {
+        let current = Some(wanted);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    }
 }
 
 /// Has the runtime say when a socket can be read from or its other side is gone. Must be called inside the runtime. The

@@ -23,7 +23,7 @@ use std::{
 };
 
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Resource, Rlimit, setrlimit},
     thread::set_name,
 };
 use thiserror::Error;
@@ -31,7 +31,10 @@ use vhost_user_backend::{VhostUserDaemon, VringEpollHandler};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
-use crate::paths::{VHOST, VSOCK};
+use crate::{
+    paths::{VHOST, VSOCK},
+    sys,
+};
 use device::{Device, OF_HOST};
 use hub::Hub;
 
@@ -68,7 +71,8 @@ pub fn serve_in(folder: &Path) -> Result<(), VsockError> {
 
 /// `settle` is called before anything of the guest is looked at. Every thread is there by then.
 fn serve_and(folder: &Path, settle: fn()) -> Result<(), VsockError> {
-    many_files();
+    // Each connection is one.
+    sys::allow_files(u64::MAX);
     // It is a copy of the shim to whoever looks at names of programs. Where it cannot be told apart nothing is lost.
     let _ = set_name(c"seed-vsock");
     let hub = Hub::listen(GUEST_CID, &folder.join(VSOCK)).map_err(VsockError::Host)?;
@@ -114,14 +118,4 @@ fn no_more_processes() {
         maximum: Some(0),
     };
     let _ = setrlimit(Resource::Nproc, none);
-}
-
-/// Each connection is an open file. Where no more are allowed it does with those.
-fn many_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let _ = setrlimit(Resource::Nofile, wanted);
 }
