@@ -19,6 +19,15 @@ const SERVICES_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
 const NO_NETWORK: &str = "no pod with a network can be made";
 
+/// What limits and accounts of pods are made with, and what makes a kernel have it.
+const CONTROLLERS: [(&str, &str); 5] = [
+    ("cpu", "CONFIG_CGROUP_SCHED"),
+    ("cpuset", "CONFIG_CPUSETS"),
+    ("io", "CONFIG_BLK_CGROUP"),
+    ("memory", "CONFIG_MEMCG"),
+    ("pids", "CONFIG_CGROUP_PIDS"),
+];
+
 /// A containerd, as far as the shims that it starts find programs.
 #[derive(Debug)]
 pub(super) struct Containerd {
@@ -118,7 +127,7 @@ fn missed(by: &Containerd, what: &'static str, found: &Path, remedy: &'static st
 
 /// What the kernel has for them.
 pub(super) fn look(root: &Path) -> Vec<Finding> {
-    let mut findings = Vec::from(files(root));
+    let mut findings = vec![tun(root), control_groups(root)];
     findings.push(match net::try_wire() {
         Ok(()) => Finding::good("tc", "an ingress qdisc, u32 and mirred were tried"),
         Err(error) => Finding::bad(
@@ -140,30 +149,43 @@ pub(super) fn look(root: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Files without which there is something that pods need.
-fn files(root: &Path) -> [Finding; 2] {
-    let needs = [
-        (
-            ("tun", Verdict::NoPods),
-            "dev/net/tun",
-            NO_NETWORK,
-            "modprobe tun (CONFIG_TUN)",
-        ),
-        (
-            ("cgroup v2", Verdict::Worse),
-            "sys/fs/cgroup/cgroup.controllers",
-            "Kubernetes wants it",
-            "boot with systemd.unified_cgroup_hierarchy=1 (CONFIG_CGROUPS)",
-        ),
-    ];
-    needs.map(|((what, verdict), path, without, remedy)| {
-        let path = root.join(path);
-        let shown = path.display();
-        if path.exists() {
-            return Finding::good(what, shown.to_string());
-        }
-        Finding::bad(what, verdict, format!("no {shown}: {without}"), remedy)
-    })
+/// What the taps of their cards are made with.
+fn tun(root: &Path) -> Finding {
+    let (what, path) = ("tun", root.join("dev/net/tun"));
+    let shown = path.display();
+    if path.exists() {
+        return Finding::good(what, shown.to_string());
+    }
+    let found = format!("no {shown}: {NO_NETWORK}");
+    Finding::bad(what, Verdict::NoPods, found, "modprobe tun (CONFIG_TUN)")
+}
+
+/// What holds the limits that Kubernetes sets for them.
+fn control_groups(root: &Path) -> Finding {
+    let (what, path) = ("cgroup v2", root.join("sys/fs/cgroup/cgroup.controllers"));
+    let (shown, worse) = (path.display(), Verdict::Worse);
+    let Ok(list) = fs::read_to_string(&path) else {
+        let remedy = "boot with systemd.unified_cgroup_hierarchy=1 (CONFIG_CGROUPS)";
+        return Finding::bad(
+            what,
+            worse,
+            format!("no {shown}: Kubernetes wants it"),
+            remedy,
+        );
+    };
+    let is_there = |name: &str| list.split_whitespace().any(|one| one == name);
+    let missing = CONTROLLERS.iter().filter(|(name, _)| !is_there(name));
+    let (names, options): (Vec<&str>, Vec<&str>) = missing.copied().unzip();
+    if names.is_empty() {
+        return Finding::good(what, shown.to_string());
+    }
+    let (names, options) = (names.join(", "), options.join(", "));
+    Finding::bad(
+        what,
+        worse,
+        format!("{shown} lacks {names}: so much of pods' limits does not hold"),
+        format!("boot without cgroup_disable=, with a kernel that has {options}"),
+    )
 }
 
 /// What `--pods` says to whoever is no root.
@@ -199,21 +221,33 @@ mod tests {
 
     #[test]
     fn what_pods_lack_is_named_with_the_option_of_the_kernel_and_stops_nobody_else() {
-        let root = tempfile::tempdir().unwrap();
-        let [tun, cgroup] = files(root.path());
-        assert_eq!(tun.verdict, Verdict::NoPods);
-        assert!(
-            tun.found
-                .ends_with("dev/net/tun: no pod with a network can be made")
-        );
-        assert_eq!(tun.remedy, "modprobe tun (CONFIG_TUN)");
-        assert_eq!(cgroup.verdict, Verdict::Worse);
-        assert!(cgroup.remedy.contains("systemd.unified_cgroup_hierarchy=1"));
-        fs::create_dir_all(root.path().join("dev/net")).unwrap();
-        fs::write(root.path().join("dev/net/tun"), "").unwrap();
-        let [tun, cgroup] = files(root.path());
-        assert_eq!((tun.verdict, tun.remedy.as_str()), (Verdict::Good, ""));
-        assert_eq!(cgroup.verdict, Verdict::Worse);
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let lacks = tun(root);
+        assert_eq!(lacks.verdict, Verdict::NoPods);
+        let said = "dev/net/tun: no pod with a network can be made";
+        assert!(lacks.found.ends_with(said), "{}", lacks.found);
+        assert_eq!(lacks.remedy, "modprobe tun (CONFIG_TUN)");
+        fs::create_dir_all(root.join("dev/net")).unwrap();
+        fs::write(root.join("dev/net/tun"), "").unwrap();
+        let found = tun(root);
+        assert_eq!((found.verdict, found.remedy.as_str()), (Verdict::Good, ""));
+
+        let lacks = control_groups(root);
+        assert_eq!(lacks.verdict, Verdict::Worse);
+        assert!(lacks.remedy.contains("systemd.unified_cgroup_hierarchy=1"));
+        let tree = root.join("sys/fs/cgroup");
+        fs::create_dir_all(&tree).unwrap();
+        let with = |list: &str| {
+            fs::write(tree.join("cgroup.controllers"), list).unwrap();
+            control_groups(root)
+        };
+        let lacks = with("cpuset cpu io hugetlb pids rdma\n");
+        assert_eq!(lacks.verdict, Verdict::Worse);
+        assert!(lacks.found.contains("lacks memory:"), "{}", lacks.found);
+        assert!(lacks.remedy.ends_with("CONFIG_MEMCG"), "{}", lacks.remedy);
+        let found = with("cpuset cpu io memory pids\n");
+        assert_eq!((found.verdict, found.remedy.as_str()), (Verdict::Good, ""));
     }
 
     #[test]
