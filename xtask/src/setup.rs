@@ -76,6 +76,21 @@ const VIRTIOFSD_BUILD: &[Package] = &[
 ];
 const VIRTIOFSD_PACKAGE: Package = ("virtiofsd", "shows the guest its root");
 
+/// What a reader of the README installs who has not got this far.
+const BEFORE: [&str; 2] = ["ca-certificates", "git"];
+
+/// Whether a document may tell its readers to install a package of this name.
+pub(crate) fn is_package(name: &str) -> bool {
+    let lists = [
+        PACKAGES,
+        TEST_PACKAGES,
+        VIRTIOFSD_BUILD,
+        &[VIRTIOFSD_PACKAGE],
+    ];
+    let mut known = lists.into_iter().flatten().map(|(name, _)| *name);
+    BEFORE.contains(&name) || known.any(|known| known == name)
+}
+
 /// A program that is built with cargo.
 struct Tool {
     /// The crate, at this version.

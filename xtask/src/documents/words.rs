@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::util::{self, Places};
+use crate::{
+    setup,
+    util::{self, Places},
+};
 
 /// Where programs say their messages.
 const SOURCES: [&str; 4] = [
@@ -33,6 +36,7 @@ pub(super) fn check(places: &Places, document: &str, text: &str) -> Result<()> {
             seed(places, words).with_context(|| format!("{document}: `{span}`"))?;
         }
     }
+    packages(text).with_context(|| document.to_owned())?;
     let own = places.root.join(document);
     for link in links(&prose) {
         let there = leads(&own, link)?;
@@ -139,6 +143,18 @@ fn unknown_option<'a>(words: &'a str, help: &str) -> Option<&'a str> {
         .filter(|word| word.starts_with('-') && word.len() > 1)
         .map(|word| word.split('=').next().unwrap_or(word))
         .find(|option| !known(option))
+}
+
+/// What a text tells to install is what set-up knows. No block that is run installs anything.
+fn packages(text: &str) -> Result<()> {
+    for told in text.split("apt install ").skip(1) {
+        let told = told.split(['`', '#', '\n']).next().unwrap_or_default();
+        let unknown = told
+            .split_whitespace()
+            .find(|name| !setup::is_package(name));
+        ensure!(unknown.is_none(), "set-up knows no package {unknown:?}");
+    }
+    Ok(())
 }
 
 fn without_blocks(text: &str) -> String {
@@ -285,6 +301,18 @@ mod tests {
         assert_eq!(unknown_option("run --size=xs -- --odd", help), None);
         assert_eq!(unknown_option("tpm backup db - | age -r KEY", help), None);
         assert_eq!(unknown_option("ps [-A] [--none]", help), Some("--none"));
+    }
+
+    #[test]
+    fn what_is_told_to_be_installed_is_what_set_up_installs() {
+        let page = |line: &str| format!("text\n```sh not-run: x\n{line}\n```\nand `{line}`.\n");
+        packages(&page("apt install git gcc   # a linker")).expect("packages of set-up");
+        assert!(packages(&page("apt install gcc quemu")).is_err());
+        for document in super::super::DOCUMENTS {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let text = fs::read_to_string(root.join(document)).expect("a document");
+            packages(&text).expect(document);
+        }
     }
 
     #[test]
