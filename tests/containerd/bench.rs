@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,15 @@ pub(crate) const TPM_SOCKET: &str = "io.katacontainers.config.hypervisor.tpm_soc
 
 /// The init program in [`STUB`].
 pub(crate) use seed_tests::stub::INIT;
+
+/// Names the stub's program, where it is not where it was built.
+pub(crate) const STUB_VARIABLE: &str = "SEED_TEST_STUB";
+
+/// The stub's program.
+pub(crate) fn stub() -> PathBuf {
+    let named = env::var_os(STUB_VARIABLE);
+    named.map_or_else(|| env!("CARGO_BIN_EXE_stub-vm").into(), PathBuf::from)
+}
 
 /// Every stub has room to grow.
 const GROWTH: &str = "[growth]\nmax_vcpus = 4\nmax_memory_mib = 2048";
@@ -86,7 +95,7 @@ pub(crate) fn stubs(
 ) -> Result<Containerd> {
     let mut containerd = Containerd::make(programs, version, options)?;
     let names = containerd.dir().join("stubs");
-    let programs = stub::programs(&names, env!("CARGO_BIN_EXE_stub-vm"))?;
+    let programs = stub::programs(&names, &self::stub())?;
     let allowed = "enable_annotations = [\"tpm_socket\"]";
     containerd.write_shim_config(&format!("accel = \"tcg\"\n{allowed}\n{programs}\n{GROWTH}"))?;
     containerd.run()?;

@@ -131,7 +131,7 @@ pub(crate) fn echo(containerd: &Containerd, id: &str) -> Result<()> {
     Ok(())
 }
 
-fn whole_life(containerd: &mut Containerd) -> Result<()> {
+pub(crate) fn whole_life(containerd: &mut Containerd) -> Result<()> {
     start(containerd, "life")?;
     echo(containerd, "life")?;
     let failed = containerd.ctr_output(&["tasks", "exec", "--exec-id", "e2", "life", "false"])?;

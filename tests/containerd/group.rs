@@ -16,13 +16,19 @@ use seed_tests::{
     limit,
 };
 
-use crate::pod::{container, end, kill_shim, sandbox, state};
+use crate::{
+    pod::{container, end, kill_shim, sandbox, state},
+    slice,
+};
+
+/// Who is in a group.
+const PROCESSES: &str = "cgroup.procs";
 
 /// Its name among the cases of a pod.
 pub(crate) const CASE: &str = "a_machine_is_in_its_pods_control_group";
 
 /// Whose group is below this path.
-fn members(group: &str) -> Result<Vec<(u32, String)>> {
+pub(crate) fn members(group: &str) -> Result<Vec<(u32, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else {
@@ -36,16 +42,15 @@ fn members(group: &str) -> Result<Vec<(u32, String)>> {
     Ok(found)
 }
 
-/// Where hierarchies may be mounted.
+/// Where hierarchies are mounted: one, or one for each set of controllers.
 fn roots() -> Vec<PathBuf> {
-    let roots = fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut roots: Vec<_> = roots.map(|entry| entry.path()).collect();
-    roots.push("/sys/fs/cgroup".into());
-    roots.retain(|root| root.join("cgroup.procs").exists());
-    roots
+    let one = PathBuf::from("/sys/fs/cgroup");
+    if one.join(PROCESSES).exists() {
+        return vec![one];
+    }
+    let roots = fs::read_dir(one).into_iter().flatten().flatten();
+    let roots = roots.map(|entry| entry.path());
+    roots.filter(|root| root.join(PROCESSES).exists()).collect()
 }
 
 /// Whether this machine lets us make groups.
@@ -74,7 +79,7 @@ pub(crate) fn freezing() -> Option<PathBuf> {
 }
 
 /// Folders of this group, in whatever hierarchies there are.
-fn folders(group: &str) -> Vec<String> {
+pub(crate) fn folders(group: &str) -> Vec<String> {
     let below = group.trim_start_matches('/');
     let dirs = roots().into_iter().map(|root| root.join(below));
     let there = dirs.filter(|dir| dir.is_dir());
@@ -96,14 +101,26 @@ pub(crate) fn put(config: &mut PodSandboxConfig) -> String {
     parent
 }
 
-/// Starts a pod in a group of its own; its id, its container's and the group of its sandbox.
-fn started(containerd: &Containerd, cri: &Cri, name: &str) -> Result<(String, String, String)> {
+/// Starts a pod in a group of its own, where systemd has the tree in a slice; its id, its container's and the group of its sandbox.
+pub(crate) fn started(
+    containerd: &Containerd,
+    cri: &Cri,
+    name: &str,
+) -> Result<(String, String, String)> {
     let mut config = sandbox(containerd, name)?;
-    let parent = put(&mut config);
+    let parent = if containerd.is_service() {
+        slice::put(&mut config, name)?
+    } else {
+        put(&mut config)
+    };
     let pod = cri.run_pod(&config, "seed")?;
     let id = cri.create(&pod, &container("app"), &config)?;
     cri.start(&id)?;
-    let group = format!("{parent}/{pod}");
+    let group = if containerd.is_service() {
+        format!("{parent}/cri-containerd-{pod}.scope")
+    } else {
+        format!("{parent}/{pod}")
+    };
     Ok((pod, id, group))
 }
 
@@ -116,7 +133,7 @@ pub(crate) fn sweep() -> Result<()> {
 }
 
 /// Chooses processors for a container, by CRI.
-fn choose(cri: &Cri, id: &str, cpus: &str) -> Result<()> {
+pub(crate) fn choose(cri: &Cri, id: &str, cpus: &str) -> Result<()> {
     let chosen = LinuxContainerResources {
         cpuset_cpus: cpus.to_owned(),
         ..Default::default()
@@ -183,24 +200,34 @@ fn memory_limit(group: &str) -> Option<PathBuf> {
 /// A limit of the pod's, on the group above, is the machine's: who needs more than it has takes the VMM along.
 fn starved(cri: &Cri, id: &str, group: &str, inside: &[(u32, String)]) -> Result<()> {
     let above = group.rsplit_once('/').context("a group above")?.0;
-    let Some(limit) = memory_limit(above) else {
+    if above.ends_with(".slice") {
+        let memory = format!("MemoryMax={LIMIT_BYTES}");
+        slice::set(above, &[&memory, "MemorySwapMax=0"])?;
+    } else if let Some(limit) = memory_limit(above) {
+        fs::write(&limit, LIMIT_BYTES).with_context(|| format!("write {}", limit.display()))?;
+        // No way out either; where there are no such files nothing is swapped.
+        for (file, bytes) in [
+            ("memory.swap.max", "0"),
+            ("memory.memsw.limit_in_bytes", LIMIT_BYTES),
+        ] {
+            let _ = fs::write(limit.with_file_name(file), bytes);
+        }
+    } else {
         // No controller of memory here.
         return Ok(());
-    };
-    fs::write(&limit, LIMIT_BYTES).with_context(|| format!("write {}", limit.display()))?;
-    // No way out either; where there are no such files nothing is swapped.
-    for (file, bytes) in [
-        ("memory.swap.max", "0"),
-        ("memory.memsw.limit_in_bytes", LIMIT_BYTES),
-    ] {
-        let _ = fs::write(limit.with_file_name(file), bytes);
     }
     let vmm = inside.iter().find(|(_, line)| line.contains("stub-qemu"));
     let vmm = vmm.context("no VMM in the group")?.0;
     // A stub is small: it is to be the one that goes.
     fs::write(format!("/proc/{vmm}/oom_score_adj"), "1000")?;
     let own = memory_limit(group).context("the group's own memory")?;
-    let procs = own.with_file_name("cgroup.procs");
+    // Who is in a group of v2 is in one within it.
+    let inner = own.with_file_name("machine").join(PROCESSES);
+    let procs = if inner.exists() {
+        inner
+    } else {
+        own.with_file_name(PROCESSES)
+    };
     let script = format!(
         "echo 0 > {} && head -c 256M /dev/zero | tail -c 256M > /dev/null",
         procs.display()
@@ -251,5 +278,8 @@ pub(crate) fn pods(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     kill_shim(containerd, cri, &pod, &id)?;
     is_gone(&group)?;
     end(containerd, cri, &pod)?;
+    if containerd.is_service() {
+        return slice::remove();
+    }
     sweep()
 }

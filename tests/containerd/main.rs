@@ -12,12 +12,15 @@ use seed_tests::{
     containerd::{Options, Programs},
 };
 
+use host::Host;
+
 mod bench;
 mod ctr;
 mod deaths;
 mod flood;
 mod group;
 mod guest;
+mod host;
 mod inline;
 mod kept;
 mod kubelet;
@@ -26,11 +29,17 @@ mod pod;
 mod restarts;
 mod roots;
 mod security;
+mod slice;
 mod still;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_args();
     match Programs::find() {
+        Ok(programs) if host::is_here() => {
+            for version in programs.versions() {
+                host::inside(&mut runner, &programs, version);
+            }
+        }
         Ok(programs) => {
             runner.case("containerd of every series is there", || programs.check());
             for version in programs.versions() {
@@ -53,7 +62,10 @@ fn main() -> ExitCode {
                 still::run(&mut runner, &programs, *newest);
                 deaths::run(&mut runner, &programs, *newest);
                 roots::run(&mut runner, &programs, *newest);
+                // At once: a boot without KVM is mostly the work of one processor.
+                let host = Host::begin(&runner, &programs, *newest);
                 guest::run(&mut runner, &programs, *newest);
+                host.end(&mut runner);
             }
         }
         Err(reason) => runner.skip("containerd", &reason),

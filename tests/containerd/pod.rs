@@ -201,7 +201,7 @@ pub(crate) fn log_has(path: &Path, parts: &[&str]) -> Result<()> {
     )
 }
 
-fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
+pub(crate) fn whole_life(containerd: &mut Containerd, cri: &Cri) -> Result<()> {
     let (config, pod, id) = started(containerd, cri, "life")?;
     // One shim for both, and no machine for the pause.
     ensure!(

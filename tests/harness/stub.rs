@@ -18,7 +18,7 @@ const STUBS: [(&str, &str); 4] = [
 pub const INIT: &str = "/seed-system/init";
 
 /// Links to the stub `program` in a new folder; lines for the shim's configuration that name them.
-pub fn programs(folder: &Path, program: &str) -> Result<String> {
+pub fn programs(folder: &Path, program: &Path) -> Result<String> {
     fs::create_dir(folder).with_context(|| format!("make {}", folder.display()))?;
     // The stub for QEMU makes sockets in the shim's folders: it is no user of its own.
     let mut config = "[users]\ncount = 0\n[programs]\n".to_owned();

@@ -36,7 +36,7 @@ pub(crate) struct Bench {
 impl Bench {
     /// `Err` is the reason why there is none.
     pub(crate) fn make() -> Result<Self, String> {
-        Self::over(Lab::find()?, STUB).map_err(|error| format!("{error:#}"))
+        Self::over(Lab::find()?, Path::new(STUB)).map_err(|error| format!("{error:#}"))
     }
 
     /// One with copies of all programs, so that it can be another user's.
@@ -44,10 +44,10 @@ impl Bench {
         let lab = Lab::find().map_err(Error::msg)?.with_copies()?;
         let stub = lab.scratch("stub-vm");
         fs::copy(STUB, &stub).context("copy the stub")?;
-        Self::over(lab, &stub.to_string_lossy())
+        Self::over(lab, &stub)
     }
 
-    fn over(lab: Lab, program: &str) -> Result<Self> {
+    fn over(lab: Lab, program: &Path) -> Result<Self> {
         let config = stub::programs(&lab.scratch("p"), program)?;
         lab.write_config(&format!(
             "[limits]\nhello_seconds = 60\n[growth]\nmax_vcpus = 2\n{config}"

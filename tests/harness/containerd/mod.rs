@@ -4,6 +4,7 @@
 
 mod config;
 pub mod image;
+pub mod service;
 pub mod tasks;
 
 use std::{
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     lab::{BIN_VARIABLE, output},
     limit,
+    parts::signal,
 };
 
 /// Where containerd's programs are unpacked: `<cache>/containerd`.
@@ -103,8 +105,30 @@ impl Programs {
         self.folder.join("cni/usr/lib/cni")
     }
 
+    /// What the package of this series has below `usr`.
+    fn package(&self, version: Version) -> PathBuf {
+        self.folder.join(version.to_string()).join("usr")
+    }
+
+    /// What a machine needs to run this series with our runtime and pods' networks, as paths on this machine and below a
+    /// folder like [`VARIABLE`]'s.
+    pub fn needed(&self, version: Version) -> Vec<(PathBuf, PathBuf)> {
+        let series = PathBuf::from(version.to_string());
+        let unit = Path::new("usr/lib/systemd/system").join(service::UNIT);
+        let mut needed = vec![
+            series.join("usr/bin/containerd"),
+            series.join("usr/bin/ctr"),
+            series.join(unit),
+            "busybox/bin/busybox".into(),
+        ];
+        let plugins = ["bridge", "host-local", "loopback"];
+        needed.extend(plugins.map(|plugin| Path::new("cni/usr/lib/cni").join(plugin)));
+        let pair = |path: PathBuf| (self.folder.join(&path), path);
+        needed.into_iter().map(pair).collect()
+    }
+
     fn path(&self, version: Version) -> String {
-        let containerd = self.folder.join(version.to_string()).join("usr/bin");
+        let containerd = self.package(version).join("bin");
         let runc = self.folder.join("runc/usr/sbin");
         let rest = env::var("PATH").unwrap_or_default();
         [&containerd, &runc, &self.bin]
@@ -163,6 +187,8 @@ pub struct Options {
     pub network: bool,
     /// containerd waits for a shim as long as it does everywhere (two to five seconds), not as long as a busy machine takes.
     pub own_limits: bool,
+    /// It is a service of this machine's systemd ([`service`]), and no child of ours.
+    pub service: bool,
 }
 
 /// A containerd. It is killed and its folders are removed when this is dropped.
@@ -241,8 +267,17 @@ impl Containerd {
 
     /// What containerd and its shims said.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.dir().join("containerd.log")).unwrap_or_default();
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir().join("containerd.log")
+    }
+
+    /// Whether systemd runs it.
+    pub fn is_service(&self) -> bool {
+        self.options.service
     }
 
     /// Its pid while it runs.
@@ -250,24 +285,23 @@ impl Containerd {
         self.child.as_ref().map(Child::id)
     }
 
+    /// What it and its shims find in their environment.
+    fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("PATH", self.programs.path(self.version)),
+            ("SEED_CONFIG", self.shim_config().display().to_string()),
+            // A stub of a VM writes down there what its agent was told.
+            ("STUB_RECORD", self.dir().display().to_string()),
+        ]
+    }
+
     /// Starts it, the first time or after [`Containerd::kill`].
     pub fn run(&mut self) -> Result<()> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir().join("containerd.log"))?;
-        let mut command = Command::new("containerd");
-        command
-            .arg("--config")
-            .arg(self.dir().join("containerd.toml"))
-            .env("PATH", self.programs.path(self.version))
-            .env("SEED_CONFIG", self.shim_config())
-            // A stub of a VM writes down there what its agent was told.
-            .env("STUB_RECORD", self.dir())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        self.child = Some(command.spawn().context("start containerd")?);
+        if self.options.service {
+            service::start(self)?;
+        } else {
+            self.spawn()?;
+        }
         limit::until("containerd's socket", limit::COMMAND, || {
             if let Some(child) = &mut self.child
                 && let Some(status) = child.try_wait()?
@@ -282,8 +316,28 @@ impl Containerd {
         })
     }
 
-    /// Kills it; its shims live on.
+    fn spawn(&mut self) -> Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())?;
+        let mut command = Command::new("containerd");
+        command
+            .arg("--config")
+            .arg(self.dir().join("containerd.toml"))
+            .envs(self.environment())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(command.spawn().context("start containerd")?);
+        Ok(())
+    }
+
+    /// Kills it, or stops the service that it is; its shims live on.
     pub fn kill(&mut self) -> Result<()> {
+        if self.options.service {
+            return service::stop();
+        }
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
@@ -379,9 +433,8 @@ impl Drop for Containerd {
         }
         let _ = self.kill();
         for pid in self.shims().unwrap_or_default() {
-            let _ = Command::new("kill")
-                .args(["-KILL", &pid.to_string()])
-                .status();
+            // It may have ended meanwhile.
+            let _ = signal(pid, "KILL");
         }
         config::remove_network(self);
         // Mounts of snapshots and of pods' /dev/shm would keep the folder.

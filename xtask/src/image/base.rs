@@ -56,7 +56,21 @@ const EARLY_MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 /// Also in the root, for udev to load when the device is there, and for the kernel when it is to be mounted.
-const ROOT_MODULES: &[&str] = &["virtio_net", "vsock_loopback", "xfs", "btrfs", "erofs"];
+/// The last ones are for a guest that is itself a host, with pods in it.
+const ROOT_MODULES: &[&str] = &[
+    "virtio_net",
+    "vsock_loopback",
+    "xfs",
+    "btrfs",
+    "erofs",
+    "overlay",
+    "tun",
+    "veth",
+    "bridge",
+    "sch_ingress",
+    "cls_u32",
+    "act_mirred",
+];
 /// What the initrd's shell script calls.
 const APPLETS: &[&str] = &["sh", "mount", "insmod", "switch_root", "cat", "sleep"];
 const INITRD_INIT: &str = include_str!("../../guest-initrd/init");
