@@ -12,6 +12,7 @@ use std::{
     net::TcpStream,
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 use seed_shim::{
     config::Config,
     names::{ContainerId, Namespace},
-    net::{self, Loopback, LoopbackError, Nic, Route, Wires, mac_text},
+    net::{self, Loopback, LoopbackError, NetError, Nic, Route, Wires, mac_text},
     shim::{cli::Target, delete, state_file::StateFile},
 };
 use serde_json::json;
@@ -38,6 +39,13 @@ fn add_link(network: &Network, name: &str, mac: &str) {
     network.run(&format!(
         "ip link set {name}-far address 02:00:00:00:ff:ff up"
     ));
+}
+
+/// The wires of a machine in this network.
+fn wire(network: &Network) -> Result<Wires, NetError> {
+    let host = net::Network::own().unwrap();
+    let wires = network.inside(|| Wires::in_pod(&network.path(), host));
+    wires.map(|wires| wires.expect("it is not the host's"))
 }
 
 fn named<'a>(nics: &'a [Nic], name: &str) -> &'a Nic {
@@ -76,7 +84,7 @@ fn every_card_of_a_pod_is_wired_and_known_with_all_that_its_plugin_left() {
     ] {
         network.run(line);
     }
-    let wires = network.inside(|| Wires::make().unwrap());
+    let wires = wire(&network).unwrap();
     let nics = wires.nics();
     // The far ends are links of this namespace as well.
     assert_eq!(nics.len(), 4);
@@ -151,10 +159,17 @@ fn every_port_of_a_loopback_is_taken_for_as_long_as_it_is_held() {
                 assert_eq!(taken.try_read(&mut bytes).unwrap(), 7);
                 assert_eq!(&bytes, b"through");
             }
+            // Who comes second has nothing while the first is there.
+            let second = Loopback::take(host).unwrap();
+            let _client = TcpStream::connect(("127.0.0.1", 80)).unwrap();
+            assert_eq!(loopback.accept().await.unwrap().1, 80);
             // As a child has them that was forked and has not come to its exec.
             let copies = copies_of_links();
             assert!(!copies.is_empty());
             drop(loopback);
+            let _client = TcpStream::connect(("127.0.0.1", 81)).unwrap();
+            assert_eq!(second.accept().await.unwrap().1, 81);
+            drop(second);
             assert_eq!(refused(), io::ErrorKind::ConnectionRefused);
         });
     });
@@ -218,7 +233,7 @@ fn what_a_killed_shim_left_is_swept_and_a_machines_wire_is_not() {
         sweep(&network.path()).unwrap();
         assert!(!is_redirected());
     }
-    let wires = network.inside(|| Wires::make().unwrap());
+    let wires = wire(&network).unwrap();
     sweep(&network.path()).unwrap();
     assert!(is_redirected(), "there is a machine");
     network.inside(move || drop(wires));
@@ -305,9 +320,94 @@ fn what_an_earlier_machine_left_is_taken_over() {
     add_link(&network, "eth0", "02:00:00:00:00:01");
     network.run("tc qdisc add dev eth0 ingress");
     for _ in 0..2 {
-        let wires = network.inside(|| Wires::make().unwrap());
+        let wires = wire(&network).unwrap();
         let qdiscs = network.run("tc qdisc show dev eth0");
         assert_eq!(qdiscs.matches("ingress").count(), 1, "{qdiscs}");
         network.inside(move || drop(wires));
     }
+}
+
+#[test]
+fn a_network_is_one_machines_and_the_next_one_is_told_whose() {
+    let Some(network) = Network::make("held") else {
+        return;
+    };
+    add_link(&network, "eth0", "02:00:00:00:00:01");
+    let wires = wire(&network).unwrap();
+    let looks = ["tc qdisc show", "tc filter show dev eth0 ingress"];
+    let before = looks.map(|look| network.run(look));
+    let refused = wire(&network).unwrap_err().to_string();
+    let (path, pid) = (network.path(), std::process::id());
+    let wanted = format!(
+        "network namespace {} is wired to the machine of process {pid}, and serves one at a time: \
+         end that one first, or give this one a namespace of its own",
+        path.display()
+    );
+    assert_eq!(refused, wanted);
+    assert_eq!(looks.map(|look| network.run(look)), before);
+    network.inside(move || drop(wires));
+    let wires = wire(&network).unwrap();
+    network.inside(move || drop(wires));
+}
+
+/// A process that has a network, and is killed when this is dropped.
+struct Holding(Child);
+
+impl Holding {
+    /// Runs these words, and returns when it sleeps: then it has the lock.
+    fn start(words: &[&str]) -> Self {
+        let child = Command::new(words[0]).args(&words[1..]).spawn().unwrap();
+        let comm = format!("/proc/{}/comm", child.id());
+        let holding = Self(child);
+        let begun = Instant::now();
+        while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            assert!(
+                begun.elapsed() < LIMIT,
+                "{words:?} does not come to its sleep"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        holding
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_network_is_free_when_its_holder_was_killed_and_not_before() {
+    let Some(network) = Network::make("killed") else {
+        return;
+    };
+    add_link(&network, "eth0", "02:00:00:00:00:01");
+    let path = network.path();
+    let path = path.to_str().unwrap();
+    network.run("tc qdisc add dev eth0 ingress");
+    let is_redirected = || network.run("tc qdisc show dev eth0").contains("ingress");
+    // Longer than this test may take: what is waited for comes, or is not waited for.
+    let sweep = || net::sweep(&network.path(), Instant::now() + 60 * LIMIT).unwrap();
+
+    let holding = Holding::start(&["flock", "--no-fork", path, "sleep", "1000"]);
+    let refused = wire(&network).unwrap_err().to_string();
+    let process = format!("process {}, ", holding.0.id());
+    assert!(refused.contains(&process), "{refused}");
+    sweep();
+    assert!(is_redirected(), "its holder goes on");
+    drop(holding);
+    let wires = wire(&network).unwrap();
+    network.inside(move || drop(wires));
+
+    // Who took it has ended, and the last that has it open is about to.
+    network.run("tc qdisc add dev eth0 ingress");
+    let holding = Holding::start(&["sh", "-c", "exec 9<$0 && flock 9 && exec sleep 1000", path]);
+    thread::scope(|scope| {
+        scope.spawn(sweep);
+        thread::sleep(Duration::from_millis(100));
+        drop(holding);
+    });
+    assert!(!is_redirected());
 }

@@ -334,3 +334,52 @@ async fn the_loopback_of_a_pods_network_is_its_guests() {
     .await
     .expect("nobody listens any more");
 }
+
+#[tokio::test]
+async fn a_second_machine_on_a_network_is_refused_and_the_first_one_stays_on_it() {
+    let Some(network) = Network::make("taken") else {
+        return;
+    };
+    network.run("ip link add eth0 type veth peer name far");
+    network.run("ip link set far up");
+    network.run("ip link set eth0 up");
+    let (first, second) = (Bench::new(Guest::Good).await, Bench::new(Guest::Good).await);
+    for (bench, id) in [(&first, "first"), (&second, "second")] {
+        bench.bundle(id);
+        bench.configure(id, |config| {
+            let namespaces = json!([{"type": "network", "path": network.path()}]);
+            config["linux"] = json!({"namespaces": namespaces});
+        });
+    }
+    first.create("first").await.unwrap();
+    first.start("first", "").await.unwrap();
+    let wire = || network.run("tc filter show dev eth0 ingress");
+    let before = wire();
+    assert!(before.contains("mirred"), "{before}");
+    let (kind, message) = code(second.create("second").await);
+    assert_eq!(kind, Code::FAILED_PRECONDITION, "{message}");
+    let wanted = format!("network namespace {} is wired to", network.path().display());
+    assert!(message.starts_with(&wanted), "{message}");
+    let holder = format!("process {}, ", std::process::id());
+    assert!(message.contains(&holder), "{message}");
+    assert_eq!(wire(), before);
+    assert!(!second.paths("second").run_dir().exists());
+
+    // A machine that has ended has no network any more, also where nobody has deleted it.
+    first.kill("first", "", 9).await.unwrap();
+    first.wait("first", "").await.unwrap();
+    assert_eq!(wire(), "");
+    second.create("second").await.unwrap();
+    second.start("second", "").await.unwrap();
+    let before = wire();
+    assert!(before.contains("mirred"), "{before}");
+    first.delete("first", "").await.unwrap();
+    assert_eq!(wire(), before, "it has another machine's");
+    second.kill("second", "", 9).await.unwrap();
+    second.wait("second", "").await.unwrap();
+    second.delete("second", "").await.unwrap();
+    assert_eq!(wire(), "");
+    for bench in [first, second] {
+        bench.stop().await;
+    }
+}

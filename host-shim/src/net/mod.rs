@@ -4,29 +4,25 @@
 //! For each link that CNI made there is a tap device with a card of the same hardware address behind it; `tc`
 //! redirects every frame between the two ([`redirect`]). Addresses and routes go to the guest through its agent.
 //! What connects to the namespace's loopback comes to the shim ([`loopback`]).
-//! The tap devices go when the last holder of their files does, so that a killed shim leaves none; its redirections stay
-//! on the pod's links until [`sweep`].
+//! A network is one machine's at a time ([`hold`]). The tap devices go when the last holder of their files does, so that a
+//! killed shim leaves none; its redirections stay on the pod's links until [`sweep`].
 
+mod hold;
 mod links;
 mod loopback;
 mod namespace;
 mod redirect;
 
-use std::{
-    io,
-    net::IpAddr,
-    os::fd::OwnedFd,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc, thread, time::Instant};
 
 use seed_netlink::Conversation;
 use thiserror::Error;
 
 use crate::sys::{self, tun};
 
+use hold::Hold;
+
+pub use hold::HoldError;
 pub use links::{Neighbour, Route};
 pub use loopback::{Loopback, LoopbackError};
 pub use namespace::{NamespaceError, Network, enter};
@@ -34,9 +30,6 @@ pub use namespace::{NamespaceError, Network, enter};
 /// Names of tap devices: the kernel puts a number at the end.
 const TAP: &str = "seedtap";
 const TAP_PATTERN: &str = "seedtap%d";
-
-/// How often it is looked whether they are gone.
-const TAPS_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why there is no wire.
 #[derive(Debug, Error)]
@@ -58,6 +51,9 @@ pub enum NetError {
     /// The namespace.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// It is another machine's.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
 }
 
 /// A network card of the guest, and what the guest is told of it.
@@ -99,24 +95,30 @@ impl Nic {
 pub struct Wires {
     nics: Vec<Nic>,
     links: Vec<u32>,
+    /// Let go of when all else is taken away.
+    _hold: Hold,
 }
 
 impl Wires {
     /// Takes the calling thread into the network namespace at `network`, as [`enter`] does, and makes a wire for each link there.
-    /// None in `host`, the host's own network: its links are no guest's, and what is redirected is taken from the host.
+    /// None in `host`, the host's own network: its links are no guest's, and what is redirected is taken from the host. A
+    /// network that another machine has is refused, and left as it is.
+    ///
+    /// Blocks for as long as the kernel takes, and for some seconds where links are busy or the network is taken.
     pub fn in_pod(network: &Path, host: Network) -> Result<Option<Self>, NetError> {
         enter(network)?;
-        let is_hosts = Network::own()? == host;
-        (!is_hosts).then(Self::make).transpose()
+        if Network::own()? == host {
+            return Ok(None);
+        }
+        Self::make(Hold::take(network)?).map(Some)
     }
 
-    /// Makes a wire for each link in the network namespace of the calling thread. Blocks for as long as the
-    /// kernel takes, and where links are busy for some seconds.
-    pub fn make() -> Result<Self, NetError> {
+    fn make(hold: Hold) -> Result<Self, NetError> {
         let mut kernel = speak()?;
         let mut wires = Self {
             nics: Vec::new(),
             links: Vec::new(),
+            _hold: hold,
         };
         for link in links::list(&mut kernel, TAP)? {
             let (tap, name) = tun::make_tap(TAP_PATTERN).map_err(NetError::Tap)?;
@@ -166,30 +168,26 @@ impl Drop for Wires {
     }
 }
 
-/// Takes away what a killed shim left on the links of its pod's network: redirections to tap devices that went with it, which
-/// swallow every frame. Where a tap device stays a machine is on the wire, perhaps another shim's, and nothing is touched; nor
-/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes, and where a tap is
-/// until `until`: a killed VMM counts as ended when its first thread has, and its files are closed by the last.
+/// Takes away what a killed shim left on the links of its pod's network: redirections to tap devices that go with it, which
+/// swallow every frame. Where the network is held a machine is on the wire, perhaps another shim's, and nothing is touched; nor
+/// in the caller's own network, which is no pod's. Blocks for as long as the kernel takes, and where the holder is
+/// about to end until `until`: a killed process counts as ended when its first thread has, and its files are closed by the last.
 pub fn sweep(network: &Path, until: Instant) -> Result<(), NetError> {
     if Network::at(network)? == Network::own()? {
         return Ok(());
     }
     in_thread("taking redirections away", || {
         enter(network)?;
+        let Some(_hold) = Hold::take_over(network, until)? else {
+            return Ok(());
+        };
         let mut kernel = speak()?;
-        loop {
-            let links = links::bare(&mut kernel)?;
-            if !links.iter().any(|link| link.name.starts_with(TAP)) {
-                for link in links {
-                    redirect::remove(&mut kernel, link.index);
-                }
-                return Ok(());
-            }
-            if Instant::now() > until {
-                return Ok(());
-            }
-            thread::sleep(TAPS_PAUSE);
+        let links = links::bare(&mut kernel)?.into_iter();
+        // A machine that is about to end takes its own with it.
+        for link in links.filter(|link| !link.name.starts_with(TAP)) {
+            redirect::remove(&mut kernel, link.index);
         }
+        Ok(())
     })
 }
 

@@ -23,6 +23,7 @@ use crate::{
     cgroup::{self, CpuSet, GroupError, Placement, Tree},
     config::Limits,
     logs,
+    net::Wires,
     rootfs::Rootfs,
     share::Share,
     spec::VmSpec,
@@ -82,6 +83,8 @@ pub struct Parts {
     pub rootfs: Rootfs,
     /// What is shared beside it, if anything is.
     pub share: Option<Share>,
+    /// Its pod's network, if it is in one.
+    pub wires: Option<Wires>,
     /// Where the exit is written down.
     pub bundle: PathBuf,
     /// Where the journal goes besides the log's segments.

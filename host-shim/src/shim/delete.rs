@@ -49,7 +49,7 @@ const KILLED: u32 = 137;
 const GONE_LIMIT: Duration = Duration::from_secs(3);
 
 /// After so long nothing is waited for any more: containerd gives the whole command five seconds. The last threads of a large
-/// machine give its memory back before they leave its control group, its tap devices and its TPM's state.
+/// machine give its memory back before they leave its control group and its TPM's state, those of its shim before its network.
 const LIMIT: Duration = Duration::from_secs(4);
 
 /// How often it is looked.

@@ -12,7 +12,7 @@ use crate::{
     logs::fifo::OutputError,
     management::ServeError,
     names::NameError,
-    net::{NamespaceError, NetError},
+    net::{HoldError, NamespaceError, NetError},
     rootfs::RootfsError,
     sandbox::{FreezeError, GrowError, StartError},
     share::ShareError,
@@ -119,6 +119,7 @@ impl From<TaskError> for ttrpc::Error {
             TaskError::NotFound(_) => status::not_found(text),
             TaskError::Exists(_) => status::already_exists(text),
             TaskError::Tpm(StateDirError::InUse(_))
+            | TaskError::Net(NetError::Hold(HoldError::Taken { .. }))
             | TaskError::State(_)
             | TaskError::Grow(
                 GrowError::Shrinks { .. } | GrowError::NoRoom { .. } | GrowError::Gone,

@@ -99,7 +99,6 @@ pub struct Task {
     paths: InstancePaths,
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
     management: Mutex<Option<management::Server>>,
-    wires: Mutex<Option<net::Wires>>,
 }
 
 impl Task {
@@ -191,6 +190,7 @@ impl Task {
             tpm,
             rootfs,
             share,
+            wires,
             bundle: bundle_path.clone(),
             stdout,
             limits: config.limits.clone(),
@@ -222,7 +222,6 @@ impl Task {
             paths,
             execs: Mutex::default(),
             management: Mutex::new(Some(server)),
-            wires: Mutex::new(wires),
         })
     }
 
@@ -306,7 +305,6 @@ impl Task {
         }
         let ended = self.sandbox.wait().await;
         lock(&self.execs).values().for_each(|exec| exec.forget());
-        drop(lock(&self.wires).take());
         let server = lock(&self.management).take();
         if let Some(server) = server {
             server.stop().await;

@@ -32,6 +32,7 @@ use crate::{
     agent::{self, Agent, BeaconListener},
     config::Limits,
     logs,
+    net::Wires,
     rootfs::Rootfs,
     share::Share,
     spec::VmSpec,
@@ -65,6 +66,7 @@ pub(super) struct Driver {
     tpm: Option<Arc<StateDir>>,
     rootfs: Option<Rootfs>,
     share: Option<Share>,
+    wires: Option<Wires>,
     bundle: PathBuf,
     stdout: Option<logs::fifo::Output>,
     limits: Limits,
@@ -106,6 +108,7 @@ impl Driver {
             tpm: Some(Arc::new(parts.tpm)),
             rootfs: Some(parts.rootfs),
             share: parts.share,
+            wires: parts.wires,
             bundle: parts.bundle,
             stdout: parts.stdout,
             limits: parts.limits,
@@ -361,6 +364,7 @@ impl Driver {
         }
         self.rootfs = None;
         self.share = None;
+        self.wires = None;
         self.tpm = None;
         self.stdout = None;
         remove_dir(&self.spec.paths.vm_dir());
