@@ -7,9 +7,10 @@
 use std::{
     fs,
     io::Write,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
@@ -322,6 +323,62 @@ async fn each_containerd_gets_a_shim_and_hears_how_it_ended() {
             let told = delete(&bundle);
             let at = told.exited_at.seconds;
             assert_eq!((told.pid, told.exit_status, at), (42, 3, 1_700_000_000));
+        }
+    }
+}
+
+/// The shims that work in this folder.
+fn shims_in(bundle: &Path) -> Vec<u32> {
+    let bundle = bundle.canonicalize().unwrap();
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let here =
+        all.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == bundle));
+    let pids = here.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| sys::start_time(*pid).is_some()).collect()
+}
+
+#[tokio::test]
+async fn starts_of_the_same_time_have_one_shim() {
+    if !has_shims("starts_of_the_same_time_have_one_shim") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, config) = bundle(dir.path());
+    for round in 0..8 {
+        let start = || Series::Middle.start(&bundle, &config);
+        let answers = thread::scope(|scope| {
+            [(); 4]
+                .map(|()| scope.spawn(start))
+                .map(|one| one.join().unwrap())
+        });
+        let address = Series::Middle.address(&answers[0]);
+        let written = fs::read_to_string(bundle.join("address")).unwrap();
+        assert_eq!(written, address);
+        for answer in answers {
+            assert_eq!(Series::Middle.address(&answer), address, "round {round}");
+        }
+        let socket = PathBuf::from(address.strip_prefix("unix://").unwrap());
+        let address = Address {
+            socket: socket.clone(),
+            version: 2,
+        };
+        let shim = TaskClient::connect(&address).await.unwrap();
+        let pid = shim.connect_task("demo").await.unwrap().shim_pid;
+        assert_eq!(shims_in(&bundle), [pid], "round {round}");
+        let shim_process = Shim(pid, sys::start_time(pid));
+        if round % 2 == 0 {
+            shim.shutdown("demo").await.unwrap();
+            wait_until_gone(pid);
+            assert!(!socket.exists());
+        } else {
+            // What it leaves is in the way of the next ones.
+            drop(shim_process);
+            let begun = Instant::now();
+            while UnixStream::connect(&socket).is_ok() {
+                assert!(begun.elapsed() < LIMIT, "{pid} does not end");
+                sleep(Duration::from_millis(5));
+            }
+            assert!(socket.exists());
         }
     }
 }

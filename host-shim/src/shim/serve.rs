@@ -30,6 +30,7 @@ use super::{
     task::Environment,
 };
 use crate::{
+    locks,
     net::{NamespaceError, Network},
     sockets::has_listener,
     spec, sys,
@@ -196,25 +197,28 @@ async fn unused(held: impl Fn() -> Held, has_bundle: impl Fn() -> bool) {
     }
 }
 
+/// Listens at `path`. Of several that were started at the same time one does, and its name stays: to look for a listener, to
+/// remove the name of one that was killed and to bind are steps that one shim makes at a time.
 fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     let wrap = |source| ServeError::Socket {
         path: path.to_owned(),
         source,
     };
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(wrap)?;
+    let dir = path.parent().unwrap_or(path);
+    fs::create_dir_all(dir).map_err(wrap)?;
+    let turn = locks::Held(File::open(dir).map_err(wrap)?);
+    if !locks::exclusive(&turn.0, locks::gone_by()).map_err(wrap)? {
+        let source = io::Error::other("another shim has been making its own there for too long");
+        return Err(wrap(source));
     }
-    let listener = match UnixListener::bind(path) {
-        // `start` has found nobody behind it, but may have been overtaken.
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && has_listener(path) => Err(error),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            // It is of a shim that was killed.
-            fs::remove_file(path).map_err(wrap)?;
-            UnixListener::bind(path)
-        }
-        other => other,
+    if has_listener(path) {
+        return Err(wrap(io::ErrorKind::AddrInUse.into()));
     }
-    .map_err(wrap)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrap(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(wrap)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(wrap)?;
     Ok(listener)
 }
@@ -259,6 +263,8 @@ impl Drop for Name {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use tokio::time::{Instant, timeout};
 
     use super::*;
@@ -276,6 +282,39 @@ mod tests {
         let begun = Instant::now();
         unused(|| Held::Nothing, || true).await;
         assert!(begun.elapsed() >= UNUSED);
+    }
+
+    #[tokio::test]
+    async fn of_all_that_listen_at_once_one_does_and_is_found() {
+        let runtime = tokio::runtime::Handle::current();
+        for round in 0..200 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("sockets/task.sock");
+            if round % 2 == 0 {
+                // Of one that was killed.
+                fs::create_dir(path.parent().unwrap()).unwrap();
+                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            }
+            let begin = Barrier::new(4);
+            let one = || {
+                let _inside = runtime.enter();
+                begin.wait();
+                listen(&path)
+            };
+            let all: Vec<_> = thread::scope(|scope| {
+                let all = [(); 4].map(|()| scope.spawn(one));
+                all.map(|one| one.join().unwrap()).into()
+            });
+            let (listening, refused): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+            assert_eq!((listening.len(), refused.len()), (1, 3), "{refused:?}");
+            for error in refused {
+                let is_late = matches!(&error, Err(ServeError::Socket { source, .. }) if source.kind() == io::ErrorKind::AddrInUse);
+                assert!(is_late, "{error:?}");
+            }
+            let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+            let listener = listening.into_iter().next().unwrap().unwrap();
+            timeout(UNUSED, listener.accept()).await.unwrap().unwrap();
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -55,7 +56,8 @@ impl StateFile {
             path: path.clone(),
             source,
         })?;
-        let draft = bundle.join(format!("{FILE}.new"));
+        // Another `start` may be writing it, too.
+        let draft = bundle.join(format!("{FILE}.{}", process::id()));
         fs::write(&draft, bytes)
             .and_then(|()| fs::rename(&draft, &path))
             .map_err(|source| StateFileError::Io { path, source })
