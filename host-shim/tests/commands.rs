@@ -11,8 +11,14 @@ use std::time::Duration;
 use containerd_shim_protos::api::{CreateTaskRequest, KillRequest, StartRequest};
 use seed_protocol::seed::management::{Output, StartExecRequest, State};
 use seed_shim::management::{Client, ClientError, Command};
-use stub::{Bench, Guest, calls::soon, until};
+use stub::{
+    Bench, Guest,
+    agent::Told,
+    calls::{code, exec, soon},
+    until,
+};
 use tokio::time::timeout;
+use ttrpc::Code;
 
 async fn running(bench: &Bench) {
     run(bench, |_| {}).await;
@@ -68,10 +74,17 @@ fn refusal(ended: Result<impl std::fmt::Debug, ClientError>) -> String {
 }
 
 impl Bench {
-    fn signals(&self) -> Vec<u32> {
+    fn told<T>(&self, what: impl FnOnce(&Told) -> T) -> T {
         let agent = self.vmm.agent.lock().unwrap();
-        let told = agent.as_ref().unwrap().told.lock().unwrap();
-        told.signals.clone()
+        what(&agent.as_ref().unwrap().told.lock().unwrap())
+    }
+
+    fn signals(&self) -> Vec<u32> {
+        self.told(|told| told.signals.clone())
+    }
+
+    fn unanswered(&self) -> usize {
+        self.told(|told| told.unanswered)
     }
 }
 
@@ -108,11 +121,7 @@ async fn input_output_and_status_pass_and_the_status_is_last() {
         }
     );
     assert_eq!((status.unwrap(), bench.signals()), (143, vec![15]));
-    {
-        let agent = bench.vmm.agent.lock().unwrap();
-        let told = agent.as_ref().unwrap().told.lock().unwrap();
-        assert_eq!(told.resized, Some((40, 120)));
-    }
+    assert_eq!(bench.told(|told| told.resized), Some((40, 120)));
     bench.stop().await;
 }
 
@@ -132,6 +141,34 @@ async fn a_command_ends_with_whoever_waits_for_it() {
     }
     drop(command);
     until("it is hung up on", || bench.signals() == [1]).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_whose_start_gives_no_answer_is_killed_before_that_is_told() {
+    let bench = Bench::new(Guest::Good).await;
+    running(&bench).await;
+    for (round, command) in ["mute", "late"].into_iter().enumerate() {
+        let breaks = async |times: usize| {
+            until("a start without an answer", || bench.unanswered() == times).await;
+            let agent = bench.vmm.agent.lock().unwrap();
+            agent.as_ref().unwrap().break_off();
+        };
+        let words = [command];
+        let (started, ()) = tokio::join!(start(&bench, &words, false), breaks(2 * round + 1));
+        let message = refusal(started);
+        assert!(message.contains("does not answer"), "{message}");
+        assert_eq!(bench.signals(), vec![9; 2 * round + 1]);
+
+        let request = exec("demo", command, command);
+        bench.client.exec(soon(), &request).await.unwrap();
+        let (started, ()) = tokio::join!(bench.start("demo", command), breaks(2 * round + 2));
+        let (kind, message) = code(started);
+        assert_eq!(kind, Code::UNAVAILABLE, "{message}");
+        assert_eq!(bench.signals(), vec![9; 2 * round + 2]);
+        let ended = bench.wait("demo", command).await.unwrap();
+        assert_eq!(ended.exit_status, 137);
+    }
     bench.stop().await;
 }
 

@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     instance::backend,
-    process::{CHUNK_BYTES, HANGUP_GRACE, KILL_GRACE, SIGHUP, SIGKILL, again},
+    process::{CHUNK_BYTES, HANGUP_GRACE, KILL_GRACE, SIGHUP, SIGKILL, again, start_owned},
 };
 use crate::{
     agent::{Agent, AgentError, Stream},
@@ -148,14 +148,10 @@ impl Commands {
             ends: watch::channel([false, request.terminal]).0,
             owned: watch::channel(false).0,
         };
-        let running = Arc::clone(&self.running);
+        let (running, sandbox) = (Arc::clone(&self.running), self.sandbox.clone());
         // A task of its own: who asked may go while the guest starts it, and then it has to be ended.
         let starting = tokio::spawn(async move {
-            let process = process(request);
-            command
-                .agent
-                .exec(&command.container, &command.id, process)
-                .await?;
+            start_owned(&sandbox, &command.agent, &command.id, process(request)).await?;
             let (id, mut owned) = (command.id.clone(), command.owned.subscribe());
             running.with(|all| all.insert(id.clone(), Arc::new(command)));
             tokio::spawn(async move {

@@ -25,6 +25,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use ttrpc::Code;
 
 use super::{
     TaskError,
@@ -56,6 +57,10 @@ pub(super) const HANGUP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the guest may take to say that it is dead: then it is forgotten.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(20);
+
+/// How long a process whose start gave no answer may be unknown to the agent: the time for its start is over there a little
+/// later than here.
+const STARTED_LATE: Duration = Duration::from_secs(2);
 
 pub(super) const SIGHUP: u32 = 1;
 pub(super) const SIGKILL: u32 = 9;
@@ -190,7 +195,7 @@ impl Exec {
         let pid = sandbox.view().pid;
         let begun = async {
             let streams = Streams::open(&self.stdio)?;
-            agent.exec(&self.container, &self.id, process).await?;
+            start_owned(&sandbox, &agent, &self.id, process).await?;
             Ok::<_, TaskError>(streams)
         };
         let begun = begun.await;
@@ -347,6 +352,40 @@ impl Exec {
                 tracing::debug!(exec_id = %id, %error, "exec's input was not closed");
             }
         })
+    }
+}
+
+/// Starts a process in the guest. One whose start gives no answer is ended before that is told: it may run, and nobody would
+/// have it.
+pub(super) async fn start_owned(
+    sandbox: &Sandbox,
+    agent: &Agent,
+    id: &ExecId,
+    process: oci::Process,
+) -> Result<(), AgentError> {
+    let container = &sandbox.spec().id;
+    let started = agent.exec(container, id, process).await;
+    if let Err(error @ AgentError::Broken { .. }) = &started {
+        tracing::warn!(exec_id = %id, %error, "start of a process gave no answer: it is killed");
+        tokio::select! {
+            () = kill_unanswered(agent, container, id) => {}
+            _ = sandbox.wait() => {}
+        }
+    }
+    started
+}
+
+async fn kill_unanswered(agent: &Agent, container: &ContainerId, id: &ExecId) {
+    let until = Instant::now() + STARTED_LATE;
+    while let Err(error) = again(|| agent.signal(container, Some(id), SIGKILL)).await {
+        if error.code() != Some(Code::NOT_FOUND) {
+            tracing::warn!(exec_id = %id, %error, "process whose start gave no answer may run on");
+            return;
+        }
+        if Instant::now() >= until {
+            return;
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }
 

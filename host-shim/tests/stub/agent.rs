@@ -1,10 +1,12 @@
 //! A fake agent: the Kata dialect and `seed.v1` behind a vsock socket, over memory. An exec of `cat` gives its
 //! input back, `false` ends with 3, `sleep` runs until it is signalled, `hog` is killed for lack of memory, `flood` has so
-//! many lines come into the journal, `say` one, anything else does not exist. On each of its ports but 9 somebody says which one it is, and
+//! many lines come into the journal, `say` one, `mute` is started and nobody is told, `late` likewise and only after a while,
+//! anything else does not exist. On each of its ports but 9 somebody says which one it is, and
 //! then gives back what comes.
 
 use std::{
     collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -16,6 +18,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::stream;
 use protobuf::well_known_types::empty::Empty;
+use rustix::net::{Shutdown, shutdown};
 use seed_protocol::{
     journal::{BatchEncoder, Commit, EntryHead},
     kata::{
@@ -64,6 +67,9 @@ const BATCH: u64 = 1000;
 /// How often a journal with nothing new is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long the start of a process `late` takes.
+const LATE: Duration = Duration::from_millis(300);
+
 /// The port that nobody listens on.
 const DISCARD: u32 = 9;
 
@@ -91,6 +97,8 @@ pub(crate) struct Told {
     pub(crate) trips: bool,
     /// How often it was asked what it uses.
     pub(crate) stats: u32,
+    /// How many starts it leaves without an answer.
+    pub(crate) unanswered: usize,
     /// How many execs are starting now, and how many ever were at a time.
     pub(crate) starting: usize,
     pub(crate) most_starting: usize,
@@ -117,6 +125,7 @@ pub(crate) struct FakeAgent {
     pub(crate) talks: Arc<AtomicBool>,
     /// Notified when a process `held` may start.
     pub(crate) go: Arc<Notify>,
+    connections: Arc<Mutex<Vec<OwnedFd>>>,
     task: JoinHandle<()>,
 }
 
@@ -138,6 +147,7 @@ impl FakeAgent {
         let hold_orders = Arc::new(AtomicBool::new(false));
         let talks = Arc::new(AtomicBool::new(false));
         let go = Arc::new(Notify::new());
+        let connections = Arc::new(Mutex::new(Vec::new()));
         let agent = Arc::new(Agent {
             told: Arc::clone(&told),
             poweroff: Arc::clone(&poweroff),
@@ -150,6 +160,7 @@ impl FakeAgent {
             hogs: Notify::new(),
         });
         let listener = UnixListener::bind(socket).unwrap();
+        let open = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             let (sender, accepted) = mpsc::channel::<std::io::Result<UnixStream>>(8);
             let incoming = stream::unfold(accepted, |mut accepted| async move {
@@ -166,6 +177,8 @@ impl FakeAgent {
                     continue;
                 }
                 stream.write_all(b"OK 1073741824\n").await.unwrap();
+                let copy = stream.as_fd().try_clone_to_owned().unwrap();
+                open.lock().unwrap().push(copy);
                 let _ = sender.send(Ok(stream)).await;
             }
         });
@@ -175,7 +188,16 @@ impl FakeAgent {
             hold_orders,
             talks,
             go,
+            connections,
             task,
+        }
+    }
+
+    /// Breaks all connections, as the end of an agent does that is started again.
+    pub(crate) fn break_off(&self) {
+        for connection in self.connections.lock().unwrap().drain(..) {
+            // One that has ended by itself is no error.
+            let _ = shutdown(connection, Shutdown::Both);
         }
     }
 }
@@ -282,7 +304,7 @@ impl Agent {
 
 fn over(process: &Process) -> bool {
     match process.command.as_str() {
-        "sleep" | "held" => process.signal.is_some(),
+        "sleep" | "held" | "mute" | "late" => process.signal.is_some(),
         "cat" | "size" => process.closed || process.signal.is_some(),
         _ => true,
     }
@@ -354,7 +376,7 @@ impl AgentService for Agent {
             self.lines.lock().unwrap().push(SAID.to_owned());
         }
         let known = [
-            "cat", "sleep", "held", "torn", "size", "false", "hog", "flood", "say",
+            "cat", "sleep", "held", "torn", "size", "false", "hog", "flood", "say", "mute", "late",
         ];
         if !known.contains(&command.as_str()) {
             return Err(status::invalid(format!(
@@ -379,16 +401,29 @@ impl AgentService for Agent {
             let size = &request.process.ConsoleSize;
             self.told.lock().unwrap().terminal = Some((size.Height, size.Width));
         }
-        self.processes.send_modify(|all| {
-            all.insert(
-                request.exec_id,
-                Process {
-                    command,
-                    terminal,
-                    ..Process::default()
-                },
-            );
-        });
+        let process = Process {
+            command: command.clone(),
+            terminal,
+            ..Process::default()
+        };
+        let processes = self.processes.clone();
+        let run = move || {
+            processes.send_modify(|all| {
+                all.insert(request.exec_id, process);
+            });
+        };
+        match command.as_str() {
+            // Whoever called may be gone by then.
+            "late" => drop(tokio::spawn(async move {
+                sleep(LATE).await;
+                run();
+            })),
+            _ => run(),
+        }
+        if ["mute", "late"].contains(&command.as_str()) {
+            self.told.lock().unwrap().unanswered += 1;
+            std::future::pending::<()>().await;
+        }
         Ok(Empty::new())
     }
 
@@ -400,10 +435,10 @@ impl AgentService for Agent {
         if request.exec_id.is_empty() {
             self.poweroff.notify_one();
         } else {
-            self.told.lock().unwrap().signals.push(request.signal);
             self.change(&request.exec_id, |process| {
                 process.signal = Some(request.signal)
             })?;
+            self.told.lock().unwrap().signals.push(request.signal);
         }
         Ok(Empty::new())
     }
