@@ -9,6 +9,7 @@ mod failure;
 mod follow;
 mod grow;
 mod handle;
+mod last_word;
 mod stages;
 mod start;
 pub mod state;

@@ -9,6 +9,7 @@ mod swtpm;
 
 pub use archive::ArchiveError;
 pub use backup::{BackupError, load, pack, save, unpack};
+pub(crate) use owner::open_plain;
 pub(crate) use state_dir::reclaim;
 pub use state_dir::{StateDir, StateDirError};
 pub use swtpm::{Asked, Control, args};

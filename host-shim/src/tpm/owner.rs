@@ -82,8 +82,8 @@ fn change(dir: &Path, uid: Uid, gid: Gid) -> io::Result<Vec<OsString>> {
     Ok(skipped)
 }
 
-/// Opens a file in such a folder. Links and everything else that is no file is refused.
-pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+/// Opens a file where others may have put something else. Links and everything else that is no file is refused.
+pub(crate) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     // A pipe must not keep anybody waiting.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;

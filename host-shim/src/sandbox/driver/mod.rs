@@ -24,6 +24,7 @@ use super::{
     exit_record::ExitRecord,
     failure,
     handle::{LogFigures, Observer, Parts, StartError},
+    last_word,
     stages::Stages,
     state::{Action, Event, Exit, Kill, Machine as StateMachine, Phase, Timer},
     view::{Ended, View},
@@ -361,6 +362,10 @@ impl Driver {
         }
         if let Err(error) = ExitRecord::new(pid, &ended).write(&self.bundle) {
             tracing::warn!(%error, "exit was not written down");
+        }
+        // Before kubelet hears of the end, and reads it.
+        if let Err(error) = last_word::write(&self.spec.shared, &ended.exit) {
+            tracing::warn!(%error, "reason was not written for kubelet");
         }
         self.rootfs = None;
         self.share = None;
