@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::{Memory, Row, row, shim_of};
 use crate::{
@@ -27,12 +28,17 @@ pub(in crate::bench) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>>
     let up = together(names, |name| {
         seed(lab, &["run", &guest, "--name", name], BOOTS).map(drop)
     })?;
-    let (mut shims, mut all) = (0.0, 0.0);
+    let (mut shims, mut all, mut beside) = (0.0, 0.0, 0.0);
+    let mut most = 0.0_f64;
     for name in names {
         shims += Memory::of(shim_of(lab, name)?)?.pss;
-        for pid in lab::processes(&lab.status(name)?).values() {
+        let status = lab.status(name)?;
+        for pid in lab::processes(&status).values() {
             all += pss(*pid)?;
         }
+        let one = overhead(&status)?;
+        beside += one;
+        most = most.max(one);
     }
     let execs = together(names, |name| {
         let line = format!("echo word-of-{name} | systemd-cat -t bench");
@@ -57,6 +63,8 @@ pub(in crate::bench) fn measure(lab: &Lab, names: &[String]) -> Result<Vec<Row>>
         row(name("all running"), "s", up, &[]),
         row(name("shim's PSS each"), "MiB", per(shims)?, &[]),
         row(name("VMM and daemons, PSS each"), "MiB", per(all)?, &[]),
+        row(name("overhead each"), "MiB", per(beside)?, &[]),
+        row(name("the largest overhead"), "MiB", most, &[]),
         row(name("an exec in each"), "s", execs, &[]),
         row(name("its line in each log"), "s", logs, &[]),
         row(name("all stopped"), "s", stops, &[]),
@@ -94,6 +102,12 @@ pub(in crate::bench) fn together(
 fn pss(pid: u32) -> Result<f64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     Ok(super::figure(&rollup, "Pss:")? / 1024.0)
+}
+
+/// What an instance takes of the host beyond its guest's memory, as its shim tells it, MiB.
+fn overhead(status: &Value) -> Result<f64> {
+    let bytes = status["usage"]["overhead_memory_bytes"].as_f64();
+    Ok(bytes.context("no overhead in the status")? / f64::from(1 << 20))
 }
 
 /// What is left of stopped instances: processes that name something in the lab, mounts in it, run folders, layers.
