@@ -25,7 +25,7 @@ pub(super) fn write(shared: &[SharedMount], exit: &Exit) -> io::Result<()> {
     };
     let mut file = open_plain(File::options().append(true), &bound.source)?;
     if file.metadata()?.len() == 0 {
-        writeln!(file, "{}", exit.reason)?;
+        write!(file, "{}", exit.reason)?;
     }
     Ok(())
 }
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_bad_ends_reason_is_kubernetes_message() {
-        assert_eq!(after(137, "", PLACE, &["rw"]), "qemu ended (signal 9)\n");
+        assert_eq!(after(137, "", PLACE, &["rw"]), "qemu ended (signal 9)");
     }
 
     #[test]
