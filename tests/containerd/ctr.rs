@@ -20,12 +20,12 @@ use crate::{
     bench::{
         self, INIT, RUNTIME, STUB, TPM_SOCKET, in_order, nothing_left, status, stubs, wait_status,
     },
-    group, restarts, still,
+    group, network, restarts, still,
 };
 
 type Case = (&'static str, fn(&mut Containerd) -> Result<()>);
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 16] = [
     ("run_exec_pause_kill_and_remove", whole_life),
     ("memory_is_mounted_and_an_unknown_kind_refused", mounts),
     ("foreground_run_shows_the_journal", foreground),
@@ -45,6 +45,10 @@ const CASES: [Case; 15] = [
     ),
     ("containerd_killed_while_paused", restarts::while_paused),
     ("shim_killed_leaves_nothing", killed_shim),
+    (
+        "a_network_by_path_is_one_instances_at_a_time",
+        network::shared,
+    ),
     ("the_end_of_a_tpm_of_others_is_the_machines", tpm_of_others),
     (
         "shims_killed_while_tasks_are_made",

@@ -25,6 +25,7 @@ mod inline;
 mod kept;
 mod kubelet;
 mod lives;
+mod network;
 mod pod;
 mod restarts;
 mod roots;
