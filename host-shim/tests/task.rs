@@ -173,6 +173,30 @@ async fn a_killed_vm_is_137_and_never_a_success() {
 }
 
 #[tokio::test]
+async fn a_kill_while_a_machine_is_launched_is_not_behind_the_launch() {
+    for signal in [15, 9] {
+        let bench = Bench::new(Guest::Unlaunched).await;
+        bench.bundle("demo");
+        bench.create("demo").await.unwrap();
+        let killed = async {
+            let begun = bench.paths("demo").tpm_dir().join("tpm2-00.permall");
+            until("the launch", || begun.exists()).await;
+            bench.kill("demo", "", signal).await.unwrap();
+        };
+        let (started, ()) = tokio::join!(bench.start("demo", ""), killed);
+        let (_, message) = code(started);
+        assert!(
+            message.starts_with("killed while it was started"),
+            "{message}"
+        );
+        assert_eq!(bench.wait("demo", "").await.unwrap().exit_status, 137);
+        assert_eq!(bench.delete("demo", "").await.unwrap(), 137);
+        bench.assert_nothing_left("demo");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_does_not_power_off_runs_until_it_is_killed() {
     let bench = Bench::new(Guest::Stubborn).await;
     bench.running("demo").await;

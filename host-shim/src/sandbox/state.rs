@@ -17,7 +17,8 @@
 //! Failure paths: whatever ends a VM before it is `Running` is the answer of `Start`. A VM that ends by
 //! itself goes from any living phase to `Cleaning`. The first reason wins: a VM that is killed because
 //! its guest said nothing ended for that reason, not because it was killed. A `Kill` while the VM is being
-//! launched is kept until there is a VM. The driver owns all I/O and every timer.
+//! launched has the launch given up; one that has just succeeded leaves a VM, which is ended. The driver owns all I/O
+//! and every timer.
 
 use crate::vmm::VmEnd;
 
@@ -104,6 +105,8 @@ pub enum Event {
 pub enum Action {
     /// Start daemons and VMM.
     Launch,
+    /// Start no more of them, and end those that run: [`Event::LaunchFailed`], if it was not over before.
+    GiveUpLaunch,
     /// Arm this timer instead of any other.
     Arm(Timer),
     /// Forget the timer.
@@ -212,7 +215,8 @@ impl Machine {
                 vec![Action::CleanUp],
             ),
             (Launching, Event::Kill(_)) => {
-                self.end(killed("killed while it was started"), Launching, vec![])
+                let exit = killed("killed while it was started");
+                self.end(exit, Launching, vec![Action::GiveUpLaunch])
             }
             (Booting | Provisioning, Event::Kill(_)) => {
                 let exit = killed("killed before the guest was ready");
@@ -376,11 +380,20 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_during_the_launch_waits_for_the_vm() {
+    fn a_kill_during_the_launch_gives_it_up_and_ends_a_vm_that_is_there_all_the_same() {
         let mut machine = Machine::default();
         let actions = run(&mut machine, &[Event::Start, Event::Kill(Kill::Now)]);
-        assert_eq!(actions, [Action::Launch]);
-        assert_eq!(machine.on(Event::Launched), [Action::KillVm]);
+        assert_eq!(actions, [Action::Launch, Action::GiveUpLaunch]);
+        let mut launched = machine.clone();
+        assert_eq!(launched.on(Event::Launched), [Action::KillVm]);
+        let given_up = Event::LaunchFailed("given up".into());
+        assert_eq!(machine.on(given_up), [Action::CleanUp]);
+        let ended = machine.on(Event::CleanedUp);
+        let exit = exit_of(&ended).unwrap();
+        assert_eq!(
+            (exit.status, exit.reason.as_str()),
+            (137, "killed while it was started")
+        );
     }
 
     #[test]
@@ -474,6 +487,7 @@ mod tests {
                             ready = true;
                         }
                         Action::StartFailed(_) => answers += 1,
+                        Action::GiveUpLaunch => prop_assert!(launching, "nothing is launched"),
                         Action::CleanUp => {
                             prop_assert!(!vm && !launching, "cleaned under a VM");
                             cleaning = true;

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Far more than any end takes.
-const END_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const END_LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Lab {
     pub(crate) dir: TempDir,
@@ -92,6 +92,14 @@ impl Lab {
             ..self.config.clone()
         };
         build(self.dir.path(), &config)
+    }
+
+    /// How many of its programs run.
+    pub(crate) fn runs(&self) -> usize {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|one| fs::read_to_string(one.path().join("cmdline")).ok());
+        let here = self.dir.path().to_str().unwrap();
+        lines.filter(|line| line.contains(here)).count()
     }
 
     pub(crate) fn assert_nothing_runs(&self, machine: &Machine) {

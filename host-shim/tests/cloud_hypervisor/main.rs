@@ -10,7 +10,7 @@ mod machine;
 mod real;
 mod stand_in;
 
-use std::{io::Read, os::unix::net::UnixStream, sync::Arc};
+use std::{io::Read, os::unix::net::UnixStream, sync::Arc, time::Duration};
 
 use machine::{Lab, next_end};
 use seed_shim::{
@@ -25,7 +25,10 @@ use seed_shim::{
         },
     },
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 async fn grow(machine: &Machine, vcpus: u32, memory_mib: u32) -> Result<(), VmmError> {
     let (answer, answered) = oneshot::channel();
@@ -171,6 +174,24 @@ async fn a_machine_that_does_not_boot_says_why_and_leaves_nothing() {
         error,
         "cloud-hypervisor did not boot its machine within 10 s"
     );
+}
+
+#[tokio::test]
+async fn a_launch_that_is_given_up_leaves_nothing() {
+    let lab = Lab::new("silent");
+    let mut launch = Box::pin(lab.launch());
+    while lab.runs() < 3 {
+        let short = Duration::from_millis(20);
+        timeout(short, &mut launch).await.unwrap_err();
+    }
+    drop(launch);
+    timeout(machine::END_LIMIT, async {
+        while lab.runs() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("nothing runs");
 }
 
 #[tokio::test]

@@ -53,6 +53,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum Guest {
     /// It boots, says hello and does what it is told.
     Good,
+    /// It never comes so far that there is a machine.
+    Unlaunched,
     /// Its console speaks, and no more comes.
     Silent,
     /// It ends before it has said anything.
@@ -85,6 +87,9 @@ impl Vmm for StubVmm {
         let (control, mut controls) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::unbounded_channel();
         fs::write(tpm.path().join("tpm2-00.permall"), "state").unwrap();
+        if self.guest == Guest::Unlaunched {
+            std::future::pending::<()>().await;
+        }
         let agent = FakeAgent::serve(&spec.paths.vsock_socket());
         let poweroff = agent.poweroff.clone();
         *self.agent.lock().unwrap() = Some(agent);

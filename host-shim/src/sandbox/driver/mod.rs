@@ -7,6 +7,7 @@
 mod work;
 
 use std::{
+    convert::Infallible,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -49,6 +50,7 @@ pub(super) enum Input {
     Control(Control),
     Grown(MachineSize),
     Launched(Result<vmm::Machine, VmmError>),
+    LaunchGivenUp,
     Vm(VmEvent),
     Beacon(Beacon),
     Provisioned(Result<(), agent::AgentError>),
@@ -78,6 +80,8 @@ pub(super) struct Driver {
     inputs: mpsc::WeakUnboundedSender<Input>,
     view: watch::Sender<View>,
     control: Option<mpsc::UnboundedSender<Control>>,
+    /// The launch, which is given up when this is dropped.
+    launching: Option<oneshot::Sender<Infallible>>,
     beacons: Option<BeaconListener>,
     followers: Vec<JoinHandle<()>>,
     puller: Option<logs::Handle>,
@@ -119,6 +123,7 @@ impl Driver {
             inputs,
             view,
             control: None,
+            launching: None,
             beacons: None,
             followers: Vec::new(),
             puller: None,
@@ -208,6 +213,7 @@ impl Driver {
             Input::Launched(Err(error)) => {
                 self.feed(Event::LaunchFailed(chain(&error)));
             }
+            Input::LaunchGivenUp => self.feed(Event::LaunchFailed("given up".to_owned())),
             Input::Vm(event) => self.vm(event),
             Input::Beacon(beacon) => self.beacon(&beacon),
             Input::Provisioned(Ok(())) => self.feed(Event::Provisioned),
@@ -317,6 +323,7 @@ impl Driver {
     fn act(&mut self, action: Action) {
         match action {
             Action::Launch => self.launch(),
+            Action::GiveUpLaunch => self.launching = None,
             Action::Arm(timer) => {
                 let limit = match timer {
                     Timer::Hello => self.limits.hello(),

@@ -10,7 +10,10 @@ use std::{
 };
 
 use seed_protocol::paths::SHARE_DIR;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{Driver, Input};
 use crate::{
@@ -69,7 +72,15 @@ impl Driver {
         });
         let Some(tpm) = self.tpm.clone() else { return };
         let (vmm, spec) = (Arc::clone(&self.vmm), Arc::clone(&self.spec));
-        self.report(async move { Input::Launched(vmm.launch(&spec, &tpm).await) });
+        let (launching, given_up) = oneshot::channel();
+        self.launching = Some(launching);
+        self.report(async move {
+            tokio::select! {
+                launched = vmm.launch(&spec, &tpm) => Input::Launched(launched),
+                // Dropped, it kills what it has started, as it does after an error.
+                _ = given_up => Input::LaunchGivenUp,
+            }
+        });
     }
 
     pub(super) fn provision(&mut self) {
