@@ -10,9 +10,12 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
-    socket_with, sockopt,
+use rustix::{
+    io::retry_on_intr,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
+        socket_with, sockopt,
+    },
 };
 
 /// How long the kernel may take: it answers at once, but behind a lock of its own.
@@ -90,7 +93,9 @@ impl Conversation {
         let (mut found, mut interrupted) = (Vec::new(), false);
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            let (_, length) = recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC)?;
+            // With a time limit on the socket the kernel starts no read again that a signal woke (signal(7)).
+            let (_, length) =
+                retry_on_intr(|| recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC))?;
             let mut rest = buffer.get(..length).ok_or_else(malformed)?;
             while !rest.is_empty() {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)

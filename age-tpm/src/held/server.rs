@@ -248,9 +248,12 @@ fn read_request(client: &mut UnixStream) -> io::Result<[u8; REQUEST_BYTES]> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         client.set_read_timeout(Some(left))?;
-        match client.read(&mut request[filled..])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            got => filled += got,
+        match client.read(&mut request[filled..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => filled += got,
+            // With a time limit the kernel starts no read again that a signal woke (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(request)

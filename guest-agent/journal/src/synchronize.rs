@@ -7,7 +7,7 @@
 //! `journald-manager.c`); whoever is connected sees it go.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -65,13 +65,17 @@ fn wait_for_end_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeEr
         return Ok(());
     };
     stream.set_read_timeout(Some(timeout))?;
-    // journald says nothing that it was not asked for: what comes is the end, by a reset where it never took the call.
-    match stream.read(&mut [0]) {
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            Err(error.into())
-        }
-        Ok(1..) => Err(SynchronizeError::Reply),
-        Ok(0) | Err(_) => Ok(()),
+    loop {
+        // journald says nothing that it was not asked for: what comes is the end, by a reset where it never took the call.
+        return match stream.read(&mut [0]) {
+            // No end: with a time limit the kernel starts no read again that a signal woke, or a stop (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error.into())
+            }
+            Ok(1..) => Err(SynchronizeError::Reply),
+            Ok(0) | Err(_) => Ok(()),
+        };
     }
 }
 
@@ -81,20 +85,12 @@ fn synchronize_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeErr
     stream.set_write_timeout(Some(timeout))?;
     stream.write_all(CALL)?;
     let mut reply = Vec::new();
-    let mut limited = stream.take(MAX_REPLY_BYTES);
-    let mut chunk = [0; 1024];
-    while !reply.contains(&0) {
-        match limited.read(&mut chunk)? {
-            0 => return Err(SynchronizeError::Reply),
-            got => reply.extend_from_slice(&chunk[..got]),
-        }
-    }
-    let end = reply
-        .iter()
-        .position(|byte| *byte == 0)
-        .ok_or(SynchronizeError::Reply)?;
+    BufReader::new(stream.take(MAX_REPLY_BYTES)).read_until(0, &mut reply)?;
+    let Some((0, reply)) = reply.split_last() else {
+        return Err(SynchronizeError::Reply);
+    };
     let value: serde_json::Value =
-        serde_json::from_slice(&reply[..end]).map_err(|_| SynchronizeError::Reply)?;
+        serde_json::from_slice(reply).map_err(|_| SynchronizeError::Reply)?;
     match value
         .as_object()
         .ok_or(SynchronizeError::Reply)?

@@ -6,9 +6,7 @@
 //! not needed any more. One that stands still or hangs sees nothing, and is killed.
 
 use std::{
-    env, fs, io,
-    io::Read,
-    iter,
+    env, fs, io, iter,
     path::Path,
     thread::sleep,
     time::{Duration, Instant, SystemTime},
@@ -19,6 +17,7 @@ use containerd_shim_protos::{
     protobuf::{Message, well_known_types::timestamp::Timestamp},
 };
 use rustix::{
+    io::retry_on_intr,
     net::sockopt,
     process::{PidfdFlags, Signal, pidfd_open},
 };
@@ -263,10 +262,11 @@ fn unwire(bundle: &Path, until: Instant) {
 /// Whether a shim listens there. One that was killed loses its connections before its socket, so it may be about to lose that one
 /// only now: whoever has just connected is hung up on then.
 fn is_served(socket: &Path, hang_up: Duration) -> bool {
-    let heard = connect_at_once(socket).and_then(|mut stream| {
+    let heard = connect_at_once(socket).and_then(|stream| {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(hang_up))?;
-        stream.read(&mut [0])
+        // With a time limit the kernel starts no read again that a signal woke (signal(7)).
+        Ok(retry_on_intr(|| rustix::io::read(&stream, &mut [0_u8]))?)
     });
     // Nothing is said, or so many wait that there is no room for another one.
     heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
