@@ -45,9 +45,7 @@ const MANY_FILES: u64 = 10_000;
 const CASES: &str = "cases";
 const STUB: &str = "stub-vm";
 
-type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
-
-const INSIDE_CASES: [Case; 5] = [
+const INSIDE_CASES: [pod::Case; 5] = [
     ("run_exec_pause_kill_and_remove", |containerd, _| {
         ctr::whole_life(containerd)
     }),
@@ -66,32 +64,12 @@ pub(crate) fn is_here() -> bool {
 
 /// Runs the cases in it.
 pub(crate) fn inside(runner: &mut Runner, programs: &Programs, version: Version) {
-    let name = |case: &str| format!("host_{version}_{case}");
-    let mut up = None;
-    runner.always(&name("starts"), || {
-        let options = Options {
-            network: true,
-            service: true,
-            ..Options::default()
-        };
-        let containerd = bench::stubs(programs, version, &options)?;
-        containerd.import_busybox()?;
-        let cri = Cri::connect(&containerd)?;
-        up = Some((containerd, cri));
-        Ok(())
-    });
-    let Some((mut containerd, mut cri)) = up else {
-        return;
+    let options = Options {
+        network: true,
+        service: true,
+        ..Options::default()
     };
-    for (case, test) in INSIDE_CASES {
-        let passed = runner.case(&name(case), || {
-            cri = Cri::connect(&containerd)?;
-            test(&mut containerd, &cri)
-        });
-        if !passed {
-            runner.note(&bench::tail(&containerd.log()));
-        }
-    }
+    pod::run(runner, programs, version, "host", &options, &INSIDE_CASES);
 }
 
 /// One that boots beside other cases, and what its own said.
@@ -186,6 +164,7 @@ fn cases(host: &Instance<'_>) -> Result<String> {
             String::from_utf8_lossy(&done.stderr)
         );
     }
+    ensure!(!said.contains("SKIPPED"), "all is there for all:\n{said}");
     // One case here, however many there.
     Ok(said
         .lines()

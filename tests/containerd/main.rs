@@ -49,7 +49,14 @@ fn main() -> ExitCode {
                     network: true,
                     ..Options::default()
                 };
-                pod::run(&mut runner, &programs, version, "pods", &options);
+                pod::run(
+                    &mut runner,
+                    &programs,
+                    version,
+                    "pods",
+                    &options,
+                    &pod::CASES,
+                );
                 inline::run(&mut runner, &programs, version);
             }
             if let Some(newest) = programs.versions().last() {
@@ -58,7 +65,14 @@ fn main() -> ExitCode {
                     sandboxer: true,
                     ..Options::default()
                 };
-                pod::run(&mut runner, &programs, *newest, "sandboxes", &options);
+                pod::run(
+                    &mut runner,
+                    &programs,
+                    *newest,
+                    "sandboxes",
+                    &options,
+                    &pod::CASES,
+                );
                 lives::run(&mut runner, &programs, *newest);
                 still::run(&mut runner, &programs, *newest);
                 deaths::run(&mut runner, &programs, *newest);

@@ -29,9 +29,10 @@ use crate::{
     flood, group, kept, kubelet, security,
 };
 
-type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
+/// Its name, and what it does on a containerd that runs.
+pub(crate) type Case = (&'static str, fn(&mut Containerd, &Cri) -> Result<()>);
 
-const CASES: [Case; 13] = [
+pub(crate) const CASES: [Case; 13] = [
     ("a_pod_lives_and_leaves_nothing", whole_life),
     ("streams_of_exec_and_attach", streams),
     ("a_forwarded_port_is_the_guests", forwarded_port),
@@ -69,12 +70,13 @@ pub(crate) fn run(
     version: Version,
     kind: &str,
     options: &Options,
+    cases: &[Case],
 ) {
     let name = |case: &str| format!("{kind}_{version}_{case}");
-    let names: Vec<_> = CASES.iter().map(|(case, _)| name(case)).collect();
+    let names: Vec<_> = cases.iter().map(|(case, _)| name(case)).collect();
     let wanted: Vec<_> = names.iter().map(String::as_str).collect();
     if !runner.wants(&wanted) {
-        for (case, _) in CASES {
+        for (case, _) in cases {
             runner.case(&name(case), || Ok(()));
         }
         return;
@@ -90,8 +92,8 @@ pub(crate) fn run(
     let Some((mut containerd, mut cri)) = up else {
         return;
     };
-    for (case, test) in CASES {
-        if case == group::CASE && !group::can_be_made() {
+    for (case, test) in cases {
+        if *case == group::CASE && !group::can_be_made() {
             runner.skip(&name(case), "control groups cannot be written");
             continue;
         }

@@ -129,7 +129,10 @@ impl Stream {
             match self.socket.read(buffer) {
                 Ok(0) => bail!("the stream was closed"),
                 Ok(count) => buffer = &mut buffer[count..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                // With a time limit on the socket the kernel starts no read again that anything woke (signal(7)).
+                Err(error)
+                    if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) =>
+                {
                     ensure!(Instant::now() < until, "nothing came on the stream in time");
                 }
                 Err(error) => return Err(error.into()),

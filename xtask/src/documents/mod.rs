@@ -38,7 +38,7 @@ use crate::{
 };
 use blocks::{Block, Kind};
 
-/// What is read: every page of the checkout but [`MADE`].
+/// What is read: every page of the checkout but the one that is made from the options' own words.
 const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -61,7 +61,7 @@ const DOCUMENTS: [&str; 20] = [
     "tests/README.md",
     "xtask/README.md",
 ];
-/// Made from the options' own words, which another test compares.
+/// That one: another test compares it.
 #[cfg(test)]
 const MADE: &str = "nixos-guest-module/OPTIONS.md";
 
