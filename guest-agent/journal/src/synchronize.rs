@@ -65,17 +65,14 @@ fn wait_for_end_at(socket: &Path, timeout: Duration) -> Result<(), SynchronizeEr
         return Ok(());
     };
     stream.set_read_timeout(Some(timeout))?;
-    loop {
-        // journald says nothing that it was not asked for: what comes is the end, by a reset where it never took the call.
-        return match stream.read(&mut [0]) {
-            // No end: with a time limit the kernel starts no read again that a signal woke, or a stop (signal(7)).
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Err(error.into())
-            }
-            Ok(1..) => Err(SynchronizeError::Reply),
-            Ok(0) | Err(_) => Ok(()),
-        };
+    // journald says nothing that it was not asked for: what comes is the end, by a reset where it never took the call. A signal, or
+    // a stop, is none: with a time limit the kernel starts no read again (signal(7)), and this one is made again.
+    match stream.read_exact(&mut [0]) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(error.into())
+        }
+        Ok(()) => Err(SynchronizeError::Reply),
+        Err(_) => Ok(()),
     }
 }
 

@@ -406,7 +406,7 @@ fn escaped(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use seed_protocol::seed::{
-        management::{GuestUsage, Pod, guest_usage},
+        management::{GuestUsage, guest_usage},
         v1::FailedUnit,
     };
 
@@ -440,14 +440,7 @@ mod tests {
         let status = InstanceStatus {
             state: State::STATE_RUNNING.into(),
             failed_units: vec![FailedUnit::default()],
-            pod: (id == "b")
-                .then(|| Pod {
-                    namespace: "prod".into(),
-                    name: "web-0".into(),
-                    container: "app".into(),
-                    ..Default::default()
-                })
-                .into(),
+            pod: (id == "b").then(words::sample_pod).into(),
             kept_as: "prod_web-0_app".into(),
             ..Default::default()
         };

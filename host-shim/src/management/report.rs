@@ -160,7 +160,7 @@ fn section<const N: usize>(
 #[cfg(test)]
 mod tests {
     use seed_protocol::seed::{
-        management::{Exit, GuestUsage, Pod, Process, ProcessUsage, StageTime, State},
+        management::{Exit, GuestUsage, Process, ProcessUsage, StageTime, State},
         v1::{FailedUnit, Problem, Stage},
     };
 
@@ -218,13 +218,7 @@ mod tests {
             log_lag: 2,
             log_missing: 12,
             log_dropped: 3,
-            pod: Some(Pod {
-                namespace: "prod".into(),
-                name: "web-0".into(),
-                container: "app".into(),
-                ..Default::default()
-            })
-            .into(),
+            pod: Some(words::sample_pod()).into(),
             kept_as: "prod_web-0_app".into(),
             ..Default::default()
         };

@@ -81,6 +81,17 @@ pub fn pod(pod: &Pod) -> String {
     format!("{}/{}/{}", pod.namespace, pod.name, pod.container)
 }
 
+/// A container of a pod, for tests.
+#[cfg(test)]
+pub(super) fn sample_pod() -> Pod {
+    Pod {
+        namespace: "prod".into(),
+        name: "web-0".into(),
+        container: "app".into(),
+        ..Default::default()
+    }
+}
+
 /// Whether the guest is gone.
 pub fn has_ended(status: &InstanceStatus) -> bool {
     status.state.enum_value_or_default() == State::STATE_STOPPED

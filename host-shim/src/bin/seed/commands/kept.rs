@@ -11,7 +11,7 @@ use seed_shim::{
 };
 use serde_json::{Value, json};
 
-use super::{Context, rm};
+use super::{Context, ps, rm};
 use crate::{error::CliError, output};
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
@@ -28,7 +28,7 @@ pub(super) fn list(context: &Context<'_>, all: bool, quiet: bool) -> Result<Exit
     }
     if quiet {
         let names = found.iter().map(|one| one.instance.id().as_str());
-        return names_only(context, names);
+        return ps::names_only(context, names);
     }
     if context.global.json {
         output::print_json(&Value::Array(found.iter().map(data).collect()))?;
@@ -38,19 +38,6 @@ pub(super) fn list(context: &Context<'_>, all: bool, quiet: bool) -> Result<Exit
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(found.iter().map(row));
     output::print(&text::table(0, &rows))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Names, a line each, or as one array.
-pub(super) fn names_only<'n>(
-    context: &Context<'_>,
-    names: impl Iterator<Item = &'n str>,
-) -> Result<ExitCode, CliError> {
-    if context.global.json {
-        output::print_json(&names.collect())?;
-    } else {
-        output::print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
-    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -11,7 +11,7 @@ use seed_shim::{
 };
 use serde_json::{Value, json};
 
-use super::{Context, kept};
+use super::Context;
 use crate::{error::CliError, output};
 
 pub(super) async fn ps(
@@ -39,7 +39,7 @@ pub(super) async fn ps(
     }
     if quiet {
         let names = found.iter().map(|(instance, _)| instance.id().as_str());
-        return kept::names_only(context, names);
+        return names_only(context, names);
     }
     if context.global.json {
         let list = found.iter().map(|(instance, status)| match status {
@@ -80,6 +80,19 @@ pub(super) fn dead(instance: &Instance) -> Value {
         "state": "dead",
         "stage": "none",
     })
+}
+
+/// Names, a line each, or as one array.
+pub(super) fn names_only<'n>(
+    context: &Context<'_>,
+    names: impl Iterator<Item = &'n str>,
+) -> Result<ExitCode, CliError> {
+    if context.global.json {
+        output::print_json(&names.collect())?;
+    } else {
+        output::print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn status_of(instance: &Instance) -> Option<InstanceStatus> {
